@@ -1,0 +1,255 @@
+"""Frozen views: everything a console may see of the engine, as plain values.
+
+A view is taken by the engine at one moment and never changes afterwards. Views hold numbers, strings, bytes and
+other views only, so that they cross the control socket as they are (msgspec, MessagePack). No view refers to a live object.
+
+Growth is by new fields with defaults: an older console ignores what it does not know, an older engine leaves the defaults.
+Times are nanoseconds unless the name says otherwise; memory is counted in 4 KiB frames unless the name says KiB.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+VIEW_VERSION = 1
+"""Raised when a field changes its meaning; the hello of the protocol compares it."""
+
+
+class View(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Base of all views: immutable, compared by value."""
+
+
+class CpuView(View):
+    """One physical CPU: a worker thread of the engine."""
+
+    cpu: int
+    busy_ns: int = 0  # time spent inside domains since the engine's start
+    running: int = -1  # domain ID now on it, -1 when idle
+
+
+class HostView(View):
+    """The machine that Domain-0 runs on."""
+
+    name: str = ""
+    version: str = ""  # xenconsole's own version
+    xen_version: str = "4.17"
+    started_unix: float = 0.0
+    uptime_ns: int = 0
+    total_kib: int = 0  # the memory pool: free + owned by domains + reserved by the hypervisor
+    free_kib: int = 0
+    cpus: tuple[CpuView, ...] = ()
+    engine_pid: int = 0
+    engine_cpu_ns: int = 0  # CPU time of the engine's process
+    engine_rss_kib: int = 0
+    scheduler: str = ""
+
+
+class VcpuSummary(View):
+    """What the table and the vCPU list need of one vCPU."""
+
+    vcpu: int
+    state: str = "b"  # r running, b blocked, p paused, d down (xl vcpu-list's letters)
+    cpu: int = -1  # physical CPU it runs on or ran on last
+    cpu_ns: int = 0  # time spent in the guest
+    xen_ns: int = 0  # time spent in the hypervisor for it
+
+
+class RingTraffic(View):
+    """Bytes moved through a domain's rings since its start."""
+
+    console_in: int = 0
+    console_out: int = 0
+    net_rx: int = 0
+    net_tx: int = 0
+    block_read: int = 0
+    block_write: int = 0
+
+
+class DomainView(View):
+    """One row of the domain table."""
+
+    domid: int
+    name: str = ""
+    uuid: str = ""
+    state: str = ""  # xl's six letters: r b p s c d, '-' where not set
+    shutdown: str = ""  # poweroff, reboot, suspend, crash, watchdog; empty while it lives
+    started_unix: float = 0.0
+    cpu_ns: int = 0
+    mem_kib: int = 0
+    maxmem_kib: int = 0
+    vcpus: tuple[VcpuSummary, ...] = ()
+    hypercalls: int = 0  # since its start
+    events: int = 0  # events sent to it since its start
+    faults: int = 0  # page faults seen by the hypervisor
+    traffic: RingTraffic = RingTraffic()
+    console_end: int = 0  # bytes of console output since its start: grows while a guest speaks
+    console_bell: int = 0  # BEL characters among them
+    crash: str = ""  # one line when it crashed
+    config_file: str = ""
+    snapshots: int = 0
+
+
+class LogLine(View):
+    """One line of the host's dmesg or of its event log."""
+
+    seq: int
+    time_unix: float
+    domid: int  # -1: the host itself
+    level: str  # debug info warning error
+    text: str  # printable text only: control characters of a guest are escaped
+
+
+class Overview(View):
+    """What the overview screen pulls at every tick."""
+
+    host: HostView
+    domains: tuple[DomainView, ...] = ()
+    log: tuple[LogLine, ...] = ()  # lines newer than the log sequence number in the request
+    log_seq: int = 0
+
+
+class Insn(View):
+    """One disassembled instruction."""
+
+    address: int
+    data: bytes
+    text: str
+
+
+class VcpuView(View):
+    """One vCPU as its worker left it between two slices."""
+
+    vcpu: int
+    state: str = "b"
+    cpu: int = -1
+    mode: str = "kernel"  # kernel or user: which of the guest's two modes it is in
+    registers: dict[str, int] = {}  # rax … r15, rip, rflags, cs, ss, ds, es, fs, gs, fs_base, gs_base, gs_base_user, cr0, cr2, cr3, cr4
+    upcall_pending: bool = False
+    upcall_mask: bool = True
+    last_trap: str = ""  # "#PF error 0x7 at 0x…"
+    last_hypercall: str = ""  # "mmu_update(…) = 0"
+    guest_ns: int = 0
+    hypervisor_ns: int = 0
+    idle_ns: int = 0
+    timer_ns: int = 0  # deadline of the singleshot timer in the guest's system time, 0 when none
+    disassembly: tuple[Insn, ...] = ()  # at RIP
+    stack: bytes = b""  # from RSP upwards, what could be read
+
+
+class MemoryView(View):
+    """A domain's memory: who uses each frame, and where it lies."""
+
+    current: int = 0  # frames owned now
+    target: int = 0
+    maximum: int = 0
+    types: bytes = b""  # one byte a block of `block` PFNs: the code in FRAME_TYPES that prevails in it
+    block: int = 1
+    type_counts: dict[str, int] = {}  # frames by type name
+    p2m_sample: tuple[tuple[int, int], ...] = ()  # (pfn, mfn), evenly spaced, at most 4096
+    nr_pfns: int = 0
+    nr_mfns: int = 0  # machine frames in the domain's private address space
+    dirty: int = 0  # frames written since the last snapshot, -1 when unknown
+
+
+FRAME_TYPES: tuple[str, ...] = ("hole", "ram", "l1", "l2", "l3", "l4", "seg_desc", "writable", "shared_info", "start_info",
+                                "console", "xenstore", "grant", "xen")  # fmt: skip
+"""Meaning of the codes in `MemoryView.types`."""
+
+
+class RingView(View):
+    """One ring between a frontend and a backend. Indices are free-running, as the ABI has them.
+
+    A console ring is two byte rings and gives two views (kind "console-in", "console-out") in which req_prod is the producer
+    and req_cons the consumer."""
+
+    name: str
+    kind: str  # console-in console-out xenstore-req xenstore-rsp block net-tx net-rx
+    size: int = 0  # slots (bytes of a byte ring)
+    req_prod: int = 0
+    req_cons: int = 0
+    rsp_prod: int = 0
+    rsp_cons: int = 0
+    recent: bytes = b""  # the last bytes of a byte ring, oldest first
+    slots: tuple[str, ...] = ()  # decoded slots of a request ring
+    stalled: bool = False  # work waits and nobody has moved an index for a second
+    gfn: int = 0
+    port: int = 0
+
+
+class PortView(View):
+    """One event channel of a domain."""
+
+    port: int
+    kind: str  # free reserved unbound interdomain pirq virq ipi
+    bound: str = ""  # "VIRQ_TIMER", "domain 0 port 3 (console)", …
+    vcpu: int = 0
+    pending: bool = False
+    masked: bool = False
+    count: int = 0  # events sent through it
+
+
+class TraceLine(View):
+    """One hypercall or trap of the live trace."""
+
+    seq: int
+    vtime_ns: int
+    vcpu: int
+    kind: str  # hypercall trap event message
+    name: str
+    detail: str  # decoded arguments
+    result: str  # 0, -EINVAL, …
+    reason: str = ""  # why it was refused
+    cost_ns: int = 0  # host time the hypervisor spent on it
+
+
+class TraceView(View):
+    lines: tuple[TraceLine, ...] = ()
+    seq: int = 0  # of the newest line: pass it back to get only newer ones
+    histogram: dict[str, tuple[int, ...]] = {}  # name -> counts by power of two of cost_ns, bucket i holds [2**i, 2**(i+1))
+    totals: dict[str, int] = {}  # name -> calls since the domain's start
+
+
+class CrashView(View):
+    """What is kept of a guest that crashed."""
+
+    reason: str
+    vcpu: VcpuView
+    console_tail: bytes = b""
+    time_unix: float = 0.0
+
+
+class DomainDetail(View):
+    """Everything about one domain; each part is filled only when asked for (`parts` of the request)."""
+
+    domain: DomainView
+    vcpus: tuple[VcpuView, ...] = ()
+    memory: MemoryView | None = None
+    rings: tuple[RingView, ...] = ()
+    ports: tuple[PortView, ...] = ()
+    trace: TraceView | None = None
+    config: dict[str, str] = {}
+    xenstore: tuple[tuple[str, str], ...] = ()  # (path, value) of the domain's own subtree
+    crash: CrashView | None = None
+
+
+PARTS: tuple[str, ...] = ("vcpus", "memory", "rings", "ports", "trace", "config", "xenstore", "crash")
+"""Names accepted in the `parts` of a detail request."""
+
+
+class SnapshotView(View):
+    domid: int
+    name: str
+    taken_unix: float
+    vtime_ns: int
+    pages: int = 0  # frames it holds of its own
+    screen: str = ""  # last lines of the console, printable
+    automatic: bool = False  # taken by a restore of another one
+
+
+class ConsoleChunk(View):
+    """Console output of a domain: `data` begins at byte `offset` of all it ever said."""
+
+    domid: int
+    offset: int
+    data: bytes
+    end: int  # bytes said so far
