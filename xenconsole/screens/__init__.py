@@ -1,0 +1,1 @@
+"""Screens of the console: each X.py beside its X.tcss."""

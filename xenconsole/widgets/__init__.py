@@ -1,0 +1,1 @@
+"""Line-API widgets: each draws its own strips, so that a tick repaints only the rows that changed."""
