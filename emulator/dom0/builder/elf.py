@@ -108,7 +108,8 @@ def parse_elf(data: bytes, source: str) -> Elf:
     if machine == EM_386 or ident[4] == 1:
         raise UserError("ELF e_machine: a 32-bit kernel", where=source, why="only 64-bit PV guests run here")
     if ident[4] != 2 or ident[5] != 1 or machine != EM_X86_64:
-        raise UserError("ELF e_machine: no x86-64 kernel", where=source, why=f"class {ident[4]}, data {ident[5]}, machine {machine}")
+        why = f"class {ident[4]}, data {ident[5]}, machine {machine}"
+        raise UserError("ELF e_machine: no x86-64 kernel", where=source, why=why)
     segments = tuple(_segments(data, source, phoff, phentsize, phnum))
     if not any(segment.loadable for segment in segments):
         raise UserError("ELF e_phnum: nothing to load", where=source, why=f"{phnum} program headers, none of them loadable")
@@ -134,13 +135,11 @@ def _check_loadable(segment: Segment, size: int, source: str) -> None:
     if segment.filesz > segment.memsz:
         raise UserError(f"{name} p_filesz: larger than p_memsz", where=source, why=f"{segment.filesz:#x} > {segment.memsz:#x}")
     if segment.offset + segment.filesz > size:
-        raise UserError(
-            f"{name} p_offset: runs past the end of the file",
-            where=source,
-            why=f"{segment.offset:#x} + {segment.filesz:#x} > {size:#x}, truncated?",
-        )
+        why = f"{segment.offset:#x} + {segment.filesz:#x} > {size:#x}, truncated?"
+        raise UserError(f"{name} p_offset: runs past the end of the file", where=source, why=why)
     if segment.paddr + segment.memsz >= 1 << 64:
-        raise UserError(f"{name} p_memsz: wraps around the address space", where=source, why=f"{segment.paddr:#x} + {segment.memsz:#x}")
+        why = f"{segment.paddr:#x} + {segment.memsz:#x}"
+        raise UserError(f"{name} p_memsz: wraps around the address space", where=source, why=why)
 
 
 def _sections(data: bytes, source: str, shoff: int, entsize: int, count: int) -> Iterator[Section]:

@@ -64,7 +64,8 @@ def load_kernel(data: bytes, *, source: str) -> KernelImage:
         raise UserError("ELF note INIT_P2M: inside the kernel", where=source, why=f"{params.p2m_base:#x}")
     hypercall = None if params.hypercall == _MASK else params.hypercall
     if hypercall is not None and not kstart <= hypercall & ~0xFFF < kend:
-        raise UserError("ELF note HYPERCALL_PAGE: outside the kernel", where=source, why=f"{hypercall:#x}, kernel {kstart:#x} to {kend:#x}")
+        why = f"{hypercall:#x}, kernel {kstart:#x} to {kend:#x}"
+        raise UserError("ELF note HYPERCALL_PAGE: outside the kernel", where=source, why=why)
     # A table that is not page aligned, or not below the kernel's own mapping, goes into that mapping after all.
     p2m_base = params.p2m_base
     if p2m_base is not None and (p2m_base >= virt_base or p2m_base & 0xFFF):

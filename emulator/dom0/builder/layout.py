@@ -3,7 +3,7 @@
 Follows tools/libs/guest/xg_dom_core.c (xc_dom_build_image) and xg_dom_x86.c. Pages are given out from VIRT_BASE upwards,
 virtual addresses and PFNs in step:
 
-    kernel | ramdisk* | p2m* | start_info | xenstore | console | page tables | boot stack | pad to 4 MiB | ramdisk** | p2m** + tables
+    kernel, ramdisk*, p2m*, start_info, xenstore, console, page tables, boot stack, padding to 4 MiB, ramdisk**, p2m** and tables
 
     *  ramdisk unless MOD_START_PFN, p2m unless INIT_P2M       ** otherwise, and then outside the mapping (p2m: with its own)
 """

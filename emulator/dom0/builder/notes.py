@@ -79,7 +79,8 @@ def _require_xen(params: GuestParams, source: str) -> None:
         raise UserError("ELF note XEN_VERSION: not 'xen-3.0'", where=source, why=f"it is {params.xen_version!r}")
     for name, bit in elfnote.FEATURE_BITS.items():
         if params.required >> bit & 1 and bit in _IMPOSSIBLE:
-            raise UserError(f"ELF note FEATURES: requires '{name}'", where=source, why="an unprivileged PV domain does not have it")
+            why = "an unprivileged PV domain does not have it"
+            raise UserError(f"ELF note FEATURES: requires '{name}'", where=source, why=why)
 
 
 _IMPOSSIBLE: Final = frozenset(

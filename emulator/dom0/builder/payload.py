@@ -41,6 +41,12 @@ class _Corrupt(Exception):
     """A payload that does not decompress; the text says why."""
 
 
+_DAMAGE: Final = (
+    _Corrupt, zlib.error, OSError, ValueError, EOFError, lzma.LZMAError, lz4.block.LZ4BlockError, zstandard.ZstdError
+)  # fmt: skip
+"""What the decompressors raise on bad data."""
+
+
 def unwrap_kernel(data: bytes, source: str) -> bytes:
     """The ELF image in `data`: itself, gunzipped, or a bzImage's payload. UserError names what is wrong."""
     if not data:
@@ -59,13 +65,13 @@ def unwrap_kernel(data: bytes, source: str) -> bytes:
 def _unwrap_bzimage(data: bytes, source: str) -> bytes:
     version: int = struct.unpack_from("<H", data, _HEADER + 4)[0]
     if version < 0x208:
-        raise UserError(
-            "bzImage version: boot protocol too old", where=source, why=f"{version >> 8}.{version & 255:02d}, a payload needs 2.08"
-        )
+        why = f"{version >> 8}.{version & 255:02d}, a payload needs 2.08"
+        raise UserError("bzImage version: boot protocol too old", where=source, why=why)
     offset, length = struct.unpack_from("<II", data, _PAYLOAD)
     start = (data[_SETUP_SECTS] + 1) * 512 + offset
     if start >= len(data):
-        raise UserError("bzImage payload_offset: past the end of the file", where=source, why=f"{start:#x} >= {len(data):#x}, truncated?")
+        why = f"{start:#x} >= {len(data):#x}, truncated?"
+        raise UserError("bzImage payload_offset: past the end of the file", where=source, why=why)
     if start + length > len(data):
         why = f"{start:#x} + {length:#x} > {len(data):#x}, truncated?"
         raise UserError("bzImage payload_length: runs past the end of the file", where=source, why=why)
@@ -81,7 +87,7 @@ def _unwrap_bzimage(data: bytes, source: str) -> bytes:
 def _decompress(name: str, decoder: _Decoder, payload: bytes, source: str, what: str) -> bytes:
     try:
         image = decoder(payload, MAX_KERNEL)
-    except (_Corrupt, zlib.error, OSError, ValueError, EOFError, lzma.LZMAError, lz4.block.LZ4BlockError, zstandard.ZstdError) as error:
+    except _DAMAGE as error:
         raise UserError(f"{what}: {name} data is damaged", where=source, why=str(error)) from error
     except MemoryError as error:
         raise UserError(f"{what}: {name} data needs more memory than there is", where=source) from error

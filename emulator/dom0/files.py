@@ -1,0 +1,29 @@
+"""Reading the files a user names, whatever they turn out to be: at most so many bytes, never a pipe or a device."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from emulator.errors import UserError
+
+
+def read_file(path: Path, what: str, limit: int) -> bytes:
+    """A regular file's bytes; `what` is the field it stands for. UserError when missing, unreadable, special or too large."""
+    where = str(path)
+    try:
+        # Without O_NONBLOCK a FIFO would keep us waiting for its writer.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise UserError(f"{what}: not a regular file", where=where)
+            if status.st_size > limit:
+                raise UserError(f"{what}: too large", where=where, why=f"{status.st_size} bytes, at most {limit} are read")
+            data = file.read(limit + 1)
+    except (OSError, ValueError) as bad:
+        why = bad.strerror or str(bad) if isinstance(bad, OSError) else str(bad)
+        raise UserError(f"{what}: cannot be read", where=where, why=why) from bad
+    if len(data) > limit:
+        raise UserError(f"{what}: too large", where=where, why=f"more than {limit} bytes")
+    return data
