@@ -44,6 +44,22 @@ class Setting:
     added: bool = False
 
 
+@dataclass(slots=True)
+class _Parts:
+    """A setting in the making: what += added is joined once, at the end, or many additions would take quadratic time."""
+
+    values: list[Value]
+    line: int
+    added: bool
+
+    def joined(self) -> Setting:
+        if len(self.values) == 1:
+            return Setting(self.values[0], self.line, self.added)
+        if isinstance(self.values[0], str):
+            return Setting("".join(part for part in self.values if isinstance(part, str)), self.line, True)
+        return Setting(tuple(item for part in self.values if isinstance(part, tuple) for item in part), self.line, True)
+
+
 @dataclass(frozen=True, slots=True)
 class _Token:
     kind: str
@@ -131,10 +147,10 @@ class _Parser:
         return token
 
     def _fail(self, expected: str) -> UserError:
-        return error(f"{expected} expected, not {self._next.shown()}", self._file, self._next.line)
+        return error(f"expected {expected}, not {self._next.shown()}", self._file, self._next.line)
 
     def settings(self) -> dict[str, Setting]:
-        found: dict[str, Setting] = {}
+        found: dict[str, _Parts] = {}
         while self._next.kind != "end":
             if self._next.kind == "newline" or (self._next.kind, self._next.text) == ("mark", ";"):
                 self._advance()
@@ -142,9 +158,9 @@ class _Parser:
             if self._next.kind != "ident":
                 raise self._fail("a name")
             self._assignment(found)
-        return found
+        return {name: parts.joined() for name, parts in found.items()}
 
-    def _assignment(self, found: dict[str, Setting]) -> None:
+    def _assignment(self, found: dict[str, _Parts]) -> None:
         name = self._advance()
         if self._next.kind != "mark" or self._next.text not in ("=", "+="):
             raise self._fail(f"'=' after '{printable(name.text)}'")
@@ -153,18 +169,14 @@ class _Parser:
         value = self._value(0)
         if self._next.kind not in ("newline", "end") and (self._next.kind, self._next.text) != ("mark", ";"):
             raise self._fail(f"the end of the line after '{printable(name.text)}'")
-        if adds and name.text in found:
-            value = self._concatenate(name, found[name.text].value, value)
-        found[name.text] = Setting(value, line, adds)
-
-    def _concatenate(self, name: _Token, before: Value, after: Value) -> Value:
-        if isinstance(before, str) and isinstance(after, str):
-            if len(before) + len(after) > MAX_TEXT:
-                raise error(f"{printable(name.text)}: too long", self._file, name.line)
-            return before + after
-        if isinstance(before, tuple) and isinstance(after, tuple):
-            return before + after
-        raise error(f"{printable(name.text)}: can't add [list] to \"string\" or vice versa", self._file, name.line)
+        before = found.get(name.text) if adds else None
+        if before is None:
+            found[name.text] = _Parts([value], line, adds)
+        elif isinstance(before.values[0], str) is not isinstance(value, str):
+            raise error(f"{printable(name.text)}: can't add [list] to \"string\" or vice versa", self._file, name.line)
+        else:
+            before.values.append(value)
+            before.line, before.added = line, True
 
     def _value(self, depth: int) -> Value:
         if self._next.kind in ("string", "number"):

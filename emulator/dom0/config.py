@@ -24,12 +24,16 @@ MAX_MEMORY_MIB: Final = 1 << 20
 DEFAULT_MEMORY_MIB: Final = 32
 """libxl's, when neither memory nor maxmem is set."""
 MAX_NAME: Final = 128
+MAX_WARNINGS: Final = 20
 ACTIONS: Final = ("destroy", "restart", "rename-restart", "preserve", "coredump-destroy", "coredump-restart", "soft-reset")
 """What on_poweroff, on_reboot and on_crash may say."""
 
-_KNOWN_NAMES: Final = """name type builder kernel ramdisk cmdline root extra memory maxmem vcpus maxvcpus cpus cpu_weight cap disk vif
-    on_poweroff on_reboot on_crash uuid"""
-_IGNORED_NAMES: Final = """acpi acpi_firmware acpi_laptop_slate acpi_s3 acpi_s4 altp2m altp2mhvm apic bios bios_path_override boot bootloader
+_KNOWN_NAMES: Final = """
+    name type builder kernel ramdisk cmdline root extra memory maxmem vcpus maxvcpus cpus cpu_weight cap disk vif
+    on_poweroff on_reboot on_crash uuid
+"""
+_IGNORED_NAMES: Final = """
+    acpi acpi_firmware acpi_laptop_slate acpi_s3 acpi_s4 altp2m altp2mhvm apic bios bios_path_override boot bootloader
     bootloader_args channel cpuid cpus_soft device_model device_model_args device_model_args_hvm device_model_args_pv
     device_model_override device_model_stubdomain_override device_model_stubdomain_seclabel device_model_user
     device_model_version device_tree display dm_restrict driver_domain dtdev e820_host extratime firmware firmware_override
@@ -42,7 +46,8 @@ _IGNORED_NAMES: Final = """acpi acpi_firmware acpi_laptop_slate acpi_s3 acpi_s4 
     spicepasswd spiceport spicetls_port spiceusbredirection spicevdagent stdvga stubdomain_cmdline stubdomain_kernel
     stubdomain_memory stubdomain_ramdisk tee timer_mode tsc_mode usb usbctrl usbdev usbdevice usbversion vdispl
     vendor_device vfb vga videoram vif2 viridian vkb vkb_device vmtrace_buf_kb vnc vncdisplay vnclisten vncpasswd vncunused
-    vncviewer vnuma vpmu vpt_align vsnd vtpm vuart xauthority xen_platform_pci xend_suspend_evtchn_compat"""
+    vncviewer vnuma vpmu vpt_align vsnd vtpm vuart xauthority xen_platform_pci xend_suspend_evtchn_compat
+"""
 """Keys of xl that mean nothing to a PV guest of ours."""
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}")
 _CPUS: Final = re.compile(r"all|\^?(?:nodes?:)?\d+(?:-\d+)?(?:,\^?(?:nodes?:)?\d+(?:-\d+)?)*")
@@ -215,7 +220,7 @@ class _Reader:
         key = "cmdline" if cmdline is not None else "extra" if extra is not None else "root"
         if cmdline is None:
             cmdline = " ".join(([f"root={root}"] if root is not None else []) + ([extra] if extra is not None else []))
-        size = len(cmdline.encode("utf-8", "surrogateescape"))
+        size = len(cmdline.encode("utf-8", "replace"))
         if size >= MAX_GUEST_CMDLINE:
             raise self._bad(key, f"the kernel's command line is too long, {size} bytes", f"at most {MAX_GUEST_CMDLINE - 1}")
         return cmdline
@@ -245,4 +250,7 @@ class _Reader:
         ]
         if "cmdline" in self.settings and ("root" in self.settings or "extra" in self.settings):
             told.append((self.settings["cmdline"].line, "ignoring root= and extra= in favour of cmdline="))
-        return tuple(f"{self._file}:{line}: warning: {text}" for line, text in sorted(told))
+        lines = [f"{self._file}:{line}: warning: {text}" for line, text in sorted(told)]
+        if len(lines) > MAX_WARNINGS:
+            lines[MAX_WARNINGS:] = [f"{self._file}: warning: {len(lines) - MAX_WARNINGS} more of these"]
+        return tuple(lines)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import Final
 
 from emulator.errors import UserError
 
+MAX_FILE: Final = 512 << 20
+"""Bytes of a kernel or ramdisk file that are read at all."""
 
-def read_file(path: Path, what: str, limit: int) -> bytes:
+
+def read_file(path: Path, what: str, limit: int = MAX_FILE) -> bytes:
     """A regular file's bytes; `what` is the field it stands for. UserError when missing, unreadable, special or too large."""
     where = str(path)
     try:

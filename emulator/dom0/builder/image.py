@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from emulator.dom0.builder.bsdsyms import SymbolTable, load_symbols
 from emulator.dom0.builder.elf import Elf, parse_elf
 from emulator.dom0.builder.notes import GuestParams, read_params
 from emulator.dom0.builder.payload import unwrap_kernel
@@ -28,6 +29,7 @@ class KernelImage:
     kend: int
     hypercall: int | None
     p2m_base: int | None
+    symbols: SymbolTable | None
 
     @property
     def guest_os(self) -> str:
@@ -50,6 +52,9 @@ def load_kernel(data: bytes, *, source: str) -> KernelImage:
         paddr_offset = virt_base if params.origin == "__xen_guest" else 0
     kstart = elf.pstart + virt_base - paddr_offset & _MASK
     kend = elf.pend + virt_base - paddr_offset & _MASK
+    symbols = load_symbols(elf) if params.bsd_symtab else None
+    if symbols is not None:
+        kend = kstart + symbols.offset + symbols.size & _MASK
     entry = elf.entry if params.entry is None else params.entry
     if not virt_base <= kstart <= kend:
         raise UserError(
@@ -70,4 +75,4 @@ def load_kernel(data: bytes, *, source: str) -> KernelImage:
     p2m_base = params.p2m_base
     if p2m_base is not None and (p2m_base >= virt_base or p2m_base & 0xFFF):
         p2m_base = None
-    return KernelImage(source, elf, params, virt_base, entry, kstart, kend, hypercall, p2m_base)
+    return KernelImage(source, elf, params, virt_base, entry, kstart, kend, hypercall, p2m_base, symbols)

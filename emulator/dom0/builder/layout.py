@@ -187,7 +187,7 @@ def _round(size: int) -> int:
 
 
 def _command_line(text: str) -> bytes:
-    command = text.encode("utf-8", "surrogateescape")
+    command = text.encode("utf-8", "replace")
     if b"\0" in command:
         raise UserError("cmdline: has a NUL character in it")
     if len(command) >= MAX_GUEST_CMDLINE:

@@ -16,10 +16,9 @@ from typing import Final
 import lz4.block
 import zstandard
 
+from emulator.dom0.files import MAX_FILE
 from emulator.errors import UserError
 
-MAX_FILE: Final = 256 << 20
-"""Bytes of a kernel or ramdisk file that are read at all."""
 MAX_KERNEL: Final = 512 << 20
 """Bytes a kernel may have once decompressed (libxenguest allows 1 GiB; no kernel is near either)."""
 MAX_RAMDISK: Final = 1 << 30

@@ -132,4 +132,7 @@ def _load(image: KernelImage, size: int) -> NDArray[np.uint8]:
         at = segment.paddr - pstart
         flat[at : at + segment.filesz] = data[segment.offset : segment.offset + segment.filesz]
         flat[at + segment.filesz : at + segment.memsz] = 0
+    if image.symbols is not None:
+        at, blob = image.symbols.offset, image.symbols.blob
+        flat[at : at + len(blob)] = np.frombuffer(blob, dtype=np.uint8)
     return flat
