@@ -18,13 +18,17 @@ def read_file(path: Path, what: str, limit: int = MAX_FILE) -> bytes:
     where = str(path)
     try:
         # Without O_NONBLOCK a FIFO would keep us waiting for its writer.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            status = os.fstat(file.fileno())
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise UserError(f"{what}: not a regular file", where=where)
             if status.st_size > limit:
                 raise UserError(f"{what}: too large", where=where, why=f"{status.st_size} bytes, at most {limit} are read")
-            data = file.read(limit + 1)
+            with open(descriptor, "rb", closefd=False) as file:
+                data = file.read(limit + 1)
+        finally:
+            os.close(descriptor)
     except (OSError, ValueError) as bad:
         why = bad.strerror or str(bad) if isinstance(bad, OSError) else str(bad)
         raise UserError(f"{what}: cannot be read", where=where, why=why) from bad

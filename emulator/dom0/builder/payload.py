@@ -120,7 +120,7 @@ def _unlzma(data: bytes, limit: int) -> bytes:
 
 
 def _unzstd(data: bytes, limit: int) -> bytes:
-    stream = zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(data, read_across_frames=False)
+    stream = zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(data[:-4])
     parts: list[bytes] = []
     total = 0
     while total <= limit and (part := stream.read(min(16 << 20, limit + 1 - total))):
