@@ -1,0 +1,344 @@
+"""One emulated x86-64 core over one machine address space: the part of a domain that executes.
+
+A core runs guest code in ring 3, paging on, until its budget is spent (`Control.LIMIT`) or a handler lowers the limit. Every
+trap (exception, software interrupt, SYSCALL, SYSENTER, CPUID, invalid instruction) calls `on_trap(vector)` between two
+translation blocks; the handler reads and writes the registers in place and returns to resume the guest.
+
+State is exposed as memory views over Unicorn's own CPUX86State: `regs` (16 words in x86 encoding order: rax rcx rdx rbx rsp
+rbp rsi rdi r8 … r15) and `env` (64-bit words; see `layout`). A core belongs to one thread at a time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+
+from emulator.cpu import native
+from emulator.cpu.layout import (
+    ENV_CC_OP,
+    ENV_CC_SRC,
+    ENV_CR,
+    ENV_DF,
+    ENV_EFLAGS,
+    ENV_HFLAGS,
+    ENV_RIP,
+    ENV_SEGMENTS,
+    SEGMENT_BYTES,
+    find_layout,
+)
+from emulator.cpu.libunicorn import (
+    ARCH_X86,
+    CPU_MODEL_WESTMERE,
+    CTL_CPU_MODEL,
+    CTL_FLUSH_TB,
+    CTL_REMOVE_CACHE,
+    CTL_TCG_BUFFER_SIZE,
+    CTL_USE_EXITS,
+    HOOK_BLOCK,
+    HOOK_INSN,
+    HOOK_INSN_INVALID,
+    HOOK_INTR,
+    INS_CPUID,
+    INS_IN,
+    INS_OUT,
+    INS_RDTSC,
+    INS_RDTSCP,
+    INS_SYSCALL,
+    INS_SYSENTER,
+    INTR_CALLBACK,
+    INVALID_CALLBACK,
+    MODE_64,
+    PROT_ALL,
+    REG_CR0,
+    REG_CR4,
+    load,
+)
+
+RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15 = range(16)
+ES, CS, SS, DS, FS, GS, LDT, TR, GDT, IDT = range(10)
+UNLIMITED = (1 << 64) - 1
+MASK64 = (1 << 64) - 1
+
+CF, PF, AF, ZF, SF, TF, IF, DF, OF = 1, 4, 0x10, 0x40, 0x80, 0x100, 0x200, 0x400, 0x800
+IOPL, NT, RF, VM, AC, ID = 0x3000, 0x4000, 0x10000, 0x20000, 0x40000, 0x200000
+_ARITHMETIC = CF | PF | AF | ZF | SF | OF
+_CC_OP_EFLAGS = 1  # CC_SRC holds the flags themselves (target/i386/cpu.h)
+
+_CR0 = 0x8005003B  # PG AM WP NE ET TS=0 MP PE, as Xen shows a PV guest
+_CR4_PAE, _CR4_OSFXSR, _CR4_OSXMMEXCPT = 0x20, 0x200, 0x400
+_MSR_EFER, _EFER = 0xC0000080, 0xD01  # NXE LMA LME SCE
+_HF_CPL3, _HF_CS32, _HF_SS32, _HF_TS, _HF_CS64 = 3, 1 << 4, 1 << 5, 1 << 11, 1 << 15
+_FLAGS_CODE64, _FLAGS_DATA, _FLAGS_ABSENT = 0xA0FB00, 0xC0F300, 0
+
+INVALID_OPCODE = 6
+
+
+class Core:
+    """See the module. `address` and `size` (bytes, whole frames) name the host memory that is the machine's RAM from 0."""
+
+    def __init__(self, address: int, size: int, *, translation_buffer: int = 16 << 20) -> None:
+        self._lib = lib = load()
+        layout = find_layout()
+        code = native.native_code()
+        engine = ctypes.c_void_p()
+        lib.check(lib.open(ARCH_X86, MODE_64, ctypes.byref(engine)), "uc_open")
+        assert engine.value is not None
+        self._engine = engine.value
+        self._ctl(CTL_CPU_MODEL, ctypes.c_int(CPU_MODEL_WESTMERE))
+        self._ctl(CTL_TCG_BUFFER_SIZE, ctypes.c_uint32(translation_buffer))
+        self._ctl(CTL_USE_EXITS, ctypes.c_int(1))  # no `until` address may act as a HLT
+        lib.check(lib.mem_map_ptr(self._engine, 0, size, PROT_ALL, address), "uc_mem_map_ptr")
+        lib.set_register(self._engine, REG_CR4, _CR4_PAE | _CR4_OSFXSR | _CR4_OSXMMEXCPT)
+        lib.set_msr(self._engine, _MSR_EFER, _EFER)
+        lib.set_register(self._engine, REG_CR0, _CR0)
+
+        cpu = ctypes.c_uint64.from_address(self._engine + layout.uc_cpu).value
+        env = ctypes.c_uint64.from_address(cpu + layout.cpu_env).value
+        self._cpu, self._env_address = cpu, env
+        self._env_bytes = layout.context_bytes
+        # Unicorn would otherwise look for a stop after every store and run a read-modify-write twice; budgets stop at block starts only.
+        ctypes.c_uint8.from_address(self._engine + layout.no_exit_request).value = 1
+        raw = memoryview((ctypes.c_uint8 * layout.context_bytes).from_address(env)).cast("B")
+        self.env = raw.cast("Q")
+        self.env32 = raw.cast("I")
+        self.regs = self.env[0:16]
+        self._dr, self._error_code = layout.dr // 8, layout.error_code // 4
+        self._old_exception = (ctypes.c_int32).from_address(env + layout.old_exception)
+
+        words = (ctypes.c_uint64 * native.CONTROL_WORDS)()
+        self._control_owner = words
+        self.control = memoryview(words).cast("B").cast("Q")
+        self.control[native.LIMIT] = 0
+        self.control[native.STOP] = lib.emu_stop_address
+        self.control[native.ENV] = env
+        self.control[native.RAISE] = lib.raise_exception_address
+        self.control[native.TSC_COST] = 100 << native.COUNT_SHIFT
+        data = ctypes.addressof(words)
+        lib.add_hook(self._engine, HOOK_BLOCK, code.address["block"], data)
+        for name, instruction in (("syscall", INS_SYSCALL), ("sysenter", INS_SYSENTER), ("cpuid", INS_CPUID), ("rdtsc", INS_RDTSC),
+                                  ("rdtscp", INS_RDTSCP), ("in", INS_IN), ("out", INS_OUT)):  # fmt: skip
+            lib.add_hook(self._engine, HOOK_INSN, code.address[name], data, instruction)
+
+        self.on_trap: Callable[[int], None] = self._unhandled
+        self._failure: BaseException | None = None
+        self._running = False
+        # The callbacks must outlive the engine: ctypes frees them with their Python objects.
+        self._callbacks = (INTR_CALLBACK(self._interrupt), INVALID_CALLBACK(self._invalid))
+        for kind, callback in zip((HOOK_INTR, HOOK_INSN_INVALID), self._callbacks, strict=True):
+            pointer = ctypes.cast(callback, ctypes.c_void_p).value
+            assert pointer is not None
+            lib.add_hook(self._engine, kind, pointer, data)
+        self._enter_ring3()
+
+    def close(self) -> None:
+        """Give the engine back. The memory stays its owner's."""
+        if self._engine:
+            for view in (self.regs, self.env, self.env32):
+                view.release()  # a use after this is a ValueError and not a wild write
+            self._lib.close(self._engine)
+            self._engine = 0
+
+    # --- running -------------------------------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Run until the limit; returns Unicorn's error number, 0 for a spent budget. Raises what a trap handler raised."""
+        self._running = True
+        error: int = self._lib.emu_start(self._engine, self.env[ENV_RIP], 0, 0, 0)
+        self._running = False
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        return error
+
+    def stop(self) -> None:
+        """Refuse the next block. Any thread may call this at any moment."""
+        self.control[native.LIMIT] = 0
+
+    def _interrupt(self, _engine: int, vector: int, _data: int) -> None:
+        # Unicorn never resets it, and would turn the second #PF in a row into a double fault.
+        self._old_exception.value = -1
+        try:
+            self.on_trap(vector)
+        except BaseException as failure:  # carried over the C frames, raised again by run()
+            self._failure = failure
+            self.control[native.LIMIT] = 0
+        if self.control[native.COUNT] >= self.control[native.LIMIT]:
+            # A guest that only faults enters no block, so the budget is looked at here too.
+            self._lib.emu_stop(self._engine)
+
+    def _invalid(self, engine: int, data: int) -> bool:
+        self._interrupt(engine, INVALID_OPCODE, data)
+        return True
+
+    def _unhandled(self, vector: int) -> None:
+        raise RuntimeError(f"trap {vector:#x} at {self.rip:#x} and nobody to handle it")
+
+    # --- registers -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def rip(self) -> int:
+        return self.env[ENV_RIP]
+
+    @rip.setter
+    def rip(self, value: int) -> None:
+        self.env[ENV_RIP] = value & MASK64
+
+    @property
+    def rflags(self) -> int:
+        """The flags as PUSHF would show them. While it runs, Unicorn keeps the arithmetic ones and DF apart from EFLAGS."""
+        if not self._running:
+            return self.env[ENV_EFLAGS]
+        return int(self._lib.read_eflags(self._env_address)) | (self.env[ENV_EFLAGS] & RF)
+
+    @rflags.setter
+    def rflags(self, value: int) -> None:
+        if not self._running:
+            self.env[ENV_EFLAGS] = value & (_ARITHMETIC | TF | IF | DF | NT | RF | AC | ID) | 2
+            return
+        self.env[ENV_CC_SRC] = value & _ARITHMETIC
+        self.env32[ENV_CC_OP] = _CC_OP_EFLAGS
+        self.env32[ENV_DF] = 0xFFFFFFFF if value & DF else 1
+        self.env[ENV_EFLAGS] = value & (TF | IF | NT | RF | AC | ID) | 2
+
+    @property
+    def error_code(self) -> int:
+        """Of the last exception that has one."""
+        return self.env32[self._error_code]
+
+    @property
+    def software_interrupt(self) -> bool:
+        """Whether the last exception came from INT n, INT3 or INTO: RIP is then the next instruction's."""
+        return self.env32[self._error_code + 1] != 0
+
+    @property
+    def cr2(self) -> int:
+        return self.env[ENV_CR + 2]
+
+    @property
+    def cr3(self) -> int:
+        return self.env[ENV_CR + 3]
+
+    @cr3.setter
+    def cr3(self, value: int) -> None:
+        """Machine address of the L4 table. Flushes the TLB."""
+        self.env[ENV_CR + 3] = value
+        self._lib.tlb_flush(self._cpu)
+
+    def debug_register(self, number: int) -> int:
+        return self.env[self._dr + number]
+
+    def set_debug_register(self, number: int, value: int) -> None:
+        """DR0–DR3 and DR6 as plain state; DR7 is armed by `breakpoints`."""
+        self.env[self._dr + number] = value
+
+    def segment(self, number: int) -> tuple[int, int]:
+        """(selector, base) of ES CS SS DS FS GS."""
+        word = (ENV_SEGMENTS + number * SEGMENT_BYTES) // 8
+        return self.env32[word * 2] & 0xFFFF, self.env[word + 1]
+
+    def set_segment_base(self, number: int, base: int) -> None:
+        self.env[(ENV_SEGMENTS + number * SEGMENT_BYTES) // 8 + 1] = base
+
+    def load_flat(self, number: int, selector: int, flags: int) -> None:
+        """Load a segment's hidden part as if its descriptor were flat (Xen's own selectors): no table is read."""
+        offset = ENV_SEGMENTS + number * SEGMENT_BYTES
+        self.env32[offset // 4] = selector
+        if number not in (FS, GS):
+            self.env[offset // 8 + 1] = 0
+        self.env32[offset // 4 + 4] = 0xFFFFFFFF if flags else 0
+        self.env32[offset // 4 + 5] = flags
+
+    def load_code64(self, cs: int, ss: int) -> None:
+        """CS and SS as flat 64-bit ring-3 segments under these selectors."""
+        self.load_flat(CS, cs, _FLAGS_CODE64)
+        self.load_flat(SS, ss, _FLAGS_DATA)
+        self.env32[ENV_HFLAGS] |= _HF_CS64 | _HF_CS32 | _HF_SS32
+
+    def load_descriptor(self, number: int, selector: int, descriptor: int) -> None:
+        """Load a segment register from an 8-byte code or data descriptor, without any check (the caller made them)."""
+        offset = ENV_SEGMENTS + number * SEGMENT_BYTES
+        flags = descriptor >> 32 & 0xF0FF00
+        limit = descriptor & 0xFFFF | descriptor >> 32 & 0xF0000
+        if flags & 0x800000:  # granularity: 4 KiB
+            limit = limit << 12 | 0xFFF
+        self.env32[offset // 4] = selector
+        self.env[offset // 8 + 1] = descriptor >> 16 & 0xFFFFFF | descriptor >> 32 & 0xFF000000
+        self.env32[offset // 4 + 4] = limit & 0xFFFFFFFF
+        self.env32[offset // 4 + 5] = flags
+        if number == CS:
+            hidden = self.env32[ENV_HFLAGS] & ~(_HF_CS64 | _HF_CS32)
+            if flags & 0x200000:
+                hidden |= _HF_CS64 | _HF_CS32 | _HF_SS32
+            elif flags & 0x400000:
+                hidden |= _HF_CS32
+            self.env32[ENV_HFLAGS] = hidden
+
+    def clear_segment(self, number: int) -> None:
+        self.load_flat(number, 0, _FLAGS_ABSENT)
+
+    def set_table(self, number: int, base: int, limit: int) -> None:
+        """GDT, LDT: where descriptors are read from (linear address) and the last valid byte."""
+        offset = ENV_SEGMENTS + number * SEGMENT_BYTES
+        self.env[offset // 8 + 1] = base
+        self.env32[offset // 4 + 4] = limit
+        if number == LDT:
+            self.env32[offset // 4] = 0xE040 if limit else 0
+            self.env32[offset // 4 + 5] = 0x8200 if limit else 0
+
+    @property
+    def task_switched(self) -> bool:
+        return bool(self.env[ENV_CR] & 8)
+
+    @task_switched.setter
+    def task_switched(self, value: bool) -> None:
+        """CR0.TS: the next FPU instruction raises #NM."""
+        if value:
+            self.env[ENV_CR] |= 8
+            self.env32[ENV_HFLAGS] |= _HF_TS
+        else:
+            self.env[ENV_CR] &= ~8 & MASK64
+            self.env32[ENV_HFLAGS] &= ~_HF_TS & 0xFFFFFFFF
+
+    # --- translations --------------------------------------------------------------------------------------------------------
+
+    def flush_tlb(self) -> None:
+        self._lib.tlb_flush(self._cpu)
+
+    def flush_page(self, va: int) -> None:
+        self._lib.tlb_flush_page(self._cpu, va)
+
+    def flush_code(self) -> None:
+        """Forget all translated code (0.1–1.2 ms, and its making again)."""
+        self._ctl(CTL_FLUSH_TB)
+
+    def forget_code(self, va: int, size: int) -> None:
+        """Forget the code translated from `va` (under the current CR3): needed after the host wrote there."""
+        self._ctl(CTL_REMOVE_CACHE, ctypes.c_uint64(va), ctypes.c_uint64(va + size))
+
+    def forget_frame(self, mfn: int) -> None:
+        """Forget the code translated from a machine frame, whatever addresses it was reached by."""
+        self._lib.invalidate_phys_range(self._engine, mfn << 12, (mfn + 1) << 12)
+
+    # --- state ---------------------------------------------------------------------------------------------------------------
+
+    def save(self) -> bytes:
+        """The processor's whole state (CPUX86State up to its resettable end), for `load` and for hashes."""
+        return ctypes.string_at(self._env_address, self._env_bytes)
+
+    def load(self, state: bytes) -> None:
+        """Put back what `save` returned, in this or another core of the same build. Flushes the TLB."""
+        if len(state) != self._env_bytes:
+            raise ValueError(f"state of {len(state)} bytes, {self._env_bytes} expected")
+        ctypes.memmove(self._env_address, state, len(state))
+        self._lib.tlb_flush(self._cpu)
+
+    def _ctl(self, control: int, *arguments: object) -> None:
+        self._lib.check(self._lib.ctl(ctypes.c_void_p(self._engine), ctypes.c_int(control), *arguments), f"uc_ctl({control:#x})")
+
+    def _enter_ring3(self) -> None:
+        """Flat 64-bit ring 3: segment caches, the CPL in hflags, interrupts on, as an IRETQ from ring 0 would leave them."""
+        self.load_code64(0xE033, 0xE02B)
+        for segment in (ES, DS, FS, GS):
+            self.clear_segment(segment)
+        self.env32[ENV_HFLAGS] |= _HF_CPL3
+        self.rflags = IF

@@ -1,0 +1,127 @@
+"""The few native callbacks that Unicorn needs: commented machine code, written once into an executable page.
+
+They run between two guest instructions, without the GIL, and know one thing: the core's control block (`Control`), whose
+address Unicorn hands them as `user_data`. A callback either answers at once (budget, clock, port reads of a permitted guest)
+or turns the instruction into an exception that leaves the translated code, so that Python sees every trap in one place, the
+interrupt hook, outside of any translation block.
+
+Calling convention: System V x86-64. `rdi` is the uc_engine in all of them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from functools import cache
+
+from emulator.errors import UserError
+
+COUNT, LIMIT, STOP, ENV, RAISE, TSC_BASE, TSC_COST, IO_ALLOWED, TSC_AUX = range(9)
+"""Indices of the control block's 64-bit words.
+
+COUNT: bytes of the blocks entered since the domain's start, plus the virtual cost of traps: the deterministic clock.
+LIMIT: a block is refused when COUNT >= LIMIT; any thread may lower it at any moment.
+STOP, RAISE: addresses of uc_emu_stop and raise_exception. ENV: address of CPUX86State.
+TSC_BASE: ns added to COUNT >> COUNT_SHIFT to give the guest's TSC at 1 GHz. TSC_COST: charge for one read of it.
+IO_ALLOWED: 1 when IN and OUT answer at once (all ones, and nothing), 0 when they raise #GP."""
+
+CONTROL_WORDS = 9
+COUNT_SHIFT = 3
+"""Eight counts (bytes of guest code) a nanosecond: faster than any measured core, so that virtual time lags the real
+clock within a slice and is brought level after it, never back."""
+
+VECTOR_SYSCALL, VECTOR_SYSENTER, VECTOR_CPUID = 0x100, 0x101, 0x102
+"""Exception numbers of our own, above the architecture's 256, by which instructions reach the interrupt hook."""
+
+# void block(uc, u64 address, u32 size, control): refuse the block when the budget is spent, else charge it.
+# Unicorn runs this before its own exit check, so the charge comes after the comparison: a refused block costs nothing.
+BLOCK = bytes.fromhex(
+    "488b01"  # mov rax, [rcx+COUNT]
+    "483b4108"  # cmp rax, [rcx+LIMIT]
+    "7306"  # jae stop
+    "89d2"  # mov edx, edx          the size is 32 bits wide
+    "480111"  # add [rcx+COUNT], rdx
+    "c3"  # ret
+    "ff6110"  # stop: jmp [rcx+STOP]  rdi is uc already
+)
+
+# u32 in(uc, u32 port, int size, control): all ones for a guest that may, #GP for one that may not.
+IN = bytes.fromhex(
+    "83793800"  # cmp dword [rcx+IO_ALLOWED], 0
+    "7406"  # je refuse
+    "b8ffffffff"  # mov eax, -1
+    "c3"  # ret
+    "488b7918"  # refuse: mov rdi, [rcx+ENV]
+    "be0d000000"  # mov esi, 13     #GP, error code 0
+    "ff6120"  # jmp [rcx+RAISE]     does not return
+)
+
+# void out(uc, u32 port, int size, u32 value, control): the fifth argument is in r8.
+OUT = bytes.fromhex(
+    "4183783800"  # cmp dword [r8+IO_ALLOWED], 0
+    "7401"  # je refuse
+    "c3"  # ret
+    "498b7818"  # refuse: mov rdi, [r8+ENV]
+    "be0d000000"  # mov esi, 13
+    "41ff6020"  # jmp [r8+RAISE]
+)
+
+# int rdtsc(uc, control): EDX:EAX = TSC_BASE + (COUNT >> COUNT_SHIFT), and charge the read.
+_READ_TSC = (
+    "488b4630"  # mov rax, [rsi+TSC_COST]
+    "480306"  # add rax, [rsi+COUNT]
+    "488906"  # mov [rsi+COUNT], rax
+    f"48c1e8{COUNT_SHIFT:02x}"  # shr rax, COUNT_SHIFT
+    "48034628"  # add rax, [rsi+TSC_BASE]
+    "488b4e18"  # mov rcx, [rsi+ENV]
+    "89c2"  # mov edx, eax          zero-extends: RAX = low half
+    "488911"  # mov [rcx+RAX], rdx
+    "48c1e820"  # shr rax, 32
+    "48894110"  # mov [rcx+RDX*8], rax  regs[2]
+)
+_RETURN_TRUE = "b801000000c3"  # mov eax, 1; ret    the instruction is done
+RDTSC = bytes.fromhex(_READ_TSC + _RETURN_TRUE)
+RDTSCP = bytes.fromhex(
+    _READ_TSC + "488b4640"  # mov rax, [rsi+TSC_AUX]
+    "48894108"  # mov [rcx+RCX*8], rax  regs[1]
+    + _RETURN_TRUE
+)
+
+
+def _raiser(vector: int) -> bytes:
+    """void (or int) hook(uc, control): leave the translated code with exception `vector`."""
+    return bytes.fromhex(
+        "4889f1"  # mov rcx, rsi
+        "488b7918"  # mov rdi, [rcx+ENV]
+        f"be{vector.to_bytes(4, 'little').hex()}"  # mov esi, vector
+        "ff6120"  # jmp [rcx+RAISE]
+    )
+
+
+SYSCALL, SYSENTER, CPUID = _raiser(VECTOR_SYSCALL), _raiser(VECTOR_SYSENTER), _raiser(VECTOR_CPUID)
+
+STUBS: dict[str, bytes] = {"block": BLOCK, "in": IN, "out": OUT, "rdtsc": RDTSC, "rdtscp": RDTSCP,
+                           "syscall": SYSCALL, "sysenter": SYSENTER, "cpuid": CPUID}  # fmt: skip
+
+
+class NativeCode:
+    """All stubs in one page that is written first and executable afterwards, never both."""
+
+    def __init__(self) -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._page = mmap.mmap(-1, mmap.PAGESIZE)
+        base = ctypes.addressof(ctypes.c_char.from_buffer(self._page))
+        self.address: dict[str, int] = {}
+        offset = 0
+        for name, code in STUBS.items():
+            self._page[offset : offset + len(code)] = code
+            self.address[name] = base + offset
+            offset += (len(code) + 15) & ~15
+        if libc.mprotect(ctypes.c_void_p(base), ctypes.c_size_t(mmap.PAGESIZE), mmap.PROT_READ | mmap.PROT_EXEC):
+            raise UserError("no executable memory", where="processor", why="the system forbids mprotect(PROT_EXEC)",
+                            fix="allow it for this process (SELinux: execmem)")  # fmt: skip
+
+
+@cache
+def native_code() -> NativeCode:
+    return NativeCode()

@@ -1,0 +1,81 @@
+"""A domain's private machine address space: one memfd, mapped once; machine frame N is its bytes [4096 N, 4096 (N+1)).
+
+The mapping's address never changes in a domain's life: Unicorn, NumPy and Python all look at the same bytes. What stands
+behind an address may change (a snapshot maps the file privately over the same place), which is why the file descriptor and
+the raw mmap calls are kept here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emulator.errors import UserError
+
+FRAME_SHIFT = 12
+FRAME = 1 << FRAME_SHIFT
+
+_PROT_READ_WRITE, _MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED, _MAP_NORESERVE = 3, 1, 2, 0x10, 0x4000
+_MAP_FAILED = (1 << 64) - 1
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_uint64
+    libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64)
+    libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+    return libc
+
+
+class MachineMemory:
+    """`frames` machine frames of zeroed memory.
+
+    `bytes`, `words` (64-bit) are memory views for scalar access, `octets`, `quads` NumPy arrays for bulk work: the same bytes.
+    Raises UserError when the host has not that much address space."""
+
+    def __init__(self, frames: int, name: str = "domain") -> None:
+        self.frames = frames
+        self.size = frames << FRAME_SHIFT
+        self.fd = os.memfd_create(f"xenconsole-{name}", os.MFD_CLOEXEC)
+        os.ftruncate(self.fd, self.size)
+        self.address = _libc().mmap(None, self.size, _PROT_READ_WRITE, _MAP_SHARED | _MAP_NORESERVE, self.fd, 0)
+        if self.address == _MAP_FAILED:
+            os.close(self.fd)
+            raise UserError(f"no room for {self.size >> 20} MiB", where="memory", why=os.strerror(ctypes.get_errno()), fix="lower memory=")
+        self._array = (ctypes.c_uint8 * self.size).from_address(self.address)
+        self.bytes = memoryview(self._array).cast("B")
+        self.words = self.bytes.cast("Q")
+        self.octets: NDArray[np.uint8] = np.frombuffer(self.bytes, dtype=np.uint8)
+        self.quads: NDArray[np.uint64] = np.frombuffer(self.bytes, dtype=np.uint64)
+
+    def frame(self, mfn: int) -> memoryview:
+        """The 4096 bytes of a machine frame."""
+        return self.bytes[mfn << FRAME_SHIFT : (mfn + 1) << FRAME_SHIFT]
+
+    def map_private(self, fd: int) -> None:
+        """Lay a copy-on-write view of `fd` over the same addresses: every frame reads as it stands there."""
+        self._remap(_MAP_PRIVATE, fd)
+
+    def map_shared(self, fd: int) -> None:
+        """Lay `fd` itself over the same addresses."""
+        self._remap(_MAP_SHARED, fd)
+
+    def _remap(self, kind: int, fd: int) -> None:
+        flags = kind | _MAP_FIXED | _MAP_NORESERVE
+        if _libc().mmap(self.address, self.size, _PROT_READ_WRITE, flags, fd, 0) == _MAP_FAILED:
+            raise OSError(ctypes.get_errno(), "mmap over a domain's memory")
+
+    def close(self) -> None:
+        """Unmap. Views still held by others would dangle: the owner closes last."""
+        if self.fd >= 0:
+            del self.octets, self.quads
+            self.words.release()
+            self.bytes.release()
+            _libc().munmap(self.address, self.size)
+            os.close(self.fd)
+            self.fd = -1
