@@ -207,7 +207,7 @@ class _Reader:
         text = self.string(key)
         if text is None or (not text and key == "ramdisk"):
             return None
-        if not text or "\0" in text or len(text) > 4096:
+        if not text.isprintable() or not 0 < len(text) <= 4096:
             raise self._bad(key, "not a path")
         beside = Path(self._file).parent / text
         try:

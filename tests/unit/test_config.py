@@ -149,6 +149,7 @@ def test_the_same_file_gives_the_same_uuid_and_another_name_another() -> None:
         ("cpus = 'many'", "g.cfg:3: cpus: 'many' is no list of CPUs"),
         ("name = ''", "g.cfg:3: name: '' will not do"),
         (r"name = 'a\x1b[31m'", r"g.cfg:3: name: 'a\x1b[31m' will not do"),
+        (r"kernel = 'a\nb'", "g.cfg:3: kernel: not a path"),
         ("kernel = ''", "g.cfg:3: kernel: not a path"),
         (f"cmdline = '{'x' * 1024}'", "g.cfg:3: cmdline: the kernel's command line is too long, 1024 bytes"),
     ],

@@ -19,6 +19,9 @@ from emulator.errors import UserError
 MAX_NOTES: Final = 65536
 """libelf's ELF_MAX_TOTAL_NOTE_COUNT."""
 
+MAX_NAME: Final = 15
+"""Characters of GUEST_OS, LOADER and the like that libelf keeps."""
+
 _OWNERS: Final = ("Xen", "name")
 _MASK: Final = (1 << 64) - 1
 _NUMBER: Final = {1: "<B", 2: "<H", 4: "<I", 8: "<Q"}
@@ -114,16 +117,17 @@ def _walk(data: bytes, start: int, end: int) -> Iterator[tuple[str, int, int, in
 
 def _note(elf: Elf, kind: int, desc: int, size: int, params: GuestParams) -> GuestParams:
     text = elf.string_at(desc) or ""
+    name = text[:MAX_NAME]
     number = struct.unpack_from(_NUMBER[size], elf.data, desc)[0] if size in _NUMBER else 0
     match kind:
         case elfnote.XEN_ELFNOTE_LOADER:
-            return replace(params, loader=text)
+            return replace(params, loader=name)
         case elfnote.XEN_ELFNOTE_GUEST_OS:
-            return replace(params, guest_os=text)
+            return replace(params, guest_os=name)
         case elfnote.XEN_ELFNOTE_GUEST_VERSION:
-            return replace(params, guest_version=text)
+            return replace(params, guest_version=name)
         case elfnote.XEN_ELFNOTE_XEN_VERSION:
-            return replace(params, xen_version=text)
+            return replace(params, xen_version=name)
         case elfnote.XEN_ELFNOTE_PAE_MODE:
             return replace(params, pae="bimodal" if "bimodal" in text else "extended-cr3" if text == "yes" else params.pae)
         case elfnote.XEN_ELFNOTE_BSD_SYMTAB:
@@ -165,7 +169,7 @@ def parse_features(text: str, source: str) -> tuple[int, int]:
         bit = elfnote.FEATURE_BITS.get(name)
         if bit is None:
             if item.startswith("!"):
-                raise UserError(f"ELF note FEATURES: requires '{name[:64]}'", where=source, why="no such feature in Xen 4.17")
+                raise UserError(f"ELF note FEATURES: requires {name[:64]!r}", where=source, why="no such feature in Xen 4.17")
             continue
         supported |= 1 << bit
         if item.startswith("!"):
@@ -194,13 +198,13 @@ def _from_string(text: str, source: str) -> GuestParams:
         name, _, value = item.partition("=")
         match name:
             case "LOADER":
-                params = replace(params, loader=value)
+                params = replace(params, loader=value[:MAX_NAME])
             case "GUEST_OS":
-                params = replace(params, guest_os=value)
+                params = replace(params, guest_os=value[:MAX_NAME])
             case "GUEST_VER":
-                params = replace(params, guest_version=value)
+                params = replace(params, guest_version=value[:MAX_NAME])
             case "XEN_VER":
-                params = replace(params, xen_version=value)
+                params = replace(params, xen_version=value[:MAX_NAME])
             case "PAE":
                 pae = "extended-cr3" if value == "yes[extended-cr3]" else "yes" if value.startswith("yes") else params.pae
                 params = replace(params, pae=pae)
