@@ -173,7 +173,7 @@ class _Parser:
         if before is None:
             found[name.text] = _Parts([value], line, adds)
         elif isinstance(before.values[0], str) is not isinstance(value, str):
-            raise error(f"{printable(name.text)}: can't add [list] to \"string\" or vice versa", self._file, name.line)
+            raise error(f'{printable(name.text)}: can\'t add [list] to "string" or vice versa', self._file, name.line)
         else:
             before.values.append(value)
             before.line, before.added = line, True

@@ -130,7 +130,7 @@ def test_the_same_file_gives_the_same_uuid_and_another_name_another() -> None:
         ("Memory = 4", "g.cfg:3: cannot read 'Memory = 4' (names are lower case, text needs quotes)"),
         ("\x1b[2J", r"g.cfg:3: cannot read '\x1b[2J'"),
         ("= 4", "g.cfg:3: expected a name, not '='"),
-        ("x='a'\nx+=['b']", "g.cfg:4: x: can't add [list] to \"string\" or vice versa"),
+        ("x='a'\nx+=['b']", 'g.cfg:4: x: can\'t add [list] to "string" or vice versa'),
         ("memory = 'lots'", "g.cfg:3: memory: 'lots' is not a valid number"),
         ("memory = 09", "g.cfg:3: memory: '09' is not a valid number"),
         ("memory = 0", "g.cfg:3: memory: 0 is not between 1 and 1048576"),
