@@ -1,0 +1,407 @@
+"""The panes of the domain screen: line-API widgets that repaint only the lines that changed.
+
+A pane's content is a list of lines, each a tuple of spans (text, style, field). `build` makes them from the pane's view and
+its size and is a pure matter of text, so a test needs no app. A style is a few words: attributes (`bold`, `reverse`,
+`underline`, `italic`, `strike`) and at most one theme variable as foreground (`dim`, `changed`, `state-running`, …); `on-NAME`
+takes a variable as background. A span with a `field` can be explained (`xenconsole.explain`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import ClassVar, NamedTuple
+
+from rich.cells import cell_len, set_cell_size
+from rich.segment import Segment
+from rich.style import Style
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.color import Color, ColorParseError
+from textual.geometry import Region, Size
+from textual.message import Message
+from textual.strip import Strip
+from textual.widget import Widget
+
+ATTRIBUTES = frozenset({"bold", "reverse", "underline", "italic", "strike"})
+
+
+class Span(NamedTuple):
+    """A piece of a line in one style. `field` is a key of the table in `xenconsole.explain`, empty for none."""
+
+    text: str
+    style: str = ""
+    field: str = ""
+
+
+Line = tuple[Span, ...]
+EMPTY: Line = ()
+
+
+def line(*parts: str | Span | tuple[str, str]) -> Line:
+    """A line of plain strings and spans; empty ones are dropped."""
+    spans = (part if isinstance(part, Span) else Span(part) if isinstance(part, str) else Span(*part) for part in parts)
+    return tuple(span for span in spans if span.text)
+
+
+def width_of(spans: Iterable[Span]) -> int:
+    """Cells that the spans take."""
+    return sum(cell_len(span.text) for span in spans)
+
+
+def cut(spans: Line, width: int) -> Line:
+    """The line within `width` cells, an ellipsis at its end where it was cut."""
+    if width_of(spans) <= width:
+        return spans
+    if width <= 0:
+        return EMPTY
+    out: list[Span] = []
+    room = width - 1
+    for span in spans:
+        length = cell_len(span.text)
+        if length > room:
+            out.append(span._replace(text=set_cell_size(span.text, room) + "…"))
+            return tuple(out)
+        out.append(span)
+        room -= length
+    return tuple(out)
+
+
+def pad(spans: Line, width: int) -> Line:
+    """The line in exactly `width` cells."""
+    short = width - width_of(spans)
+    return (*spans, Span(" " * short)) if short > 0 else cut(spans, width)
+
+
+def beside(left: Sequence[Line], right: Sequence[Line], width: int, gap: int = 2) -> list[Line]:
+    """Two columns as one: `left` in `width` cells, then `gap` blanks, then `right`."""
+    out: list[Line] = []
+    for row in range(max(len(left), len(right))):
+        first = left[row] if row < len(left) else EMPTY
+        second = right[row] if row < len(right) else EMPTY
+        out.append((*pad(first, width), Span(" " * gap), *second) if second else first)
+    return out
+
+
+def plain(lines: Iterable[Line]) -> str:
+    """The lines as bare text, as a person without colours reads them."""
+    return "\n".join("".join(span.text for span in spans).rstrip() for spans in lines)
+
+
+def resolve(name: str, variables: dict[str, str]) -> Style:
+    """The Rich style of a span's style words under these theme variables; an unknown variable leaves the default colour."""
+    attributes: dict[str, bool] = {}
+    front: Color | None = None
+    back: Color | None = None
+    for word in name.split():
+        if word in ATTRIBUTES:
+            attributes[word] = True
+            continue
+        value = variables.get(word.removeprefix("on-") if word.startswith("on-") else word, "")
+        try:
+            colour = Color.parse(value) if value else None
+        except ColorParseError:
+            colour = None
+        if word.startswith("on-"):
+            back = colour or back
+        else:
+            front = colour or front
+    return Style(
+        color=front.rich_color if front else None,
+        bgcolor=back.rich_color if back else None,
+        bold=attributes.get("bold"),
+        reverse=attributes.get("reverse"),
+        underline=attributes.get("underline"),
+        italic=attributes.get("italic"),
+        strike=attributes.get("strike"),
+    )
+
+
+class Pane(Widget, can_focus=True):
+    """A framed pane of lines with its own scrolling, and explanations of its fields.
+
+    Subclasses give `build`; whoever holds the view calls `rebuild` after it changed. The first `pinned` lines stay on top
+    while the rest scrolls. With `follows` the pane stays at its end until somebody scrolls up.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("j,down", "step(1)", "down", show=False, id="down"),
+        Binding("k,up", "step(-1)", "up", show=False, id="up"),
+        Binding("pagedown", "page(1)", "page down", show=False, id="page-down"),
+        Binding("pageup", "page(-1)", "page up", show=False, id="page-up"),
+        Binding("g,home", "edge(-1)", "top", show=False, id="top"),
+        Binding("G,end", "edge(1)", "bottom", show=False, id="bottom"),
+        Binding("i", "explain", "explain", show=False, id="explain"),
+    ]
+
+    pinned = 0
+    follows = False
+    keys = ""
+    """What the hint line says of this pane's own keys."""
+
+    class Explain(Message):
+        """A field was chosen to be explained; an empty one ends the explanations."""
+
+        def __init__(self, field: str) -> None:
+            super().__init__()
+            self.field = field
+
+    def __init__(self, title: str = "", *, id: str | None = None, classes: str | None = None) -> None:
+        super().__init__(id=id, classes=classes)
+        self.lines: list[Line] = []
+        self.top = 0
+        self.at_end = self.follows
+        self.explaining = False
+        self._chosen = 0
+        self._styles_by_name: dict[str, Style] = {}
+        self.border_title = title
+
+    def build(self, width: int, height: int) -> Sequence[Line]:
+        """The lines for a pane of this many cells, as many as there are (they scroll)."""
+        raise NotImplementedError
+
+    # content
+
+    @property
+    def body_height(self) -> int:
+        return max(self.content_size.height - self.pinned, 1)
+
+    @property
+    def _limit(self) -> int:
+        return max(len(self.lines) - self.pinned - self.body_height, 0)
+
+    def rebuild(self) -> None:
+        """Build the lines anew and repaint those that changed."""
+        width, height = self.content_size
+        if width <= 0 or height <= 0:
+            return
+        before = self._visible(height)
+        self.lines = list(self.build(width, height))
+        self.top = self._limit if self.at_end else min(self.top, self._limit)
+        self._repaint(before)
+
+    def _visible(self, height: int) -> list[Line]:
+        body = self.lines[self.pinned + self.top : self.top + height]
+        shown = self.lines[: self.pinned] + body
+        return shown + [EMPTY] * (height - len(shown))
+
+    def _repaint(self, before: list[Line]) -> None:
+        width, height = self.content_size
+        after = self._visible(height)
+        if self.explaining or len(before) != len(after):
+            self.refresh()
+        else:
+            changed = [Region(0, y, width, 1) for y in range(height) if before[y] != after[y]]
+            if changed:
+                self.refresh(*changed)
+        total = len(self.lines) - self.pinned
+        subtitle = f"{self.top + 1}–{min(self.top + self.body_height, total)} of {total}" if self._limit else self.subtitle()
+        if self.border_subtitle != subtitle:
+            self.border_subtitle = subtitle
+
+    def subtitle(self) -> str:
+        """What stands in the lower border while nothing is scrolled."""
+        return ""
+
+    def scroll_lines(self, delta: int) -> None:
+        """Scroll by so many lines within the content."""
+        before = self._visible(self.content_size.height)
+        self.top = min(max(self.top + delta, 0), self._limit)
+        self.at_end = self.follows and self.top == self._limit
+        self._repaint(before)
+
+    def on_resize(self, event: events.Resize) -> None:
+        self.rebuild()
+        self.refresh()
+
+    def on_show(self) -> None:
+        self.rebuild()
+
+    # keys
+
+    def action_step(self, delta: int) -> None:
+        self.scroll_lines(delta)
+
+    def action_page(self, delta: int) -> None:
+        self.scroll_lines(delta * max(self.body_height - 1, 1))
+
+    def action_edge(self, side: int) -> None:
+        self.scroll_lines(side * len(self.lines))
+
+    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+        self.scroll_lines(3)
+        event.stop()
+
+    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        self.scroll_lines(-3)
+        event.stop()
+
+    # explanations
+
+    def fields(self) -> list[tuple[int, int, str]]:
+        """Row, column and key of every visible field that can be explained, in reading order."""
+        found = []
+        for row, spans in enumerate(self._visible(self.content_size.height)):
+            column = 0
+            for span in spans:
+                if span.field:
+                    found.append((row, column, span.field))
+                column += cell_len(span.text)
+        return found
+
+    def action_explain(self) -> None:
+        """Begin or end to explain fields."""
+        self.explaining = not self.explaining and bool(self.fields())
+        self._explain(self._chosen)
+
+    def stop_explaining(self) -> None:
+        """Leave the explanations without a message."""
+        self.explaining = False
+        self.refresh()
+
+    def _explain(self, index: int) -> None:
+        found = self.fields()
+        self._chosen = min(max(index, 0), max(len(found) - 1, 0))
+        self.post_message(self.Explain(found[self._chosen][2] if self.explaining and found else ""))
+        self.refresh()
+
+    def on_key(self, event: events.Key) -> None:
+        if not self.explaining:
+            return
+        found = self.fields()
+        self._chosen = min(self._chosen, len(found) - 1)
+        if event.key == "escape" or not found:
+            self.action_explain()
+        elif event.key in ("right", "tab"):
+            self._explain(self._chosen + 1)
+        elif event.key in ("left", "shift+tab"):
+            self._explain(self._chosen - 1)
+        elif event.key in ("down", "up", "j", "k"):
+            row, column, _ = found[self._chosen]
+            down = event.key in ("down", "j")
+            rows = sorted({r for r, _, _ in found if (r > row if down else r < row)}, reverse=not down)
+            if rows:
+                near = min((i for i, f in enumerate(found) if f[0] == rows[0]), key=lambda i: abs(found[i][1] - column))
+                self._explain(near)
+        else:
+            return
+        event.stop()
+        event.prevent_default()
+
+    def on_click(self, event: events.Click) -> None:
+        offset = event.get_content_offset(self)
+        if offset is None:
+            return
+        if self.clicked(offset.y + (self.top if offset.y >= self.pinned else 0)):
+            return
+        for index, (row, column, _) in enumerate(self.fields()):
+            spans = self._visible(self.content_size.height)[row]
+            if row == offset.y and column <= offset.x < column + _length_at(spans, column):
+                self.explaining = True
+                self._explain(index)
+
+    def clicked(self, index: int) -> bool:
+        """A click on line `index`; True when the pane took it (the others ask for an explanation)."""
+        return False
+
+    # painting
+
+    def notify_style_update(self) -> None:
+        self._styles_by_name = {}
+        super().notify_style_update()
+
+    def _style(self, name: str) -> Style:
+        style = self._styles_by_name.get(name)
+        if style is None:
+            style = self._styles_by_name[name] = resolve(name, self.app.theme_variables)
+        return style
+
+    def render_line(self, y: int) -> Strip:
+        width, height = self.content_size
+        visible = self._visible(height)
+        spans = visible[y] if y < len(visible) else EMPTY
+        chosen = -1
+        if self.explaining:
+            found = self.fields()
+            if found:
+                row, chosen, _ = found[min(self._chosen, len(found) - 1)]
+                chosen = chosen if row == y else -1
+        segments, column = [], 0
+        for span in cut(spans, width):
+            style = self._style(span.style)
+            if column == chosen:
+                style += Style(reverse=True)
+            segments.append(Segment(span.text, style))
+            column += cell_len(span.text)
+        return Strip(segments, column).extend_cell_length(width).apply_style(self.rich_style)
+
+    def get_content_width(self, container: Size, viewport: Size) -> int:
+        return container.width
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        return len(self.build(width, container.height))
+
+
+def _length_at(spans: Line, column: int) -> int:
+    at = 0
+    for span in spans:
+        if at == column:
+            return cell_len(span.text)
+        at += cell_len(span.text)
+    return 0
+
+
+class ListPane(Pane):
+    """A pane with a chosen row. Rows are lines after the pinned ones; `cursor` is a row's index."""
+
+    pinned = 1
+
+    class Chosen(Message):
+        """The cursor came to another row."""
+
+        def __init__(self, pane: ListPane, row: int) -> None:
+            super().__init__()
+            self.pane = pane
+            self.row = row
+
+    def __init__(self, title: str = "", *, id: str | None = None, classes: str | None = None) -> None:
+        super().__init__(title, id=id, classes=classes)
+        self.cursor = 0
+
+    def rows(self) -> int:
+        """How many rows there are now."""
+        return max(len(self.lines) - self.pinned, 0)
+
+    def choose(self, row: int) -> None:
+        """Put the cursor on a row and scroll it into view."""
+        row = min(max(row, 0), max(self.rows() - 1, 0))
+        if row == self.cursor:
+            return
+        self.cursor = row
+        height = self.body_height
+        self.top = min(max(self.top, row - height + 1), row)
+        self.rebuild()
+        self.post_message(self.Chosen(self, row))
+
+    def marked(self, row: int, spans: Line, width: int) -> Line:
+        """The line of a row with the cursor's mark, which is seen without colour too."""
+        if row != self.cursor:
+            return (Span("  "), *spans)
+        return tuple(
+            span._replace(style=f"{span.style} on-cursor-row".strip()) for span in pad((Span("▸ ", "bold"), *spans), width)
+        )
+
+    def action_step(self, delta: int) -> None:
+        self.choose(self.cursor + delta)
+
+    def action_page(self, delta: int) -> None:
+        self.choose(self.cursor + delta * max(self.body_height - 1, 1))
+
+    def action_edge(self, side: int) -> None:
+        self.choose(0 if side < 0 else self.rows() - 1)
+
+    def clicked(self, index: int) -> bool:
+        row = index - self.pinned
+        if 0 <= row < self.rows() and row != self.cursor:
+            self.choose(row)
+            return True
+        return False
