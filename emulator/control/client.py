@@ -61,7 +61,9 @@ CLOSE_SECONDS = 5.0
 class EngineClient:
     """A connection to an engine. Made by `start_engine` or `connect`; `close()` ends it and, if we started it, the engine."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, process: EngineProcess | None, version: str) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, process: EngineProcess | None = None, version: str = ""
+    ) -> None:
         self._reader = reader
         self._writer = writer
         self._process = process
@@ -293,7 +295,7 @@ class EngineClient:
         self._writer.write(self._side.hello())
         try:
             await asyncio.wait_for(asyncio.shield(self._greeted), HELLO_SECONDS)
-        except asyncio.TimeoutError as error:
+        except TimeoutError as error:
             raise ConnectionError(f"the engine said nothing for {HELLO_SECONDS:.0f} s") from error
 
     async def close(self) -> None:
@@ -302,7 +304,7 @@ class EngineClient:
         self._writer.close()
         try:
             await asyncio.wait_for(asyncio.shield(self._pump), CLOSE_SECONDS)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             self._pump.cancel()
         if self._process is not None:
             await self._process.end()
@@ -342,7 +344,9 @@ class _Stream:
         return self._chunks.popleft()
 
 
-async def start_engine(*, pool_mib: int = 0, cpus: int = 0, name: str = "", trace: bool = True, version: str = "") -> EngineClient:
+async def start_engine(
+    *, pool_mib: int = 0, cpus: int = 0, name: str = "", trace: bool = True, version: str = ""
+) -> EngineClient:
     """Start an engine as a process of its own and connect to it. 0 leaves memory pool and physical CPUs to the engine.
 
     Raises ConnectionError, with what the engine left, when it does not come up."""

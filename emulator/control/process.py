@@ -7,6 +7,7 @@ own, so that the terminal's Ctrl-C, Ctrl-Z and hang-up are the app's alone. It e
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
 import socket
@@ -33,15 +34,18 @@ class EngineProcess:
         self._killed = False
 
     @classmethod
-    def start(cls, *, pool_mib: int = 0, cpus: int = 0, name: str = "", trace: bool = True) -> tuple[EngineProcess, socket.socket]:
+    def start(
+        cls, *, pool_mib: int = 0, cpus: int = 0, name: str = "", trace: bool = True
+    ) -> tuple[EngineProcess, socket.socket]:
         """Start `python -m emulator.control.engine`; returns the process and our end of the socketpair.
 
         Call it from the main thread: the engine dies with the thread that started it (PR_SET_PDEATHSIG)."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         log, path = tempfile.mkstemp(prefix="xenconsole-engine-", suffix=".log")
         os.unlink(path)  # open on both sides, gone with the last of them
-        os.set_blocking(log, True)
-        command = [sys.executable, "-P", "-m", "emulator.control.engine", "--fd", str(theirs.fileno()), "--parent", str(os.getpid())]
+        fcntl.fcntl(log, fcntl.F_SETFL, os.O_APPEND)  # the engine may cut the file while it writes
+        command = [sys.executable, "-P", "-m", "emulator.control.engine"]
+        command += ["--fd", str(theirs.fileno()), "--parent", str(os.getpid())]
         command += ["--pool-mib", str(pool_mib)] if pool_mib else []
         command += ["--cpus", str(cpus)] if cpus else []
         command += ["--name", name] if name else []

@@ -1,0 +1,175 @@
+"""The commands of the control interface, run against a host: names, arguments, and what becomes of them in words.
+
+Functions here block (they are run in a thread of the server) and raise UserError for what the user can mend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from emulator.control.hostapi import HostApi
+from emulator.control.messages import Argument, CommandResult
+from emulator.errors import UserError
+
+if TYPE_CHECKING:
+    from emulator.dom0.config import DomainConfig
+
+MAX_ARGUMENT = 1 << 18
+"""Longest text of an argument in characters; a cfg text has the config parser's own limit besides."""
+
+_Kind = TypeVar("_Kind", bool, int, str)
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: its arguments by name, the function that runs it."""
+
+    run: Callable[[HostApi, Arguments], CommandResult]
+    needs: Mapping[str, type]
+    takes: Mapping[str, type]
+
+
+class Arguments:
+    """A command's arguments, each asked for by name and type; a wrong one is named."""
+
+    def __init__(self, command: str, args: Mapping[str, Argument], progress: Callable[[str], None]) -> None:
+        self._command = command
+        self._args = args
+        self.progress = progress
+
+    def get(self, name: str, default: _Kind) -> _Kind:
+        return self._args.get(name, default)  # type: ignore[return-value]  # checked against the command's table
+
+    def domid(self) -> int:
+        return self.get("domid", -1)
+
+    def has(self, name: str) -> bool:
+        return name in self._args
+
+    def check(self, needs: Mapping[str, type], takes: Mapping[str, type]) -> None:
+        known = {**needs, **takes}
+        for name, value in self._args.items():
+            if name not in known:
+                raise UserError(f"{self._command} takes no argument {name[:64]!r}", fix=f"known: {', '.join(known) or 'none'}")
+            if type(value) is not known[name]:
+                raise UserError(f"{self._command}: {name} should be a {known[name].__name__}, not a {type(value).__name__}")
+            if isinstance(value, (str, bytes)) and len(value) > MAX_ARGUMENT:
+                raise UserError(f"{self._command}: {name} is {len(value)} long", fix=f"at most {MAX_ARGUMENT}")
+        for name in needs:
+            if name not in self._args:
+                raise UserError(f"{self._command} needs {name}=")
+
+
+def run_command(host: HostApi, name: str, args: Mapping[str, Argument], progress: Callable[[str], None]) -> CommandResult:
+    """Run a command. Raises UserError for a wrong one and for what the host refuses."""
+    command = COMMANDS.get(name)
+    if command is None:
+        raise UserError(f"no command {name[:64]!r}", fix=f"known: {', '.join(COMMANDS)}")
+    arguments = Arguments(name, args, progress)
+    arguments.check(command.needs, command.takes)
+    return command.run(host, arguments)
+
+
+def _create(host: HostApi, args: Arguments) -> CommandResult:
+    config = _config(args)
+    domid = host.create(config, paused=args.get("paused", False), progress=args.progress)
+    said = f"created {config.name} as domain {domid}"
+    if config.warnings:
+        said += f" ({'; '.join(config.warnings)})"
+    return CommandResult(ok=True, domid=domid, message=said)
+
+
+def _config(args: Arguments) -> DomainConfig:
+    """The configuration from `file`, or from `text` with `file` as its name. `extra` holds further lines, as xl takes them
+    from its command line, and `name` is one such; a mistake in them is told as one of the command line."""
+    from emulator.dom0.cfgfile import MAX_TEXT
+    from emulator.dom0.config import load_config, parse_config
+    from emulator.dom0.files import read_file
+
+    file, extra = args.get("file", ""), args.get("extra", "")
+    if not file and not args.has("text"):
+        raise UserError("create needs file= or text=")
+    if name := args.get("name", ""):
+        extra += f"{'' if extra.endswith(chr(10)) or not extra else chr(10)}name = {_quoted(name)}\n"
+    if not extra:
+        return parse_config(args.get("text", ""), file=file or "<text>") if args.has("text") else load_config(Path(file))
+    if args.has("text"):
+        text = args.get("text", "")
+    else:
+        try:
+            text = read_file(Path(file), "cfg", MAX_TEXT).decode("utf-8")
+        except UnicodeDecodeError:
+            return load_config(Path(file))  # which tells the line
+    text = text if text.endswith("\n") or not text else text + "\n"
+    file = file or "<text>"
+    try:
+        return parse_config(text + extra, file=file)
+    except UserError as mistake:
+        raise _on_command_line(mistake, file, text.count("\n"), extra) from mistake
+
+
+def _quoted(text: str) -> str:
+    """A string in cfg syntax, which knows no escape for the quote that it is in."""
+    quote = "'" if '"' in text else '"'
+    if quote in text or not text.isprintable() or "\\" in text:
+        raise UserError(f"{ascii(text)[:200]} will not do as a name", fix="printable characters, no backslash, one kind of quote")
+    return f"{quote}{text}{quote}"
+
+
+def _on_command_line(mistake: UserError, file: str, lines: int, extra: str) -> UserError:
+    """A mistake whose line lies beyond the file's was made in the extra lines."""
+    place, _, number = mistake.where.rpartition(":")
+    if place != file or not number.isdigit() or int(number) <= lines:
+        return mistake
+    added = extra.split("\n")
+    line = added[min(int(number) - lines, len(added)) - 1]
+    return UserError(mistake.what, where=f"command line: {line.strip()}", why=mistake.why, fix=mistake.fix)
+
+
+def _act(said: str, act: Callable[[HostApi, int], Any]) -> Callable[[HostApi, Arguments], CommandResult]:
+    def run(host: HostApi, args: Arguments) -> CommandResult:
+        act(host, args.domid())
+        return CommandResult(ok=True, domid=args.domid(), message=f"domain {args.domid()} {said}")
+
+    return run
+
+
+def _rename(host: HostApi, args: Arguments) -> CommandResult:
+    host.rename(args.domid(), args.get("new", ""))
+    return CommandResult(ok=True, domid=args.domid(), message=f"domain {args.domid()} renamed to {args.get('new', '')}")
+
+
+def _snapshot(host: HostApi, args: Arguments) -> CommandResult:
+    taken = host.snapshot(args.domid(), args.get("name", ""))
+    return CommandResult(ok=True, domid=args.domid(), message=f"snapshot {taken.name} of domain {args.domid()}", snapshot=taken)
+
+
+def _restore(host: HostApi, args: Arguments) -> CommandResult:
+    present = host.restore(args.domid(), args.get("name", ""))
+    said = f"domain {args.domid()} restored to {args.get('name', '')}; the present is kept as {present.name}"
+    return CommandResult(ok=True, domid=args.domid(), message=said, snapshot=present)
+
+
+def _forget(host: HostApi, args: Arguments) -> CommandResult:
+    host.forget(args.domid(), args.get("name", ""))
+    said = f"snapshot {args.get('name', '')} of domain {args.domid()} forgotten"
+    return CommandResult(ok=True, domid=args.domid(), message=said)
+
+
+_DOMID = {"domid": int}
+COMMANDS: Mapping[str, Command] = {
+    "create": Command(_create, {}, {"file": str, "text": str, "extra": str, "name": str, "paused": bool}),
+    "pause": Command(_act("paused", lambda host, domid: host.pause(domid)), _DOMID, {}),
+    "unpause": Command(_act("unpaused", lambda host, domid: host.unpause(domid)), _DOMID, {}),
+    "shutdown": Command(_act("asked to power off", lambda host, domid: host.shutdown(domid, "poweroff")), _DOMID, {}),
+    "reboot": Command(_act("asked to reboot", lambda host, domid: host.shutdown(domid, "reboot")), _DOMID, {}),
+    "destroy": Command(_act("destroyed", lambda host, domid: host.destroy(domid)), _DOMID, {}),
+    "rename": Command(_rename, {**_DOMID, "new": str}, {}),
+    "snapshot": Command(_snapshot, _DOMID, {"name": str}),
+    "restore": Command(_restore, {**_DOMID, "name": str}, {}),
+    "forget": Command(_forget, {**_DOMID, "name": str}, {}),
+}
+"""All but `quit`, which is the server's own."""
