@@ -270,7 +270,8 @@ def double_shift(name: str, bits: int) -> Callable[[int, int, int, int], tuple[i
             return old, flags
         before = (source << bits | old) >> (count - 1)
         new = before >> 1 & mask
-        overflow = OF if (old >> (count - 1) ^ new) >> (bits - 1) & 1 else 0
+        last = old >> (count - 1) if bits == 64 else before
+        overflow = OF if (last ^ new) >> (bits - 1) & 1 else 0
         return new, flags & _KEEP | _result(new, bits) | before & CF | overflow
 
     return shld if name == "shld" else shrd

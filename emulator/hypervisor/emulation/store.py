@@ -51,8 +51,8 @@ WriteEntry = Callable[[int, int, int, bool], bool]
 StoreHandler = Callable[[EmulationState, int, WriteEntry], Outcome]
 
 _LOCKABLE: Final = frozenset({
-    "add", "adc", "and", "btc", "btr", "bts", "cmpxchg", "cmpxchg8b", "dec", "inc", "neg", "not", "or", "sbb", "sub", "xor", "xadd",
-    "xchg",
+    "add", "adc", "and", "btc", "btr", "bts", "cmpxchg", "cmpxchg8b", "dec", "inc", "neg", "not", "or", "sbb", "sub", "xor",
+    "xadd", "xchg",
 })  # fmt: skip
 _CONDITIONS: Final = {
     f"set{name}": code
@@ -181,7 +181,8 @@ def _pop(instruction: Instruction, target: Memory) -> StoreHandler:
 def _arithmetic(instruction: Instruction, target: Memory) -> StoreHandler:
     size, length, locked = target.size, instruction.length, instruction.lock
     operate = operation(instruction.name, 8 * size)
-    operand = instruction.operands[1] if len(instruction.operands) > 1 else Immediate(1)  # D0, D1: shift by one
+    # D0 and D1 shift by one: Capstone leaves the count out, or says 0 for RCL
+    operand = Immediate(1) if len(instruction.operands) < 2 or instruction.opcode[0] in (0xD0, 0xD1) else instruction.operands[1]
     if operate is None or not isinstance(operand, Register | Immediate):
         return refuse
     locate, source = effective_address(target, instruction.address_bits), reader(operand)
