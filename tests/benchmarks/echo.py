@@ -1,0 +1,70 @@
+"""From a typed key to its echo: an interactive guest beside guests that spin on every core, through the control client."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import statistics
+import time
+
+from emulator.control.client import EngineClient, start_engine
+from tests.benchmarks.table import ROOT, Row
+
+KEYS = 300
+GUESTS = ROOT / "guests"
+
+
+async def create(client: EngineClient, guest: str, name: str) -> int:
+    result = await client.command("create", file=str(GUESTS / f"{guest}.cfg"), extra=f'name = "{name}"')
+    if not result.ok:
+        raise RuntimeError(result.error)
+    return result.domid
+
+
+async def latencies(spinners: int, keys: int = KEYS) -> list[float]:
+    """Seconds from each key to its echo. The keys come at random moments, as a person's do; each line is emptied now and then."""
+    client = await start_engine()
+    try:
+        typed = await create(client, "shell", "typed")
+        for number in range(spinners):
+            await create(client, "counter", f"spinner{number}")
+        output = bytearray()
+        heard = asyncio.Event()
+
+        async def listen() -> None:
+            async for chunk in client.console_attach(typed, 0):
+                output.extend(chunk.data)
+                heard.set()
+
+        async def until(size: int) -> None:
+            while len(output) < size:
+                heard.clear()
+                await asyncio.wait_for(heard.wait(), 20)
+
+        listener = asyncio.create_task(listen())
+        await until(1)
+        await asyncio.sleep(2)  # the guests are up and the spinners spin
+        chance = random.Random(1)
+        times = []
+        for number in range(keys):
+            await asyncio.sleep(chance.uniform(0.005, 0.06))
+            before = len(output)
+            began = time.monotonic()
+            await client.console_write(typed, b"\x7f" if number % 2 else b"x")
+            await until(before + 1)
+            times.append(time.monotonic() - began)
+        listener.cancel()
+        return times
+    finally:
+        await client.close()
+
+
+def run() -> list[Row]:
+    rows = []
+    for what, spinners in (("alone", 0), ("beside a guest that spins on every core", os.cpu_count() or 1)):
+        times = sorted(asyncio.run(latencies(spinners)))
+        middle, late = statistics.median(times) * 1e3, times[int(len(times) * 0.99)] * 1e3
+        goal = "p99 100 ms" if spinners else ""
+        rows.append(Row("echo", f"key to echo, {what}", f"p50 {middle:.1f} ms, p99 {late:.1f} ms", "", None, goal))
+    return rows
