@@ -2,86 +2,395 @@
 
 from __future__ import annotations
 
-from textual.app import App
-from textual.screen import Screen
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any
 
+from textual import events
+from textual.app import App
+from textual.screen import ModalScreen, Screen
+
+from emulator.control.client import start_engine
+from emulator.control.messages import CommandResult
 from emulator.control.views import HostView, Overview
-from xenconsole.app_protocol import Client, EngineNotice, OverviewArrived, Refusal, Result
+from xenconsole import __version__
+from xenconsole.actions import Actions
+from xenconsole.app_protocol import Client, EngineNotice, OverviewArrived
+from xenconsole.commands import find_command
+from xenconsole.journal import Entry, Journal
+from xenconsole.keymap import app_bindings, checked_keymap
+from xenconsole.navigator import Navigator
+from xenconsole.news import News
 from xenconsole.rates import Rates
+from xenconsole.resources import demo_files
+from xenconsole.screens.confirm import ConfirmScreen, LostScreen, TooSmallScreen
+from xenconsole.screens.console import ConsoleScreen
+from xenconsole.screens.domain import DomainScreen
+from xenconsole.screens.help import HelpScreen
+from xenconsole.screens.logs import LogsScreen
+from xenconsole.screens.overview import OverviewScreen
+from xenconsole.screens.prompt import PromptScreen
+from xenconsole.screens.snapshots import SnapshotsScreen
+from xenconsole.settings import Settings, load_settings
+from xenconsole.themes import VARIABLES, load_themes, stamp, theme_folders
+from xenconsole.units import printable
+from xenconsole.widgets.domain_table import DomainTable
+from xenconsole.widgets.log_view import LogView
+
+LEAST = (60, 15)
+"""Columns and rows below which nothing is drawn."""
 
 
 class ConsoleApp(App[int], inherit_bindings=False):
-    """The console on an engine. `delay` is the seconds between two ticks, 0 for ticks by hand (`tick()`)."""
+    """The console on an engine. `delay` is the seconds between two ticks, 0 for ticks by hand (`tick()`). `restart` starts
+    another engine when this one is lost. `files` are created as domains at the start."""
 
     ENABLE_COMMAND_PALETTE = False
+    TITLE = "xenconsole"
+    CSS_PATH = "screens/overview.tcss"  # the lowest screen's: Textual reads no other screen's before it is pushed
+    DEFAULT_CSS = (
+        "Footer { background: $background; padding: 0 1; FooterKey { padding: 0 1 0 0; .footer-key--key { padding: 0 1 0 0; } } }"
+    )
+    BINDINGS = app_bindings()
 
-    def __init__(self, client: Client, *, delay: float = 0.25) -> None:
+    def __init__(
+        self,
+        client: Client,
+        *,
+        settings: Settings | None = None,
+        problems: tuple[str, ...] = (),
+        delay: float | None = None,
+        files: tuple[Path, ...] = (),
+        restart: Callable[[], Awaitable[Client]] | None = None,
+    ) -> None:
         super().__init__()
         self.client = client
+        self.settings = settings or Settings()
+        self.delay = self.settings.delay if delay is None else delay
+        self.read_only = self.settings.read_only
         self.overview = Overview(host=HostView())
         self.rates = Rates()
-        self.read_only = False
-        self.delay = delay
+        self.frozen = False
+        self.events = Journal()
+        self.command_journal = Journal(1000)
+        self.news = News()
+        self.snapshot_names: tuple[str, ...] = ()
+        self._files, self._restart, self._problems = files, restart, list(problems)
+        self._told_lost = False
+        self._stop_events: Callable[[], None] | None = None
+        self.theme_files, theme_problems = load_themes(theme_folders())
+        self._theme_stamp = stamp(theme_folders())
+        self._problems += theme_problems
+        for theme_file in self.theme_files.values():
+            self.register_theme(theme_file.theme)
+        if self.settings.theme in self.theme_files:
+            self.theme = self.settings.theme
+        elif self.theme_files:
+            self._problems.append(
+                f"theme {self.settings.theme!r} skipped: no such theme; there are {', '.join(self.theme_files)}"
+            )
+            self.theme = "dark" if "dark" in self.theme_files else next(iter(self.theme_files))
+        keys, key_problems = checked_keymap(
+            self.settings.keys,
+            (
+                ConsoleApp,
+                DomainTable,
+                LogView,
+                DomainScreen,
+                ConsoleScreen,
+                SnapshotsScreen,
+                ConfirmScreen,
+                LostScreen,
+                PromptScreen,
+                HelpScreen,
+            ),
+        )
+        self._problems += key_problems
+        self.set_keymap(keys)
+        self._overview_screen = OverviewScreen(sort=self.settings.sort)
+        self.navigator = Navigator(self)
+        self.actions = Actions(self)
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
-        return {
-            "state-running": "#7fc98a",
-            "state-blocked": "#8aa0b4",
-            "state-paused": "#e0b35a",
-            "state-down": "#75808a",
-            "state-crashed": "#e5686d",
-            "graph": "#6fb3d2",
-            "graph-low": "#4d7f99",
-            "graph-high": "#e0b35a",
-            "ok": "#7fc98a",
-            "notice": "#e0b35a",
-            "trouble": "#e5686d",
-            "dim": "#75808a",
-            "rule": "#33404a",
-            "mark": "#c79be0",
-            "cursor-row": "#24394a",
-            "changed": "#f0d080",
-        }
+        return dict.fromkeys(VARIABLES, "#a0a0a0") | {"cursor-row": "#303030", "rule": "#404040"}
+
+    def get_default_screen(self) -> Screen[None]:
+        return self._overview_screen
+
+    # the life of the app
 
     def on_mount(self) -> None:
-        self.client.on_event(self._notice)
-        if self.delay:
-            self.set_interval(self.delay, self.tick)
+        for problem in self._problems:
+            self.report(problem, "warning")
+        self._listen()
+        self.set_interval(1.0, self._watch_themes)
+        self._fit()
 
-    def _notice(self, kind: str, domid: int) -> None:
-        if self._running and self._screen_stack:
-            self.screen.post_message(EngineNotice(kind, domid))
+    def _listen(self) -> None:
+        """Listen to the engine and pull from it."""
+        self._stop_events = self.client.on_event(self._notice)
+        self._told_lost = False
+        if self.delay:
+            self.run_worker(self._pull(), group="pull", exclusive=True)
+        if self._files:
+            self.run_worker(self._create_all(), group="create")
+
+    async def _create_all(self) -> None:
+        command = find_command("create")
+        assert command is not None
+        for file in self._files:
+            result = await self.client.command("create", file=str(file))
+            if not result.ok:
+                self.report(f"{file.name}: {result.error}", "error")
+
+    async def _pull(self) -> None:
+        while not self.client.lost:
+            await self.tick()
+            await asyncio.sleep(self.delay)
+        self._lose()
 
     async def tick(self) -> None:
-        """Pull one overview and tell the screen in front."""
-        self.overview = await self.client.overview(self.overview.log_seq)
-        self.rates.feed(self.overview)
-        self.screen.post_message(OverviewArrived(self.overview))
+        """Pull one overview and tell the screens that can be seen."""
+        try:
+            overview = await self.client.overview(self.overview.log_seq)
+        except ConnectionError:
+            self._lose()
+            return
+        names = {view.domid: view.name for view in overview.domains}
+        for line in overview.log:
+            source = names.get(line.domid, f"domain {line.domid}") if line.domid >= 0 else "host"
+            self.events.add(Entry(line.time_unix, source, line.text, line.level, line.domid))
+        if self.frozen:
+            self.overview = Overview(host=self.overview.host, domains=self.overview.domains, log_seq=overview.log_seq)
+            return
+        self.overview = overview
+        self.rates.feed(overview)
+        self.news.feed(overview.domains, [d for screen in self.visible_screens() for d in getattr(screen, "domids", ())])
+        self.navigator.forget_consoles()
+        for screen in self.visible_screens():
+            screen.post_message(OverviewArrived(overview))
 
-    async def run_command(self, name: str, **args: str | int | bool | bytes) -> Result:
-        if self.read_only:
-            return Refusal("the display is read-only (w turns it off)")
-        result = await self.client.command(name, **args)
-        if not result.ok:
-            self.notify(result.error, severity="error")
-        return result
+    def visible_screens(self) -> list[Screen[Any]]:
+        """The screen in front and, under dialogs, the one they lie over."""
+        seen: list[Screen[Any]] = []
+        for screen in reversed(self.screen_stack):
+            seen.append(screen)
+            if not isinstance(screen, ModalScreen):
+                break
+        return seen
+
+    def _notice(self, kind: str, domid: int) -> None:
+        if not self.is_running or not self.screen_stack:
+            return
+        if kind == "lost":
+            self._lose()
+        for screen in self.visible_screens():
+            screen.post_message(EngineNotice(kind, domid))
+
+    def _lose(self) -> None:
+        """The engine is gone: tell it once, and offer what can be done."""
+        if self._told_lost or not self.is_running:
+            return
+        self._told_lost = True
+        why = printable(self.client.lost or "the engine does not answer")
+        self.report(f"engine lost: {why}", "error", toast=False)
+        self._overview_screen.draw()
+        tail = tuple(f"{e.source}: {printable(e.text)}" for e in list(self.events.entries)[-7:-1])
+        self.start(self._ask_about_loss(LostScreen(why, tail, can_restart=self._restart is not None)))
+
+    async def _ask_about_loss(self, screen: LostScreen) -> None:
+        choice = await self.actions.ask(screen)
+        if choice == "restart":
+            await self.restart_engine()
+        elif choice == "quit":
+            self.exit(1)
+
+    async def restart_engine(self) -> None:
+        """A new engine with the guests of the start; every view of the old one goes."""
+        if not self.client.lost or self._restart is None:
+            self.notify(
+                "the engine lives" if not self.client.lost else "it cannot be started again from here", severity="warning"
+            )
+            return
+        try:
+            client = await self._restart()
+        except ConnectionError as error:
+            self.report(f"the engine did not start: {error}", "error")
+            return
+        if self._stop_events is not None:
+            self._stop_events()
+        await self.client.close()
+        self.client = client
+        self.overview, self.rates = Overview(host=HostView()), Rates()
+        self.news = News()
+        self.navigator.show_overview()
+        self.navigator.forget_consoles()
+        self._listen()
+
+    def on_resize(self, event: events.Resize) -> None:
+        self._fit()
+
+    def _fit(self) -> None:
+        small = self.size.width < LEAST[0] or self.size.height < LEAST[1]
+        front = self.screen
+        if small and not any(isinstance(s, TooSmallScreen) for s in self.screen_stack):
+            self.push_screen(TooSmallScreen(LEAST))
+        elif not small and isinstance(front, TooSmallScreen):
+            front.dismiss(None)
+
+    def _watch_themes(self) -> None:
+        """Read the theme files again when one changed."""
+        now = stamp(theme_folders())
+        if now == self._theme_stamp:
+            return
+        self._theme_stamp = now
+        self.theme_files, problems = load_themes(theme_folders())
+        for problem in problems:
+            self.report(problem, "warning")
+        for theme_file in self.theme_files.values():
+            self.register_theme(theme_file.theme)
+        if self.theme in self.theme_files:
+            self.mutate_reactive(App.theme)
+
+    # what is chosen, and what is seen of it
+
+    @property
+    def chosen(self) -> int:
+        """The domain that a command without one is for: the view's own, else the one under the table's cursor."""
+        for screen in self.visible_screens():
+            domids = getattr(screen, "domids", ())
+            domid = domids[0] if domids else getattr(screen, "domid", None)
+            if isinstance(domid, int):
+                return domid
+        return self.base_table().cursor
+
+    @property
+    def targets(self) -> tuple[int, ...]:
+        """What a key acts on: the marked domains on the overview, else the chosen one."""
+        if any(screen is self._overview_screen for screen in self.visible_screens()):
+            return self.base_table().targets
+        return (self.chosen,) if self.chosen >= 0 else ()
+
+    def base_table(self) -> DomainTable:
+        return self._overview_screen.table
+
+    def name_of(self, domid: int) -> str:
+        """A domain's name, printable; its ID when it has none or is gone."""
+        return next((printable(v.name) for v in self.overview.domains if v.domid == domid and v.name), f"domain {domid}")
+
+    def report(self, text: str, level: str, *, toast: bool = True) -> None:
+        """Something that a person should know: into the event log, and as a notice."""
+        host = self.overview.host
+        self.events.add(Entry(host.started_unix + host.uptime_ns / 1e9, "console", printable(text), level))
+        if toast:
+            self.notify(printable(text), severity="error" if level == "error" else "warning", markup=False, timeout=8)
+        self.sync_logs()
+
+    def sync_logs(self) -> None:
+        for screen in self.screen_stack:
+            if isinstance(screen, OverviewScreen | LogsScreen) and screen.is_mounted:
+                screen.sync_logs()
+
+    def draw_flags(self) -> None:
+        """Read-only, frozen or the filter changed."""
+        self._overview_screen.draw_strip()
+
+    def set_frozen(self, on: bool) -> None:
+        self.frozen = on
+        self.draw_flags()
+
+    def zoom(self) -> None:
+        self._overview_screen.toggle_zoom()
+
+    def choose_theme(self, name: str) -> None:
+        if name in self.theme_files:
+            self.theme = name
+
+    # views, for the screens
 
     def switch_console(self, domid: int) -> None:
-        from xenconsole.screens.console import ConsoleScreen
-
-        self._show(ConsoleScreen(self.client, [domid]))
+        self.navigator.switch_console(domid)
 
     def open_domain(self, domid: int, tab: str = "") -> None:
-        from xenconsole.screens.domain import DomainScreen
-
-        self._show(DomainScreen(self.client, domid))
-
-    def _show(self, screen: Screen[object]) -> None:
-        if len(self.screen_stack) > 1:
-            self.switch_screen(screen)
-        else:
-            self.push_screen(screen)
+        self.navigator.open_domain(domid, tab)
 
     def back(self) -> None:
-        if len(self.screen_stack) > 1:
-            self.pop_screen()
+        self.navigator.back()
+
+    # commands
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """A console's guest gets every key but Alt+digit and the console's own."""
+        return not (action == "command" and isinstance(self.screen, ConsoleScreen))
+
+    def action_command(self, name: str) -> None:
+        self.start(self.actions.perform(name))
+
+    def action_to_console(self, number: int) -> None:
+        self.switch_console(number)
+
+    def take_line(self, line: str) -> None:
+        """A line from the palette: carried out, or put into the prompt when something is left to type."""
+        self.start(self.actions.prompt(line) if line.endswith(" ") else self.actions.take_line(line))
+
+    async def run_command(self, name: str, /, **args: str | int | bool) -> CommandResult:
+        command = find_command(name)
+        if command is None:
+            return CommandResult(ok=False, error=f"no command {name!r}")
+        if command.engine:
+            return await self.actions.send(command, [args])
+        await self.actions.perform(name, args)
+        return CommandResult(ok=True)
+
+    async def refresh_snapshot_names(self) -> None:
+        """Ask for the chosen domain's snapshots, for completion."""
+        view = next((v for v in self.overview.domains if v.domid == self.chosen), None)
+        if view is None or not view.snapshots or self.client.lost:
+            self.snapshot_names = ()
+            return
+        try:
+            self.snapshot_names = tuple(s.name for s in await self.client.snapshots(view.domid))
+        except ConnectionError:
+            self.snapshot_names = ()
+
+    def start(self, work: Coroutine[Any, Any, object]) -> None:
+        """Run something that may wait for a dialog beside the app's own messages."""
+        self.run_worker(work, group="commands")
+
+
+async def run(files: tuple[Path, ...]) -> int:
+    """Start an engine, show the app on it until it is left, and end the engine whatever happens."""
+    settings, problems = load_settings()
+
+    async def engine() -> Client:
+        return await start_engine(version=__version__)
+
+    app = ConsoleApp(await engine(), settings=settings, problems=problems, files=files, restart=engine)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, app.exit, 1)
+    try:
+        status = await app.run_async()
+    finally:
+        await app.client.close()
+    return status if status is not None else app.return_code or 0
+
+
+def main(argv_files: list[str]) -> int:
+    """Open the console on the given cfg files, the demo without any. Returns the exit status."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        print("xenconsole: the console needs a terminal (xenconsole create -c FILE.cfg works without one)", file=sys.stderr)
+        return 2
+    files = tuple(Path(name) for name in argv_files) or tuple(demo_files())
+    for file in files:
+        if not file.is_file():
+            print(f"xenconsole: {file}: no such file", file=sys.stderr)
+            return 2
+    try:
+        return asyncio.run(run(files))
+    except ConnectionError as error:
+        print(f"xenconsole: the engine did not start: {error}", file=sys.stderr)
+        return 1

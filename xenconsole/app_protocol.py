@@ -12,40 +12,15 @@ lines and gauges), `ok notice trouble` (levels), `dim` (secondary text), `rule` 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from typing import Protocol, cast
 
 from textual.dom import DOMNode
 from textual.message import Message
 
+from emulator.control.messages import CommandResult
 from emulator.control.views import ConsoleChunk, DomainDetail, Overview, SnapshotView
 from xenconsole.rates import Rates
-
-
-class Result(Protocol):
-    """The answer to a command (emulator.control.client.CommandResult)."""
-
-    @property
-    def ok(self) -> bool: ...
-    @property
-    def message(self) -> str: ...
-    @property
-    def error(self) -> str: ...
-    @property
-    def domid(self) -> int: ...
-    @property
-    def snapshot(self) -> SnapshotView | None: ...
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A command that never reached the engine: read-only display, the user said no, engine lost."""
-
-    error: str
-    ok: bool = False
-    message: str = ""
-    domid: int = -1
-    snapshot: SnapshotView | None = None
+from xenconsole.settings import Settings
 
 
 class Client(Protocol):
@@ -58,13 +33,17 @@ class Client(Protocol):
     async def overview(self, since_log: int = 0) -> Overview: ...
     async def detail(self, domid: int, parts: tuple[str, ...], since_trace: int = 0) -> DomainDetail: ...
     async def snapshots(self, domid: int) -> tuple[SnapshotView, ...]: ...
-    async def command(self, name: str, **args: str | int | bool | bytes) -> Result: ...
-    async def console_write(self, domid: int, data: bytes) -> None: ...
+    async def command(
+        self, name: str, /, *, progress: Callable[[str], None] | None = None, **args: bool | int | str | bytes
+    ) -> CommandResult: ...
+    async def console_write(self, domid: int, data: bytes) -> object: ...
     async def console_read(self, domid: int, offset: int, limit: int = 65536) -> ConsoleChunk: ...
     def console_attach(self, domid: int, offset: int) -> AsyncIterator[ConsoleChunk]:
         """Chunks from `offset` on as they come; ends when the domain is gone."""
 
-    def on_event(self, callback: Callable[[str, int], None]) -> object: ...
+    def on_event(self, callback: Callable[[str, int], None]) -> Callable[[], None]:
+        """Calls back on the event loop with (kind, domid): console, state, gone, log, lost. Returns what ends it."""
+
     async def close(self) -> None: ...
 
 
@@ -80,7 +59,7 @@ class OverviewArrived(Message, bubble=False):
 
 
 class EngineNotice(Message, bubble=False):
-    """The engine's pushed notice: kind is console, state, gone or log. Posted to the screen in front."""
+    """The engine's pushed notice: kind is console, state, gone, log or lost. Posted to the screen in front."""
 
     def __init__(self, kind: str, domid: int) -> None:
         super().__init__()
@@ -101,7 +80,9 @@ class Shell(Protocol):
     """Per-second rates and history of every domain, by domid."""
     read_only: bool
 
-    async def run_command(self, name: str, **args: str | int | bool | bytes) -> Result:
+    settings: Settings
+
+    async def run_command(self, name: str, /, **args: str | int | bool) -> CommandResult:
         """Run one command of the table: logs its xl line, refuses in read-only mode, asks for what needs confirmation
         (call it from a worker, since it may wait for a dialog), notifies of errors."""
 

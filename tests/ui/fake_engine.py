@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
+from emulator.control.messages import CommandResult, ObituaryView
 from emulator.control.views import (
     ConsoleChunk,
     CpuView,
@@ -23,20 +24,12 @@ from emulator.control.views import (
     RingTraffic,
     SnapshotView,
     VcpuSummary,
-    View,
 )
+from emulator.errors import UserError
 from tests.ui.fake_detail import fake_detail
 
 START_UNIX = 1_700_000_000.0
 KEPT = 1 << 20
-
-
-class CommandResult(View):
-    ok: bool
-    message: str = ""
-    error: str = ""
-    domid: int = -1
-    snapshot: SnapshotView | None = None
 
 
 class FakeDomain:
@@ -135,6 +128,8 @@ class FakeEngine:
         self.step_ns = step_ns
         self.now_ns = 61_000_000_000
         self.domains = {d.domid: d for d in (demo() if domains is None else domains)}
+        self.obituaries: dict[int, ObituaryView] = {}
+        self.ended: dict[int, bytearray] = {}
         self._log: list[LogLine] = []
         self._callbacks: list[Callable[[str, int], None]] = []
         self._spoke = asyncio.Event()
@@ -166,6 +161,7 @@ class FakeEngine:
     def lose(self, why: str = "the engine was killed by signal 9") -> None:
         self.lost = why
         self._wake()
+        self._tell("lost", -1)
 
     def _wake(self) -> None:
         self._spoke.set()
@@ -211,17 +207,28 @@ class FakeEngine:
         log = tuple(line for line in self._log if line.seq > since_log)
         return Overview(host=host, domains=views, log=log, log_seq=len(self._log))
 
-    async def detail(self, domid: int, parts: tuple[str, ...], since_trace: int = 0) -> DomainDetail:
+    def _domain(self, domid: int) -> FakeDomain:
         self._alive()
-        domain = self.domains[domid]
+        if domid not in self.domains:
+            raise UserError(f"domain {domid} does not exist")
+        return self.domains[domid]
+
+    async def detail(self, domid: int, parts: tuple[str, ...], since_trace: int = 0) -> DomainDetail:
+        domain = self._domain(domid)
         return fake_detail(domain.view(self.now_ns, self.cpus), bytes(domain.transcript), parts, since_trace, self.now_ns)
 
     async def snapshots(self, domid: int) -> tuple[SnapshotView, ...]:
-        self._alive()
-        return tuple(self.domains[domid].snapshots)
+        return tuple(self._domain(domid).snapshots)
 
-    async def command(self, name: str, **args: str | int | bool | bytes) -> CommandResult:
+    async def obituary(self, domid: int) -> ObituaryView | None:
         self._alive()
+        return self.obituaries.get(domid)
+
+    async def command(
+        self, name: str, /, *, progress: Callable[[str], None] | None = None, **args: bool | int | str | bytes
+    ) -> CommandResult:
+        if self.lost:
+            return CommandResult(ok=False, error=self.lost)
         self.commands.append((name, dict(args)))
         if name == "create":
             domain = FakeDomain(
@@ -236,7 +243,7 @@ class FakeEngine:
             return CommandResult(ok=True, message=f"{domain.name} is domain {domain.domid}", domid=domain.domid)
         if name == "quit":
             return CommandResult(ok=True)
-        domid = int(args["domid"])
+        domid = int(str(args["domid"]))
         found = self.domains.get(domid)
         if found is None:
             return CommandResult(ok=False, error=f"domain {domid} does not exist")
@@ -249,6 +256,9 @@ class FakeEngine:
         if name in ("pause", "unpause"):
             domain.paused = name == "pause"
         elif name in ("destroy", "shutdown"):
+            reason = "poweroff" if name == "shutdown" else "destroyed"
+            self.obituaries[domain.domid] = ObituaryView(domain=domain.view(self.now_ns, self.cpus), reason=reason)
+            self.ended[domain.domid] = domain.transcript
             del self.domains[domain.domid]
             self._wake()
             self._tell("gone", domain.domid)
@@ -258,7 +268,7 @@ class FakeEngine:
             auto = name == "restore"
             title = "before restore" if auto else str(args.get("name") or f"snapshot-{len(domain.snapshots) + 1}")
             if auto and str(args["name"]) not in {s.name for s in domain.snapshots}:
-                return CommandResult(ok=False, error=f"{domain.name} has no snapshot named {args['name']}")
+                return CommandResult(ok=False, error=f"{domain.name} has no snapshot named {args['name']!s}")
             tail = bytes(domain.transcript[-200:]).decode("utf-8", "replace")
             screen = "".join(c for c in tail if c.isprintable() or c == "\n")
             snapshot = SnapshotView(
@@ -281,13 +291,12 @@ class FakeEngine:
 
     async def console_write(self, domid: int, data: bytes) -> None:
         """Echoes like a tty; Enter answers with a prompt."""
-        self._alive()
-        self.domains[domid].typed += len(data)
+        self._domain(domid).typed += len(data)
         self.say(domid, data.replace(b"\r", b"\r\n\x1b[32m>\x1b[0m "))
 
     async def console_read(self, domid: int, offset: int, limit: int = 65536) -> ConsoleChunk:
         self._alive()
-        transcript = self.domains[domid].transcript
+        transcript = self.ended[domid] if domid in self.ended else self._domain(domid).transcript
         offset = max(offset, len(transcript) - KEPT, 0)
         return ConsoleChunk(domid=domid, offset=offset, data=bytes(transcript[offset : offset + limit]), end=len(transcript))
 

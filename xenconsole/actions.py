@@ -1,0 +1,283 @@
+"""What each command of the table does: the engine's are confirmed, logged and sent, the app's own are carried out here."""
+
+from __future__ import annotations
+
+import asyncio
+import glob
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, TypeVar
+
+from textual.screen import ModalScreen
+
+from emulator.control.messages import CommandResult
+from emulator.errors import UserError
+from xenconsole.command_line import Surroundings, complete, parse, usage_at
+from xenconsole.commands import Command, Confirm, find_command, xl_line
+from xenconsole.journal import Entry
+from xenconsole.palette import palette
+from xenconsole.resources import cfg_files
+from xenconsole.screens.confirm import ConfirmScreen
+from xenconsole.screens.logs import LogsScreen
+from xenconsole.screens.prompt import PromptScreen
+from xenconsole.units import printable
+from xenconsole.widgets.columns import SORTABLE
+
+if TYPE_CHECKING:
+    from xenconsole.app import ConsoleApp
+
+Values = Mapping[str, str | int | bool]
+_Answer = TypeVar("_Answer")
+
+
+class Actions:
+    """Carries out commands for one app."""
+
+    def __init__(self, app: ConsoleApp) -> None:
+        self.app = app
+        self.history: list[str] = []
+        table = self.app.base_table
+        self._own: dict[str, Callable[[Values], Awaitable[None] | None]] = {
+            "toggle-pause": self._toggle_pause,
+            "timeline": lambda v: app.navigator.open_snapshots(self._domid(v)),
+            "list": lambda v: app.navigator.show_overview(),
+            "inspect": lambda v: app.open_domain(self._domid(v), str(v.get("tab", ""))),
+            "console": lambda v: app.switch_console(self._domid(v)),
+            "vcpu-list": lambda v: app.open_domain(self._domid(v), "vcpus"),
+            "events": lambda v: app.open_domain(self._domid(v), "events"),
+            "config": lambda v: app.open_domain(self._domid(v), "config"),
+            "logs": lambda v: app.navigator.open_logs(),
+            "back": self._back,
+            "last-view": lambda v: app.navigator.last_view(),
+            "previous-domain": lambda v: app.navigator.step_domain(-1),
+            "next-domain": lambda v: app.navigator.step_domain(1),
+            "sort": lambda v: table().sort_by(str(v["column"])),
+            "sort-cpu": lambda v: table().sort_by("cpu"),
+            "sort-memory": lambda v: table().sort_by("mem"),
+            "sort-time": lambda v: table().sort_by("time"),
+            "sort-name": lambda v: table().sort_by("name"),
+            "sort-next": lambda v: table().sort_next(),
+            "filter": self._filter,
+            "freeze": lambda v: app.set_frozen(not app.frozen),
+            "delay": self._delay,
+            "read-only": self._read_only,
+            "zoom": lambda v: app.zoom(),
+            "theme": lambda v: app.choose_theme(str(v["name"])),
+            "palette": self._palette,
+            "prompt": lambda v: self.prompt(),
+            "help": lambda v: app.navigator.open_help(),
+            "restart-engine": lambda v: app.restart_engine(),
+            "quit": self._quit,
+        }
+
+    def _domid(self, values: Values) -> int:
+        return int(values.get("domid", self.app.chosen))
+
+    async def perform(self, name: str, values: Values | None = None) -> None:
+        """Carry out a command; without `values` on what is chosen on the screen."""
+        command = find_command(name)
+        if command is None:
+            return
+        given = dict(values or {})
+        missing = [a for a in command.arguments if not a.optional and a.name not in given]
+        if command.name == "restore" and missing:
+            self.app.navigator.open_snapshots(self.app.chosen)
+        elif missing:
+            await self.prompt(f"{command.name} ")
+        elif command.on_domain and "domid" not in given and self.app.chosen < 0:
+            self.app.notify("no domain is chosen", severity="warning")
+        elif command.engine:
+            if command.on_domain and "domid" not in given:
+                await self.send(command, [{**given, "domid": domid} for domid in self.app.targets])
+            else:
+                await self.send(command, [given])
+        else:
+            outcome = self._own[command.name](given)
+            if outcome is not None:
+                await outcome
+
+    # commands of the engine
+
+    async def send(self, command: Command, calls: list[Values]) -> CommandResult:
+        """Send one command for one domain or several: refused in read-only mode, confirmed once, each logged. The last result."""
+        refusal = self._refusal(command, calls)
+        if refusal:
+            self.app.notify(refusal, severity="warning")
+            return CommandResult(ok=False, error=refusal)
+        if not await self._confirmed(command, calls):
+            return CommandResult(ok=False, error="not confirmed")
+        result = CommandResult(ok=False, error="nothing to do")
+        for values in calls:
+            if command.name == "snapshot" and not values.get("name"):
+                values = {**values, "name": self._snapshot_name(int(values["domid"]))}
+            line = self._line(command, values)
+            result = await self.app.client.command(command.name, progress=None, **values)
+            self._log(line, result)
+        return result
+
+    def _refusal(self, command: Command, calls: list[Values]) -> str:
+        if self.app.client.lost:
+            return "the engine is lost; :restart-engine starts a new one"
+        if self.app.read_only:
+            return f"{command.name} refused: the display is read-only (w ends that)"
+        if any(values.get("domid") == 0 for values in calls) and command.name != "rename":
+            return f"{command.name} is not for Domain-0"
+        return "no domain is chosen" if not calls else ""
+
+    async def _confirmed(self, command: Command, calls: list[Values]) -> bool:
+        level, asks = command.confirm, self.app.settings.confirm
+        if asks == "never" or (asks == "destructive" and level is Confirm.NONE):
+            return True
+        names = [self.app.name_of(int(values["domid"])) for values in calls if "domid" in values]
+        if len(names) == 1:
+            what, must = f"{names[0]} (domain {calls[0]['domid']})", names[0]
+        elif names:
+            what, must = f"{len(names)} domains: {', '.join(names)}", f"{len(names)} domains"
+        else:
+            what, must = str(calls[0].get("file", "")), ""
+        screen = ConfirmScreen(
+            f"{command.name.capitalize()} {what}?",
+            loses=command.loses,
+            yes=command.name.capitalize(),
+            must_type=must if level is Confirm.NAME else "",
+        )
+        return await self.ask(screen) is True
+
+    async def ask(self, screen: ModalScreen[_Answer]) -> _Answer | None:
+        """Show a dialog and wait for its answer; None when it was taken away."""
+        answer: asyncio.Future[_Answer | None] = asyncio.get_running_loop().create_future()
+
+        def take(value: _Answer | None) -> None:
+            if not answer.done():
+                answer.set_result(value)
+
+        self.app.push_screen(screen, take)
+        return await answer
+
+    def _snapshot_name(self, domid: int) -> str:
+        return f"{self.app.name_of(domid)}-{time.strftime('%H%M%S')}"
+
+    def _line(self, command: Command, values: Values) -> str:
+        shown: dict[str, object] = dict(values)
+        if "domid" in values:
+            shown["domid"] = self.app.name_of(int(values["domid"]))
+        return xl_line(command, shown)
+
+    def _log(self, line: str, result: CommandResult) -> None:
+        text = line if result.ok else f"{line}: {result.error}"
+        self.app.command_journal.add(Entry(time.time(), "", text, "ok" if result.ok else "error"))
+        self.app.sync_logs()
+        if not result.ok:
+            self.app.notify(printable(result.error), title=printable(line), severity="error", markup=False)
+        elif result.snapshot is not None:
+            self.app.notify(printable(result.message) or f"kept as {result.snapshot.name}", markup=False, timeout=3)
+
+    # the prompt
+
+    def around(self) -> Surroundings:
+        """What the prompt may complete with now."""
+        views = self.app.overview.domains
+        words = {
+            "column": SORTABLE,
+            "theme": tuple(sorted(self.app.theme_files)),
+            "snapshot": self.app.snapshot_names,
+        }
+        return Surroundings({v.domid: printable(v.name) for v in views}, self.app.chosen, words, _files)
+
+    async def prompt(self, line: str = "") -> None:
+        """Take a command line and carry it out."""
+        await self.app.refresh_snapshot_names()
+        around = self.around()
+        screen = PromptScreen(":", line, complete=lambda text: complete(text, around), hint=usage_at, history=self.history)
+        typed = await self.ask(screen)
+        if typed and typed.strip():
+            await self.take_line(typed)
+
+    async def take_line(self, line: str) -> None:
+        """Carry out a typed line; one that lacks arguments is put back into the prompt."""
+        line = line.strip()
+        if not self.history or self.history[-1] != line:
+            self.history.append(line)
+            del self.history[:-500]
+        try:
+            parsed = parse(line, self.around())
+        except UserError as error:
+            self.app.notify(printable(error.line()), severity="error", markup=False)
+            return
+        await self.perform(parsed.command.name, parsed.values)
+
+    # commands of the app
+
+    async def _toggle_pause(self, values: Values) -> None:
+        targets = (int(values["domid"]),) if "domid" in values else self.app.targets
+        states = {view.domid: view.state for view in self.app.overview.domains}
+        for name, paused in (("pause", False), ("unpause", True)):
+            calls: list[Values] = [{"domid": d} for d in targets if ("p" in states.get(d, "")) is paused]
+            command = find_command(name)
+            if calls and command is not None:
+                await self.send(command, calls)
+
+    def _back(self, values: Values) -> None:
+        """Esc: the view below; on the lowest it takes away the filter, then the marks."""
+        if len(self.app.screen_stack) > 1:
+            self.app.back()
+            return
+        table = self.app.base_table()
+        if table.filter_text:
+            table.set_filter("")
+            self.app.draw_flags()
+        else:
+            table.clear_marks()
+
+    async def _filter(self, values: Values) -> None:
+        screen = self.app.screen
+        target = screen.set_filter if isinstance(screen, LogsScreen) else self.app.base_table().set_filter
+
+        def watch(text: str) -> str:
+            problem = target(text)
+            self.app.draw_flags()
+            return problem
+
+        if "pattern" in values:
+            problem = watch(str(values["pattern"]))
+            if problem:
+                self.app.notify(problem, severity="error", markup=False)
+            return
+        before = "" if isinstance(screen, LogsScreen) else self.app.base_table().filter_text
+        hint = "regular expression on ID, name and state; ! in front shows the others"
+        if await self.ask(PromptScreen("/", before, hint=lambda text: hint, watch=watch)) is None:
+            watch(before)
+
+    async def _delay(self, values: Values) -> None:
+        seconds = float(values["seconds"])
+        if 0.1 <= seconds <= 60:
+            self.app.delay = seconds
+            self.app.notify(f"updates every {seconds:g} s", timeout=2)
+        else:
+            self.app.notify("a delay is 0.1 to 60 seconds", severity="error")
+
+    def _read_only(self, values: Values) -> None:
+        self.app.read_only = not self.app.read_only
+        self.app.draw_flags()
+
+    def _palette(self, values: Values) -> None:
+        self.app.push_screen(palette())
+
+    async def _quit(self, values: Values) -> None:
+        app = self.app
+        running = [v for v in app.overview.domains if v.domid and not v.shutdown and not v.crash]
+        if running and not app.client.lost and app.settings.confirm != "never":
+            names = ", ".join(printable(v.name) for v in running[:6]) + (" …" if len(running) > 6 else "")
+            count = f"{len(running)} guest{'s' if len(running) > 1 else ''}"
+            screen = ConfirmScreen(f"Quit and end {count}?", loses=f"Running: {names}. They end with the engine.", yes="Quit")
+            if await self.ask(screen) is not True:
+                return
+        app.exit(0)
+
+
+def _files(prefix: str) -> list[str]:
+    """Paths that begin so, folders with a slash; the program's own cfg files when nothing is typed yet."""
+    if not prefix:
+        return [str(path) for path in cfg_files()]
+    found = sorted(glob.glob(glob.escape(prefix) + "*/")) + sorted(glob.glob(glob.escape(prefix) + "*.cfg"))
+    return found[:200]

@@ -1,0 +1,242 @@
+"""The one table of commands: palette, ':' prompt, key bindings, help and the command line's help all read it.
+
+A command is sent to the engine under its own name when `engine` is set, else the app carries it out. `keys` are Textual's
+key names, remapped by the settings under the command's name. The `xl` template gives the line a user of Xen would type; the
+command log shows it. Nothing here imports Textual or the engine.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Confirm(Enum):
+    """How hard a command asks before it acts: scaled to the damage it can do."""
+
+    NONE = "none"
+    ASK = "ask"  # y or n
+    NAME = "name"  # the domain's name must be typed
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument; `name` is the engine's name for it. `kind`: domain file snapshot column theme tab choice number text flag."""
+
+    name: str
+    kind: str
+    help: str = ""
+    optional: bool = False
+    choices: tuple[str, ...] = ()
+
+
+DOMAIN = Argument("domid", "domain", "name or ID", optional=True)
+"""Left out, it is the chosen domain."""
+
+
+@dataclass(frozen=True)
+class Command:
+    name: str
+    help: str
+    group: str
+    arguments: tuple[Argument, ...] = ()
+    aliases: tuple[str, ...] = ()
+    keys: str = ""
+    confirm: Confirm = Confirm.NONE
+    xl: str = ""
+    engine: bool = False
+    footer: str = ""  # the word in the footer; empty keeps it out
+    typed: bool = True  # can be typed at the prompt and found in the palette
+    loses: str = ""  # what the confirmation says will be lost
+
+    @property
+    def usage(self) -> str:
+        """`restore [DOMAIN] SNAPSHOT`."""
+        words = [self.name]
+        for argument in self.arguments:
+            word = (
+                f"-{argument.name[0]}"
+                if argument.kind == "flag"
+                else (argument.kind if argument.kind != "text" else argument.name).upper()
+            )
+            words.append(f"[{word}]" if argument.optional else word)
+        return " ".join(words)
+
+    @property
+    def on_domain(self) -> bool:
+        return bool(self.arguments) and self.arguments[0].kind == "domain"
+
+
+SNAPSHOT = Argument("name", "snapshot", "name of a snapshot")
+TABS = ("summary", "vcpus", "memory", "rings", "events", "trace", "config")
+
+COMMANDS: tuple[Command, ...] = (
+    # domains
+    Command(
+        "create",
+        "create a domain from an xl.cfg file",
+        "domains",
+        xl="xl create{paused: -p} {file}",
+        engine=True,
+        arguments=(Argument("file", "file", "xl.cfg file"), Argument("paused", "flag", "leave it paused", optional=True)),
+    ),
+    Command("pause", "stop giving a domain CPU time", "domains", (DOMAIN,), xl="xl pause {domid}", engine=True),
+    Command("unpause", "let a paused domain go on", "domains", (DOMAIN,), xl="xl unpause {domid}", engine=True),
+    Command("toggle-pause", "pause or unpause", "domains", (DOMAIN,), keys="p", footer="pause", typed=False),
+    Command(
+        "reboot",
+        "ask a domain to reboot",
+        "domains",
+        (DOMAIN,),
+        keys="r",
+        confirm=Confirm.ASK,
+        xl="xl reboot {domid}",
+        engine=True,
+        loses="What it has not written to its disks is lost; it starts again under a new ID.",
+    ),
+    Command(
+        "shutdown",
+        "ask a domain to power off",
+        "domains",
+        (DOMAIN,),
+        keys="x",
+        confirm=Confirm.ASK,
+        xl="xl shutdown {domid}",
+        engine=True,
+        loses="The guest is asked to power off in its own time.",
+    ),
+    Command(
+        "destroy",
+        "end a domain at once",
+        "domains",
+        (DOMAIN,),
+        keys="D",
+        confirm=Confirm.NAME,
+        xl="xl destroy {domid}",
+        engine=True,
+        loses="Its memory, its vCPUs and its snapshots are gone at once. This cannot be undone.",
+    ),
+    Command(
+        "rename",
+        "give a domain another name",
+        "domains",
+        (DOMAIN, Argument("new", "text", "the new name")),
+        xl="xl rename {domid} {new}",
+        engine=True,
+    ),
+    # snapshots
+    Command(
+        "snapshot",
+        "keep a domain's present state",
+        "snapshots",
+        (DOMAIN, Argument("name", "text", "name for it", optional=True)),
+        keys="S",
+        xl="xl save -c {domid} {name}",
+        engine=True,
+        footer="snapshot",
+    ),
+    Command(
+        "restore",
+        "go back to a snapshot (the present is kept first)",
+        "snapshots",
+        (DOMAIN, SNAPSHOT),
+        keys="R",
+        engine=True,
+        xl="xl restore {name}",
+    ),
+    Command(
+        "forget",
+        "drop a snapshot",
+        "snapshots",
+        (DOMAIN, SNAPSHOT),
+        confirm=Confirm.ASK,
+        engine=True,
+        xl="rm {name}",
+        loses="The state it holds cannot be restored any more.",
+    ),
+    Command("timeline", "snapshots of a domain", "snapshots", (DOMAIN,), aliases=("snapshots",), keys="t,4"),
+    # views
+    Command("list", "all domains", "views", aliases=("overview", "ls", "top"), keys="1", xl="xl list"),
+    Command(
+        "inspect",
+        "one domain in detail",
+        "views",
+        (DOMAIN, Argument("tab", "choice", "tab", True, TABS)),
+        aliases=("domain",),
+        keys="i,2",
+        footer="inspect",
+    ),
+    Command(
+        "console",
+        "a domain's console",
+        "views",
+        (DOMAIN,),
+        aliases=("attach",),
+        keys="c,3",
+        xl="xl console {domid}",
+        footer="console",
+    ),
+    Command("vcpu-list", "vCPUs of a domain", "views", (DOMAIN,), xl="xl vcpu-list {domid}"),
+    Command("events", "event channels of a domain", "views", (DOMAIN,), keys="e"),
+    Command("config", "configuration of a domain", "views", (DOMAIN,), keys="y", aliases=("cfg",)),
+    Command("logs", "event log and command log", "views", aliases=("dmesg", "log"), keys="l,5", xl="xl dmesg"),
+    Command("back", "the view below", "views", keys="escape", typed=False),
+    Command("last-view", "the view before this one", "views", keys="minus", typed=False),
+    Command("previous-domain", "previous domain", "views", keys="less_than_sign", typed=False),
+    Command("next-domain", "next domain", "views", keys="greater_than_sign", typed=False),
+    # display
+    Command("sort", "sort by a column (again: the other way)", "display", (Argument("column", "column"),), keys="F"),
+    Command("sort-cpu", "sort by CPU", "display", keys="P", typed=False),
+    Command("sort-memory", "sort by memory", "display", keys="M", typed=False),
+    Command("sort-time", "sort by CPU time", "display", keys="T", typed=False),
+    Command("sort-name", "sort by name", "display", keys="N", typed=False),
+    Command("sort-next", "sort by the next column", "display", keys="s", typed=False),
+    Command(
+        "filter",
+        "show matching domains only (regex, ! inverts)",
+        "display",
+        (Argument("pattern", "text", "regex", True),),
+        keys="slash",
+        footer="filter",
+    ),
+    Command("freeze", "freeze the display", "display", keys="f"),
+    Command("delay", "seconds between two updates", "display", (Argument("seconds", "number", "0.1 to 60"),), keys="d"),
+    Command("read-only", "refuse every command that changes a domain", "display", keys="w"),
+    Command("zoom", "one pane or all", "display", keys="z"),
+    Command("theme", "change the colours", "display", (Argument("name", "theme"),)),
+    # program
+    Command("palette", "find a command", "program", keys="ctrl+p", typed=False),
+    Command("prompt", "type a command", "program", keys="colon", typed=False, footer="command"),
+    Command("help", "keys and commands", "program", keys="question_mark", footer="help"),
+    Command("restart-engine", "start a new engine when it was lost", "program"),
+    Command("quit", "leave, ending every guest", "program", aliases=("exit", "q"), keys="q,ctrl+c", footer="quit"),
+)
+
+GROUPS: tuple[str, ...] = ("domains", "snapshots", "views", "display", "program")
+
+
+def find_command(word: str) -> Command | None:
+    """The command of that name or alias, None when there is none."""
+    for command in COMMANDS:
+        if word == command.name or word in command.aliases:
+            return command
+    return None
+
+
+def xl_line(command: Command, values: Mapping[str, object]) -> str:
+    """The line to type into a shell on a Xen host; empty for a command that xl has no word for.
+
+    `{name}` puts a quoted value, `{name: text}` puts the text when the value is true."""
+    out, rest = "", command.xl
+    while rest:
+        before, _, rest = rest.partition("{")
+        out += before
+        field, _, rest = rest.partition("}")
+        name, colon, text = field.partition(":")
+        if colon:
+            out += text if values.get(name) else ""
+        elif name:
+            out += shlex.quote(str(values.get(name, "") or name.upper()))
+    return out.strip()

@@ -1,0 +1,136 @@
+"""Which view is in front: a stack of screens over the overview, consoles kept while their domain lives, the way back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from textual.screen import ModalScreen, Screen
+
+from xenconsole.commands import find_command
+from xenconsole.screens.confirm import ConfirmScreen, LostScreen, TooSmallScreen
+from xenconsole.screens.console import ConsoleScreen
+from xenconsole.screens.domain import DomainScreen
+from xenconsole.screens.help import HelpScreen, group_of
+from xenconsole.screens.logs import LogsScreen
+from xenconsole.screens.snapshots import SnapshotsScreen
+
+if TYPE_CHECKING:
+    from xenconsole.app import ConsoleApp
+
+
+class Navigator:
+    """Moves one app between its views. A view is (kind, domid): overview, domain, console, snapshots or logs."""
+
+    def __init__(self, app: ConsoleApp) -> None:
+        self.app = app
+        self._views: list[tuple[str, int]] = [("overview", -1)]
+        self._consoles: dict[int, ConsoleScreen] = {}
+
+    def _go(self, view: tuple[str, int]) -> None:
+        """Bring a view to the front: one that lies below is uncovered, one of the same kind replaces the one in front."""
+        while isinstance(self.app.screen, ModalScreen) and not isinstance(
+            self.app.screen, TooSmallScreen | ConfirmScreen | LostScreen
+        ):
+            self.app.pop_screen()
+        if isinstance(self.app.screen, ModalScreen):
+            return
+        self._views = [*[v for v in self._views if v != view], view][-8:]
+        kind, domid = view
+        if kind == "overview":
+            while len(self.app.screen_stack) > 1:
+                self.app.pop_screen()
+            return
+        screen = self._screen_for(kind, domid)
+        if screen in self.app.screen_stack:
+            while self.app.screen is not screen:
+                self.app.pop_screen()
+        elif type(self.app.screen) is type(screen):
+            self.app.switch_screen(screen)
+        else:
+            self.app.push_screen(screen)
+
+    def _screen_for(self, kind: str, domid: int) -> Screen[Any]:
+        """The screen of a view: the kept console, the one on the stack, or a new one."""
+        if kind == "console":
+            if domid not in self._consoles:
+                self._consoles[domid] = ConsoleScreen(self.app.client, [domid])
+                self.app.install_screen(self._consoles[domid], f"console-{domid}")
+            return self._consoles[domid]
+        wanted: type[Screen[Any]] = {"domain": DomainScreen, "snapshots": SnapshotsScreen, "logs": LogsScreen}[kind]
+        screens: list[Screen[Any]] = self.app.screen_stack
+        for screen in screens:
+            if type(screen) is wanted and getattr(screen, "domid", domid) == domid:
+                return screen
+        if kind == "domain":
+            return DomainScreen(self.app.client, domid)
+        return SnapshotsScreen(domid) if kind == "snapshots" else LogsScreen()
+
+    def forget_consoles(self) -> None:
+        """Drop kept consoles of domains that are gone, unless one is being looked at."""
+        alive = {view.domid for view in self.app.overview.domains}
+        for domid in [d for d, s in self._consoles.items() if d not in alive and s not in self.app.screen_stack]:
+            self.app.uninstall_screen(f"console-{domid}")
+            screen = self._consoles.pop(domid)
+            if screen.is_mounted:
+                self.app.call_later(screen.remove)
+
+    def switch_console(self, domid: int) -> None:
+        if any(view.domid == domid for view in self.app.overview.domains) or domid in self._consoles:
+            self._go(("console", domid))
+        else:
+            self.app.notify(f"domain {domid} does not exist", severity="warning")
+
+    def open_domain(self, domid: int, tab: str = "") -> None:
+        if domid < 0:
+            return
+        self._go(("domain", domid))
+        screen = self.app.screen
+        show_tab = getattr(screen, "show_tab", None)
+        if tab and show_tab is not None and isinstance(screen, DomainScreen):
+            self.app.call_after_refresh(show_tab, tab)
+
+    def open_snapshots(self, domid: int) -> None:
+        if domid >= 0:
+            self._go(("snapshots", domid))
+
+    def open_logs(self) -> None:
+        self._go(("logs", -1))
+
+    def show_overview(self) -> None:
+        self._go(("overview", -1))
+
+    def back(self) -> None:
+        if len(self.app.screen_stack) > 1:
+            self.app.pop_screen()
+
+    def last_view(self) -> None:
+        """The view before the one in front."""
+        if len(self._views) > 1:
+            kind, domid = self._views[-2]
+            if domid < 0 or any(view.domid == domid for view in self.app.overview.domains):
+                self._go((kind, domid))
+
+    def step_domain(self, by: int) -> None:
+        """The domain above or below in the table's order, in the same view."""
+        table, front = self.app.base_table(), self.app.screen
+        order = table.order
+        if isinstance(front, DomainScreen | SnapshotsScreen) and front.domid in order:
+            domid = order[(order.index(front.domid) + by) % len(order)]
+            table.move_to(domid)
+            self._go(("domain" if isinstance(front, DomainScreen) else "snapshots", domid))
+        else:
+            table.step(by)
+
+    def open_help(self) -> None:
+        """Help on the keys that work right now."""
+        found: dict[str, tuple[str, list[str], str]] = {}
+        for active in self.app.screen.active_bindings.values():
+            binding = active.binding
+            command = find_command(binding.id or "")
+            text = command.help if command is not None else binding.tooltip or binding.description
+            if text and not (binding.id or "").startswith("to-console"):
+                entry = found.setdefault(binding.id or binding.action, (group_of(binding.id or ""), [], text))
+                entry[1].append(self.app.get_key_display(binding))
+        lines = [(group, " ".join(dict.fromkeys(keys)), text) for group, keys, text in found.values()]
+        lines.append((group_of("to-console"), "Alt+1…9", "straight to that domain's console"))
+        self.app.push_screen(HelpScreen(lines))
