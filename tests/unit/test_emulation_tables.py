@@ -158,6 +158,19 @@ def test_writing() -> None:
     assert state.pages == [5, 9]
 
 
+def test_tsc_aux_is_there_where_the_core_has_rdtscp() -> None:
+    class WithRdtscp(Msrs):
+        tsc_aux = 4
+
+    state = WithRdtscp()
+    assert read_msr(state, 0xC0000103) == 4
+    assert write_msr(state, 0xC0000103, 0xFFFFFFFF)
+    assert state.tsc_aux == 0xFFFFFFFF
+    assert not write_msr(state, 0xC0000103, 1 << 32)
+    assert cpuid(0x80000001, 0, rdtscp=True)[3] >> 27 & 1
+    assert cpuid(0x40000003, 0, rdtscp=True)[0] == 5
+
+
 def test_control_registers() -> None:
     assert cr0_acceptable(0x8005003B, 0x80050033)
     assert not cr0_acceptable(0x8005003B, 0x8004003B)

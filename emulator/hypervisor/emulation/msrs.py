@@ -7,7 +7,7 @@ hardware domain. What is not listed is a #GP; so are STAR, LSTAR and the SYSENTE
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 MSR_IA32_TSC: Final = 0x10
 MSR_IA32_PLATFORM_ID: Final = 0x17
@@ -100,6 +100,13 @@ class MsrState(Protocol):
         """Fill the guest's frame `frame` with hypercall stubs; False where it is none of the guest's or not writable."""
 
 
+@runtime_checkable
+class TscAuxState(Protocol):
+    """A state whose core executes RDTSCP (and whose CPUID says so) has TSC_AUX besides; any other refuses it."""
+
+    tsc_aux: int  # 32 bits
+
+
 def read_msr(state: MsrState, index: int) -> int | None:
     """The register's value, or None for a #GP."""
     value = _CONSTANT.get(index)
@@ -113,6 +120,8 @@ def read_msr(state: MsrState, index: int) -> int | None:
         return state.gs_base_user
     if index == MSR_IA32_TSC:
         return state.tsc()
+    if index == MSR_TSC_AUX:
+        return state.tsc_aux if isinstance(state, TscAuxState) else None
     if index == MSR_APIC_BASE:
         return _APIC_BASE | (0 if state.vcpu_id else _APIC_BASE_BSP)
     if index in _MC_REGISTERS and index & 3 == 0 and (index - _MC_REGISTERS.start) >> 2 < _MC_BANKS:
@@ -135,6 +144,11 @@ def write_msr(state: MsrState, index: int, value: int) -> bool:
             state.gs_base = value
         else:
             state.gs_base_user = value
+        return True
+    if index == MSR_TSC_AUX:
+        if not isinstance(state, TscAuxState) or value >> 32:
+            return False
+        state.tsc_aux = value
         return True
     if index == MSR_EFER:
         return value == EFER  # Linux writes back what it read
