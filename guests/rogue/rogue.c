@@ -1,0 +1,2 @@
+void guest_main(void);
+void guest_main(void) {}
