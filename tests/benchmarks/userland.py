@@ -13,7 +13,7 @@ from tests.benchmarks.pipeguest import PipeGuest
 from tests.benchmarks.table import Row
 
 LOOP_ROUNDS = 300_000_000
-SYSCALLS = 100_000
+SYSCALLS = 200_000
 FORKS = 200
 COPIES = 30
 AWK = "BEGIN { for (i = 0; i < 250000; i++) s += i * i % 7; print s }"
