@@ -10,7 +10,7 @@ import asyncio
 import os
 import socket
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 from emulator.control.messages import (
@@ -118,11 +118,13 @@ class EngineClient:
         assert isinstance(reply, ObituaryReply)
         return reply.obituary
 
-    async def command(self, name: str, *, progress: Callable[[str], None] | None = None, **args: Argument) -> CommandResult:
+    async def command(
+        self, verb: str, /, *, progress: Callable[[str], None] | None = None, **args: Argument
+    ) -> CommandResult:
         """Run a command (commands.COMMANDS has names and arguments). Never raises for the user's, guest's or engine's faults.
 
         `progress` is told in a few words what is being done, when the command says so."""
-        request = RunCommand(id=self._side.next_id(), name=name, args=self._located(args))
+        request = RunCommand(id=self._side.next_id(), name=verb, args=self._located(args))
         if progress is not None:
             self._progress[request.id] = progress
         try:
@@ -173,7 +175,7 @@ class EngineClient:
         assert isinstance(reply, ReadReply)
         return reply.chunk
 
-    async def console_attach(self, domid: int, offset: int = 0, *, hold: bool = False) -> AsyncIterator[ConsoleChunk]:
+    async def console_attach(self, domid: int, offset: int = 0, *, hold: bool = False) -> AsyncGenerator[ConsoleChunk, None]:
         """Chunks from `offset` on as they come; ends when the domain is gone and all it said was given.
 
         A slow reader costs the engine nothing: with `hold` the domain waits for it, without it the reader misses output.
