@@ -124,13 +124,13 @@ class Pane(Widget, can_focus=True):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("j,down", "step(1)", "down", show=False, id="down"),
-        Binding("k,up", "step(-1)", "up", show=False, id="up"),
-        Binding("pagedown", "page(1)", "page down", show=False, id="page-down"),
-        Binding("pageup", "page(-1)", "page up", show=False, id="page-up"),
-        Binding("g,home", "edge(-1)", "top", show=False, id="top"),
-        Binding("G,end", "edge(1)", "bottom", show=False, id="bottom"),
-        Binding("i", "explain", "explain", show=False, id="explain"),
+        Binding("j,down", "step(1)", "down", show=False, id="pane.down"),
+        Binding("k,up", "step(-1)", "up", show=False, id="pane.up"),
+        Binding("pagedown", "page(1)", "page down", show=False, id="pane.page-down"),
+        Binding("pageup", "page(-1)", "page up", show=False, id="pane.page-up"),
+        Binding("g,home", "edge(-1)", "top", show=False, id="pane.top"),
+        Binding("G,end", "edge(1)", "bottom", show=False, id="pane.bottom"),
+        Binding("i", "explain", "explain", show=False, id="pane.explain"),
     ]
 
     pinned = 0
@@ -154,6 +154,7 @@ class Pane(Widget, can_focus=True):
         self._chosen = 0
         self._styles_by_name: dict[str, Style] = {}
         self.border_title = title
+        self.place = ""
 
     def build(self, width: int, height: int) -> Sequence[Line]:
         """The lines for a pane of this many cells, as many as there are (they scroll)."""
@@ -194,9 +195,17 @@ class Pane(Widget, can_focus=True):
             if changed:
                 self.refresh(*changed)
         total = len(self.lines) - self.pinned
-        subtitle = f"{self.top + 1}–{min(self.top + self.body_height, total)} of {total}" if self._limit else self.subtitle()
+        subtitle = self.place + (
+            f"{self.top + 1}–{min(self.top + self.body_height, total)} of {total}" if self._limit else self.subtitle()
+        )
         if self.border_subtitle != subtitle:
             self.border_subtitle = subtitle
+
+    def set_place(self, place: str) -> None:
+        """Where the pane stands among its tab's, shown while it is alone on the screen."""
+        if place != self.place:
+            self.place = place
+            self.rebuild()
 
     def subtitle(self) -> str:
         """What stands in the lower border while nothing is scrolled."""
