@@ -56,7 +56,7 @@ def linux(extra: dict[str, bytes] | None = None) -> Linux:
     WORK.mkdir(parents=True, exist_ok=True)
     base = WORK / "initramfs.cpio.gz"
     script = ROOT / "guests" / "mkinitramfs.py"
-    subprocess.run([sys.executable, str(script), str(base)], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, str(script), "-o", str(base)], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     if not extra:
         return Linux(kernel(), base)
     ramdisk = WORK / "initramfs-bench.cpio.gz"
