@@ -46,7 +46,7 @@ class ConsoleOnly(App[None], inherit_bindings=False):
 
     def switch_console(self, domid: int) -> None:
         self.switched.append(domid)
-        self.switch_screen(ConsoleScreen(self.client, [domid]))  # type: ignore[arg-type]
+        self.switch_screen(ConsoleScreen(self.client, [domid]))
 
     def back(self) -> None:
         self.pop_screen()
@@ -74,7 +74,7 @@ def typed(engine: FakeEngine, domid: int) -> bytes:
 
 async def opened(app: ConsoleOnly, pilot: Any, *domids: int) -> TerminalView:
     await app.tick()
-    await app.push_screen(ConsoleScreen(app.client, domids))  # type: ignore[arg-type]
+    await app.push_screen(ConsoleScreen(app.client, domids))
     view = app.screen.query(TerminalView).first()
     await until(lambda: all(s.pending == 0 and s._received > 0 for s in hub_of(app.screen).sessions.values()), pilot)
     await pilot.pause()
@@ -163,7 +163,7 @@ async def test_a_flood_does_not_block_keys_and_its_losses_are_marked() -> None:
         started = asyncio.get_running_loop().time()
         app.post_message(events.Key("x", "x"))
         async with asyncio.timeout(3):
-            while not engine.domains[3].typed:
+            while not engine.domains[3].typed:  # noqa: ASYNC110  # the fake has no event for it
                 await asyncio.sleep(0.001)
         assert asyncio.get_running_loop().time() - started < 0.1
         await until(lambda: session.pending == 0, pilot, 10)

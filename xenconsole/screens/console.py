@@ -41,6 +41,7 @@ MOST_TILES = 4
 NARROW_COLUMNS = 100
 """Below it two tiles stand one above the other."""
 
+_REASONS = {"poweroff": "powered off", "reboot": "rebooted", "crash": "crashed", "suspend": "suspended"}
 _STATES = {"r": "running", "b": "blocked", "p": "paused", "s": "shut down", "c": "crashed", "d": "dying"}
 
 
@@ -191,10 +192,11 @@ class ConsoleTile(Container):
         """How the guest ended, in a few words; empty while it lives."""
         domain, ending = self.domain, self.session.ending
         if domain is not None and (domain.shutdown or "c" in domain.state[4:5]):
-            return f"crashed: {domain.crash}" if domain.crash else f"ended ({domain.shutdown or 'crash'})"
+            reason = domain.shutdown or "crash"
+            return f"crashed: {clean_label(domain.crash, 200)}" if domain.crash else _REASONS.get(reason, reason)
         if ending is None:
             return ""
-        return clean_label(ending.reason, 200) if ending.reason else "ended"
+        return _REASONS.get(ending.reason, clean_label(ending.reason, 200)) or "ended"
 
 
 class ConsoleScreen(Screen[None], inherit_bindings=False):

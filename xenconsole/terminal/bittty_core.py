@@ -178,32 +178,36 @@ def _cell_style(style: Style) -> CellStyle:
     )
 
 
-def _style_id(cell: Cell) -> int:
-    return id(cell[0])
-
-
-def _runs(cells: Sequence[Cell]) -> Line:
-    """Cells as runs of one style."""
-    ids = list(map(_style_id, cells))
-    if ids.count(ids[0]) == len(ids):
-        return (("".join([cell[1] for cell in cells]), _cell_style(cells[0][0])),)
+def _runs(styles: Sequence[Style], chars: Sequence[str]) -> Line:
+    """Cells as runs of one style. Neighbours mostly share the style's very object, which is what makes groupby fast."""
     runs: list[Run] = []
-    for _, group in groupby(cells, key=_style_id):
-        some = list(group)
-        text, style = "".join([cell[1] for cell in some]), _cell_style(some[0][0])
-        if runs and runs[-1][1] == style:
-            runs[-1] = (runs[-1][0] + text, style)
-        else:
-            runs.append((text, style))
+    start = 0
+    for style, group in groupby(styles):
+        end = start + len(list(group))
+        runs.append(("".join(chars[start:end]), _cell_style(style)))
+        start = end
     return tuple(runs)
 
 
-def _trimmed(line: Line) -> Line:
-    """A line without its trailing plain blanks: what history keeps."""
+def _kept(cells: Sequence[Cell]) -> Line:
+    """A line as history keeps it: without its trailing plain blanks. The hot path of a flood."""
+    styles, chars = zip(*cells, strict=True)
+    text = "".join(chars)
+    if len(text) == len(chars):  # else wide characters or marks: columns and characters part
+        size = len(text.rstrip(" "))
+        last = styles[-1]
+        if size < len(text) and _cell_style(last) == PLAIN:
+            blank = styles[size:]
+            if blank.count(last) == len(blank):
+                styles, chars = styles[:size], chars[:size]
+                if not styles:
+                    return ()
+                if styles.count(styles[0]) == size:
+                    return ((text[:size], _cell_style(styles[0])),)
+        return _runs(styles, chars)
+    line = _runs(styles, chars)
     text, style = line[-1]
-    if style != PLAIN:
-        return line
-    text = text.rstrip(" ")
+    text = text.rstrip(" ") if style == PLAIN else text
     return (*line[:-1], (text, style)) if text else line[:-1]
 
 
@@ -250,16 +254,14 @@ class BitttyCore:
     # what bittty tells its display
 
     def present(self, event: object) -> None:
-        match event:
-            case RowsScrolledOff(lines):
-                self._lines.extend(_trimmed(_runs(line.cells)) for line in lines)
-                self._lines_end += len(lines)
-            case Bell():
-                self._bells += 1
-            case TitleChanged(title, _):
-                self._title = clean_label(title, TITLE_LIMIT)
-            case _:
-                pass  # the rest is nothing that a console carries out; a guest does not erase its own history either (ED 3)
+        if isinstance(event, RowsScrolledOff):
+            self._lines.extend([_kept(line.cells) for line in event.lines])
+            self._lines_end += len(event.lines)
+        elif isinstance(event, Bell):
+            self._bells += 1
+        elif isinstance(event, TitleChanged):
+            self._title = clean_label(event.title, TITLE_LIMIT)
+        # the rest is nothing that a console carries out; a guest does not erase its own history either (ED 3)
 
     # input
 
@@ -362,7 +364,7 @@ class BitttyCore:
 
     def screen(self, y: int) -> Line:
         cells: list[Cell] = self._board.blitter.main_page.grid[y]
-        line = _runs(cells)
+        line = _runs(*zip(*cells, strict=True))
         if self._board.modes.reverse_screen:
             return tuple((text, replace(style, reverse=not style.reverse)) for text, style in line)
         return line

@@ -8,12 +8,9 @@ Selections hold line numbers too, so that they stay on their text while the gues
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import ClassVar
 
 from rich.cells import cell_len
-from rich.color import Color, ColorType
-from rich.color_triplet import ColorTriplet
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
@@ -22,7 +19,7 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
-from xenconsole.terminal.core import PLAIN, RGB, CellStyle, Line, line_text
+from xenconsole.terminal.core import PLAIN, Line
 from xenconsole.terminal.keys import (
     MOVE,
     PRESS,
@@ -35,47 +32,11 @@ from xenconsole.terminal.keys import (
     paste_bytes,
 )
 from xenconsole.terminal.session import ConsoleSession
+from xenconsole.widgets.terminal_cells import columns_text, restyled, rich_style, word_at
 
 WHEEL_LINES = 3
 _BLANK: Line = ()
 _BUTTONS = {1: 0, 2: 1, 3: 2}
-
-
-def _color(color: int | None) -> Color | None:
-    if color is None:
-        return None
-    if color & RGB:
-        triplet = ColorTriplet(color >> 16 & 0xFF, color >> 8 & 0xFF, color & 0xFF)
-        return Color(triplet.hex, ColorType.TRUECOLOR, triplet=triplet)
-    return Color.from_ansi(color)
-
-
-@lru_cache(maxsize=4096)
-def rich_style(style: CellStyle) -> Style:
-    """A cell's style for Rich; the terminal's own colours stay open."""
-    return Style(
-        color=_color(style.fg),
-        bgcolor=_color(style.bg),
-        bold=style.bold or None,
-        dim=style.dim or None,
-        italic=style.italic or None,
-        underline=style.underline or None,
-        blink=style.blink or None,
-        reverse=style.reverse or None,
-        strike=style.strike or None,
-    )
-
-
-def columns_text(line: Line, start: int, end: int) -> str:
-    """The characters of a line whose first column lies in [start, end), marks with their base."""
-    found: list[str] = []
-    column = 0
-    for char in line_text(line):
-        width = cell_len(char)
-        if (start <= column < end) if width else (found and start < column <= end):
-            found.append(char)
-        column += width
-    return "".join(found)
 
 
 class TerminalView(Widget, can_focus=True):
@@ -227,13 +188,13 @@ class TerminalView(Widget, can_focus=True):
         ]
         strip = Strip(segments).adjust_cell_length(width, base)
         if (span := self._selected(number)) is not None:
-            strip = _restyled(strip, *span, self.get_component_rich_style("terminal-view--selection", partial=True))
+            strip = restyled(strip, *span, self.get_component_rich_style("terminal-view--selection", partial=True))
         core = self.session.core
         cursor = core.cursor
         if number - core.history_end == cursor.y and cursor.visible and self.session.ending is None:
             look = Style(reverse=True) if self.has_focus else Style(underline=True)
             wide = cell_len(columns_text(core.screen(cursor.y), cursor.x, cursor.x + 1)) == 2
-            strip = _restyled(strip, cursor.x, cursor.x + 1 + wide, look)
+            strip = restyled(strip, cursor.x, cursor.x + 1 + wide, look)
             self._cursor_row = y
         return strip
 
@@ -377,7 +338,7 @@ class TerminalView(Widget, can_focus=True):
         number = self.top + event.y
         line = self._line(number)
         if event.chain == 2:
-            start, end = _word(line, event.x)
+            start, end = word_at(line, event.x)
         else:
             start, end = 0, self.size.width
         self._anchor, self._head = (number, start), (number, end)
@@ -416,19 +377,3 @@ class TerminalView(Widget, can_focus=True):
         """To the clipboard of the person's terminal, by OSC 52."""
         if text := self.selected_text:
             self.app.copy_to_clipboard(text)
-
-
-def _restyled(strip: Strip, start: int, end: int, style: Style) -> Strip:
-    """Columns [start, end) with `style` on top of their own."""
-    middle = Strip([Segment(text, (own or Style.null()) + style) for text, own, _ in strip.crop(start, end)])
-    return Strip.join([strip.crop(0, start), middle, strip.crop(end)])
-
-
-def _word(line: Line, x: int) -> tuple[int, int]:
-    """Columns of the word at column x: what stands between blanks."""
-    columns = "".join(char * cell_len(char) for char in line_text(line))
-    if x >= len(columns) or columns[x].isspace():
-        return x, x + 1
-    start = max(columns.rfind(" ", 0, x) + 1, 0)
-    end = columns.find(" ", x)
-    return start, len(columns) if end < 0 else end
