@@ -119,7 +119,7 @@ class EngineClient:
         return reply.obituary
 
     async def command(
-        self, verb: str, /, *, progress: Callable[[str], None] | None = None, **args: Argument
+        self, verb: str, /, *, progress: Callable[[str], None] | None = None, **args: Argument | bytes
     ) -> CommandResult:
         """Run a command (commands.COMMANDS has names and arguments). Never raises for the user's, guest's or engine's faults.
 
@@ -138,12 +138,14 @@ class EngineClient:
         assert isinstance(reply, CommandReply)
         return reply.result
 
-    def _located(self, args: dict[str, Argument]) -> dict[str, Argument]:
-        """A file's path as the engine will find it: relative ones hold only where both have the same current folder."""
-        file = args.get("file")
+    def _located(self, args: dict[str, Argument | bytes]) -> dict[str, Argument]:
+        """Arguments as the engine takes them: text for bytes, and a file's path as the engine will find it, since relative
+        ones hold only where both have the same current folder."""
+        plain = {name: value.decode("utf-8", "replace") if isinstance(value, bytes) else value for name, value in args.items()}
+        file = plain.get("file")
         if isinstance(file, str) and file and self._side.peer is not None and self._side.peer.cwd != os.getcwd():
-            return {**args, "file": os.path.abspath(file)}
-        return args
+            plain["file"] = os.path.abspath(file)
+        return plain
 
     async def console_write(self, domid: int, data: bytes, *, patience: float = 1.0) -> int:
         """Type to a guest. Returns the bytes taken: all of them, or fewer when it has read nothing for `patience` seconds.

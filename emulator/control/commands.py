@@ -56,7 +56,7 @@ class Arguments:
                 raise UserError(f"{self._command} takes no argument {name[:64]!r}", fix=f"known: {', '.join(known) or 'none'}")
             if type(value) is not known[name]:
                 raise UserError(f"{self._command}: {name} should be a {known[name].__name__}, not a {type(value).__name__}")
-            if isinstance(value, (str, bytes)) and len(value) > MAX_ARGUMENT:
+            if isinstance(value, str) and len(value) > MAX_ARGUMENT:
                 raise UserError(f"{self._command}: {name} is {len(value)} long", fix=f"at most {MAX_ARGUMENT}")
         for name in needs:
             if name not in self._args:

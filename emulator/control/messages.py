@@ -10,7 +10,6 @@ from __future__ import annotations
 import msgspec
 
 from emulator.control.views import (
-    VIEW_VERSION,
     ConsoleChunk,
     CrashView,
     DomainDetail,
@@ -23,7 +22,7 @@ from emulator.control.views import (
 PROTOCOL_VERSION = 1
 MAGIC = "xenconsole"
 
-Argument = bool | int | str | bytes
+Argument = bool | int | str
 """What a command's argument may be."""
 
 
@@ -54,9 +53,9 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="t"):
 class Hello(Message, frozen=True, tag="hello"):
     """The first message of either side. Only this one is looked at before the versions are known to agree."""
 
-    magic: str = MAGIC
-    protocol: int = PROTOCOL_VERSION
-    views: int = VIEW_VERSION
+    magic: str  # these three without defaults: what they are for is to be said
+    protocol: int
+    views: int
     role: str = ""  # "client" or "engine"
     version: str = ""  # xenconsole's own
     pid: int = 0

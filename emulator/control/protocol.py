@@ -55,6 +55,13 @@ class ProtocolError(Exception):
     """The peer broke a rule of the protocol; the connection is of no more use."""
 
 
+def _cwd() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""  # it was removed
+
+
 class FrameDecoder:
     """Cuts a byte stream into frames. Holds at most one frame and what one read brought beyond it."""
 
@@ -102,7 +109,11 @@ class _Side:
 
     def hello(self) -> bytes:
         """The bytes to send first."""
-        return self.encode(Hello(role=self.role, version=self._version, pid=os.getpid(), cwd=os.getcwd()))
+        hello = Hello(
+            magic=MAGIC, protocol=PROTOCOL_VERSION, views=VIEW_VERSION, role=self.role, version=self._version, pid=os.getpid(),
+            cwd=_cwd(),
+        )  # fmt: skip
+        return self.encode(hello)
 
     def encode(self, message: Message) -> bytes:
         """One message as a frame. Raises ValueError when it is too long to send."""

@@ -141,7 +141,7 @@ class Session:
             await asyncio.gather(task, waiting, return_exceptions=True)
 
     async def _create(self, client: EngineClient) -> CommandResult:
-        args: dict[str, str | int | bool | bytes] = {"file": self._options.file}
+        args: dict[str, str | int | bool] = {"file": self._options.file}
         args |= {"extra": self._options.extra} if self._options.extra else {}
         args |= {"name": self._options.name} if self._options.name else {}
         progress = _Progress(self._terminal)

@@ -1,0 +1,36 @@
+"""The command line on a host of scripted guests, as a program: `python -m tests.unit.cli_with_fake create -c …`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+
+from emulator.control.client import EngineClient
+from emulator.control.server import Server
+from tests.unit.fake_host import FakeHost
+from xenconsole.cli import main, session
+
+
+async def start_fake(*, trace: bool = True, version: str = "") -> EngineClient:
+    host = FakeHost()
+
+    async def ready() -> FakeHost:
+        await asyncio.sleep(float(os.environ.get("FAKE_DELAY", "0")))
+        return host
+
+    server = Server(ready())
+    ours, theirs = socket.socketpair()
+    serving = asyncio.create_task(server.serve(*await asyncio.open_unix_connection(sock=theirs)))
+    client = EngineClient(*await asyncio.open_unix_connection(sock=ours), None, version)
+    await client.greeted()
+    client.server = serving  # type: ignore[attr-defined]  # kept alive with it
+    if lose := float(os.environ.get("FAKE_LOSE", "0")):
+        asyncio.get_running_loop().call_later(lose, serving.cancel)
+    return client
+
+
+if __name__ == "__main__":
+    session.start_engine = start_fake  # type: ignore[assignment]
+    sys.exit(main())
