@@ -227,9 +227,12 @@ class Core:
     def debug_register(self, number: int) -> int:
         return self.env[self._dr + number]
 
-    def set_debug_register(self, number: int, value: int) -> None:
-        """DR0–DR3 and DR6 as plain state; DR7 is armed by `breakpoints`."""
-        self.env[self._dr + number] = value
+    def set_breakpoints(self, addresses: list[int], dr7: int) -> None:
+        """Load DR0–DR3 and DR7, and arm the execution breakpoints among them (data watchpoints never fire in Unicorn)."""
+        self._lib.set_dr(self._env_address, 7, 0x400)
+        for number, address in enumerate(addresses):
+            self._lib.set_dr(self._env_address, number, address)
+        self._lib.set_dr(self._env_address, 7, dr7)
 
     def segment(self, number: int) -> tuple[int, int]:
         """(selector, base) of ES CS SS DS FS GS."""
@@ -284,6 +287,12 @@ class Core:
         if number == LDT:
             self.env32[offset // 4] = 0xE040 if limit else 0
             self.env32[offset // 4 + 5] = 0x8200 if limit else 0
+
+    @property
+    def code_size(self) -> int:
+        """Bits of the present code segment."""
+        hidden = self.env32[ENV_HFLAGS]
+        return 64 if hidden & _HF_CS64 else 32 if hidden & _HF_CS32 else 16
 
     @property
     def task_switched(self) -> bool:

@@ -1,0 +1,446 @@
+"""A domain: an actor that owns its memory, its core and its vCPUs, and that only the worker holding it touches.
+
+Whoever wants something of it posts a message (`post`) or asks a question (`ask`); both are served between two slices. A message may
+change the domain and is logged; a question may not and leaves no trace.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from struct import Struct
+from typing import Any, Final, TypeVar
+
+from emulator.abi import xen
+from emulator.abi.errno import EBUSY, EINVAL
+from emulator.abi.xen import HYPERCALLS
+from emulator.cpu import native
+from emulator.cpu.core import GDT, LDT, Core
+from emulator.hypervisor.clock import Clock
+from emulator.hypervisor.emulation import Emulator
+from emulator.hypervisor.events import EventChannels
+from emulator.hypervisor.layout import INVALID_M2P, XenLayout, hypervisor_frames, permutation
+from emulator.hypervisor.mailbox import Level, Logged, Mailbox, Message
+from emulator.hypervisor.memory.frames import FREE, GUEST, L4, SEG_DESC, SHARED, WRITABLE, FrameTable
+from emulator.hypervisor.memory.guestmem import GuestMemory
+from emulator.hypervisor.memory.pagetables import PageTables
+from emulator.hypervisor.refusal import DomainCrash, Refusal
+from emulator.hypervisor.trace import Trace
+from emulator.hypervisor.traps import Traps, trap_name
+from emulator.hypervisor.vcpu import Vcpu
+from emulator.machine.memory import MachineMemory
+
+T = TypeVar("T")
+_RUNSTATE: Final = Struct("<iiQ4Q")
+_LEVEL_GRAIN_NS: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class DomainSpec:
+    """What a domain is made of. `wallclock_ns`: Unix time at its creation, part of the recording."""
+
+    domid: int
+    name: str
+    uuid: bytes
+    frames: int
+    max_frames: int
+    vcpus: int = 1
+    wallclock_ns: int = 0
+    translation_buffer: int = 16 << 20
+    lazy_nx: bool = True
+
+
+@dataclass(slots=True)
+class Stats:
+    """Counters since the domain's creation; read by anyone, written by the holder."""
+
+    hypercalls: int = 0
+    by_number: list[int] = field(default_factory=lambda: [0] * len(HYPERCALLS))
+    system_calls: int = 0
+    traps: int = 0
+    page_faults: int = 0
+    table_writes: int = 0
+    upcalls: int = 0
+    mmu_entries: int = 0
+    slices: int = 0
+    cpu_ns: int = 0
+
+
+@dataclass(slots=True)
+class Sinks:
+    """Where what a domain says goes; set by Domain-0."""
+
+    console_io: Callable[[bytes], None] = lambda data: None
+    log: Callable[[str, str], None] = lambda level, text: None
+
+
+class Domain:
+    """See the module. `ended`: empty while it lives, else why it ended (abi.xen.SHUTDOWN_REASONS)."""
+
+    WRITABLE = WRITABLE
+
+    def __init__(self, spec: DomainSpec) -> None:
+        self.spec, self.domid, self.name, self.uuid = spec, spec.domid, spec.name, spec.uuid
+        self.memory = MachineMemory(hypervisor_frames(spec.max_frames) + spec.max_frames, f"domain-{spec.domid}")
+        self.layout = XenLayout(self.memory, spec.max_frames)
+        self.frames = FrameTable(self.memory.frames)
+        self.core = Core(self.memory.address, self.memory.size, translation_buffer=spec.translation_buffer)
+        self.guest = GuestMemory(self.memory, self.core)
+        self.tables = PageTables(self.memory, self.frames, self.layout.xen_slots, spec.lazy_nx)
+        self.clock = Clock(self.core.control)
+        self.emulator = Emulator()
+        self.p2m = permutation(spec.max_frames, self.layout.first_guest)
+        self._own_frames()
+        shared = self.layout.shared_info_mfn << 12
+        self.vcpus = [Vcpu(self, n, shared + n * xen.VCPU_INFO_SIZE) for n in range(spec.vcpus)]
+        self.current = self.vcpus[0]
+        self.events = EventChannels(self.memory.bytes, self.memory.words, shared, self.vcpus)
+        self.stats, self.sinks = Stats(), Sinks()
+        self.trace: Trace | None = None
+        self.refusals: deque[tuple[int, str, str]] = deque(maxlen=200)  # (time ns, what, reason)
+        self.receivers: dict[str, Callable[[bytes], None]] = {}
+        self.vm_assist = 0
+        self.paused = 0
+        self.ended = ""
+        self.crash_reason = ""
+        self.mailbox = Mailbox()
+        self.recording: list[Logged] | None = None
+        self._questions: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self.attention = False
+        self.wake: Callable[[Domain], None] = lambda domain: None
+        self.domid_exists: Callable[[int], bool] = lambda domid: domid == 0
+        self._runstate = [(0, 0, [0, 0, 0, 0]) for _ in self.vcpus]
+        self.core.on_trap = Traps(self).handle
+        for vcpu in self.vcpus:
+            vcpu.upcall_masked = True
+            self.layout.map_gdt(vcpu.number, ())
+        self.core.set_table(GDT, self.layout.gdt_address(0), (xen.GDT_PAGES << 12) - 1)
+        self._write_clocks()
+
+    def _own_frames(self) -> None:
+        """The domain's frames, of which those beyond its present size are free, and the shared ones."""
+        first, spec = self.layout.first_guest, self.spec
+        self.frames.owners[first : first + spec.max_frames] = FREE
+        present = self.p2m[: spec.frames].astype("int64")
+        self.frames.owners[present] = GUEST
+        self.layout.m2p[present] = range(spec.frames)
+        self._free = [int(mfn) for mfn in self.p2m[spec.frames :][::-1]]
+        self.frames.owner[self.layout.shared_info_mfn] = SHARED
+        self.owned_frames, self.max_frames, self.e820_frames = spec.frames, spec.max_frames, spec.max_frames
+
+    # --- what others may call, from any thread ---------------------------------------------------------------------------------
+
+    def post(self, message: Message) -> None:
+        self.mailbox.post(message)
+        self._call()
+
+    def ask(self, question: Callable[[], T]) -> Future[T]:
+        """Have `question` answered by the holder between two slices. It must not change what the guest can see."""
+        future: Future[T] = Future()
+        self._questions.append((question, future))
+        self._call()
+        return future
+
+    def _call(self) -> None:
+        self.attention = True
+        self.core.control[native.LIMIT] = 0
+        self.wake(self)
+
+    # --- a slice -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def runnable(self) -> bool:
+        return not self.ended and not self.paused and not self.current.blocked
+
+    def serve(self) -> None:
+        """Answer the questions that wait."""
+        self.attention = False
+        while self._questions:
+            question, future = self._questions.popleft()
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(question())
+                except BaseException as failure:  # the asker's to handle
+                    future.set_exception(failure)
+
+    def slice(self, budget: int, real_ns: int | None = None) -> None:
+        """Serve questions and messages, then run the guest for at most `budget` counts. `real_ns`: the real clock."""
+        self.serve()
+        if self.ended or self.paused:
+            return
+        if real_ns is not None and real_ns > self.clock.now() + _LEVEL_GRAIN_NS:
+            self._apply(Level(real_ns))
+        while (message := self.mailbox.take()) is not None:
+            self._apply(message)
+        self._run(self.clock.count + budget)
+
+    def replay(self, log: list[Logged], end: int) -> None:
+        """Run from here to count `end`, each message of `log` applied where it was: bit for bit the run that was recorded."""
+        for entry in log:
+            self._run_to(entry.count)
+            entry.message.apply(self)
+        self._run_to(end)
+
+    def _run_to(self, count: int) -> None:
+        while self.clock.count < count and not self.ended:
+            before = self.clock.count
+            self._run(count)
+            if self.clock.count == before and self.current.blocked:
+                raise RuntimeError(f"replay went astray: blocked at count {before} before {count}")
+
+    def _apply(self, message: Message) -> None:
+        if self.recording is not None:
+            self.recording.append(Logged(self.clock.count, message))
+        message.apply(self)
+
+    def _run(self, limit: int) -> None:
+        """Timers that are due, then the guest up to `limit` or the next deadline."""
+        self._fire_timers()
+        vcpu = self.current
+        if vcpu.blocked or self.ended:
+            return
+        self.clock.set_limit(limit)
+        deadline = self.next_deadline()
+        if deadline:
+            self.clock.shorten(deadline)
+        if self.attention:
+            return
+        try:
+            vcpu.deliver_events()
+        except DomainCrash as crash:
+            self.crash(str(crash))
+            return
+        if self.tables.stale:
+            self.tables.stale = False
+            self.core.flush_tlb()
+        began = time.perf_counter_ns()
+        error = self.core.run()
+        spent = time.perf_counter_ns() - began
+        self.stats.slices += 1
+        self.stats.cpu_ns += spent
+        vcpu.accounting.guest_ns += spent
+        if error and not self.ended:
+            self.crash(f"the processor cannot go on (Unicorn error {error}) at {self.core.rip:#x}")
+
+    # --- time ----------------------------------------------------------------------------------------------------------------
+
+    def next_deadline(self) -> int:
+        """System time of the next timer of any vCPU, 0 when none."""
+        times = [t for v in self.vcpus for t in (v.timers.deadline(), v.poll_deadline) if t]
+        return min(times, default=0)
+
+    def _fire_timers(self) -> None:
+        now = self.clock.now()
+        for vcpu in self.vcpus:
+            timers = vcpu.timers
+            if timers.singleshot and timers.singleshot <= now:
+                timers.singleshot = 0
+                self.events.raise_virq(xen.VIRQ_TIMER, vcpu.number)
+            if timers.next_period and timers.next_period <= now:
+                behind = (now - timers.next_period) // timers.period + 1
+                timers.next_period += behind * timers.period
+                self.events.raise_virq(xen.VIRQ_TIMER, vcpu.number)
+            if vcpu.poll_deadline and vcpu.poll_deadline <= now:
+                vcpu.poll_deadline = 0
+                vcpu.wake()
+
+    def timer_changed(self, vcpu: Vcpu) -> None:
+        deadline = vcpu.timers.deadline()
+        if deadline:
+            self.clock.shorten(deadline)
+
+    def _write_clocks(self) -> None:
+        """Wall clock and pvclock parameters: TSC and system time are one number at 1 GHz, so they are written once."""
+        words, base = self.memory.bytes, self.layout.shared_info_mfn << 12
+        seconds, ns = divmod(self.spec.wallclock_ns, 1_000_000_000)
+        words[base + xen.SI_WC_VERSION : base + xen.SI_WC_VERSION + 12] = Struct("<III").pack(2, seconds & 0xFFFFFFFF, ns)
+        words[base + xen.SI_WC_SEC_HI : base + xen.SI_WC_SEC_HI + 4] = (seconds >> 32).to_bytes(4, "little")
+        for number in range(xen.LEGACY_MAX_VCPUS):
+            at = base + number * xen.VCPU_INFO_SIZE + xen.VI_TIME
+            words[at : at + 32] = self._time_info()
+
+    @staticmethod
+    def _time_info() -> bytes:
+        """struct vcpu_time_info with version 2 (even: not being written), multiplier 1.0, stable between vCPUs."""
+        return Struct("<IIQQIbBH").pack(2, 0, 0, 0, 0x80000000, 1, xen.TSC_STABLE_BIT, 0)
+
+    def update_time(self, vcpu: Vcpu) -> None:
+        if vcpu.time_area:
+            self.guest.write(vcpu.time_area, self._time_info())
+
+    def runstate(self, vcpu: Vcpu) -> bytes:
+        """struct vcpu_runstate_info: state, since when, ns in running, runnable, blocked, offline."""
+        state, since, times = self._runstate[vcpu.number]
+        now = self.clock.now()
+        shown = list(times)
+        shown[state] += now - since
+        return _RUNSTATE.pack(state, 0, now, *shown)
+
+    def runstate_changed(self, vcpu: Vcpu) -> None:
+        state, since, times = self._runstate[vcpu.number]
+        now = self.clock.now()
+        times[state] += now - since
+        self._runstate[vcpu.number] = (2 if vcpu.blocked else 0, now, times)
+        if vcpu.runstate_area:
+            try:
+                self.guest.write(vcpu.runstate_area, _RUNSTATE.pack(2 if vcpu.blocked else 0, 0, now, *times))
+            except Refusal as refusal:  # the guest unmapped it: Xen's update_runstate_area lets it be too
+                self.refused("runstate area", refusal)
+
+    # --- what hypercalls do to it ----------------------------------------------------------------------------------------------
+
+    def block(self, vcpu: Vcpu) -> None:
+        vcpu.blocked = True
+        self.runstate_changed(vcpu)
+        self.core.stop()
+
+    def yield_slice(self) -> None:
+        self.core.stop()
+
+    def shutdown(self, reason: str) -> None:
+        self.ended = reason
+        self.core.stop()
+
+    def crash(self, reason: str) -> None:
+        """domain_crash: the domain ends where it stands, its state kept for whoever looks."""
+        if not self.ended:
+            self.crash_reason = reason
+            self.sinks.log("error", f"crashed: {reason}")
+            self.shutdown("crash")
+
+    def refused(self, what: str, refusal: Refusal) -> None:
+        self.refusals.append((self.clock.now(), what, refusal.reason))
+
+    def refresh_io_right(self) -> None:
+        """Whether IN and OUT of the running vCPU answer at once (iopl_ok in emul-priv-op.c), or trap to be looked at."""
+        vcpu = self.current
+        architectural = self.vm_assist >> xen.VMASST_TYPE_architectural_iopl & 1
+        level = (0 if architectural else 1) if vcpu.kernel_mode else 3
+        self.core.control[native.IO_ALLOWED] = int(vcpu.iopl >> 12 >= level and (vcpu.kernel_mode or vcpu.iopl >> 12 == 3))
+
+    def new_baseptr(self, vcpu: Vcpu, mfn: int) -> None:
+        """MMUEXT_NEW_BASEPTR and MOV to CR3: the guest kernel's L4."""
+        if mfn != vcpu.cr3_kernel:
+            self.tables.get_type(mfn, L4)
+            if vcpu.cr3_kernel:
+                self.tables.put_type(vcpu.cr3_kernel)
+            vcpu.cr3_kernel = mfn
+        if vcpu.kernel_mode:
+            self.core.cr3 = mfn << 12
+
+    def new_user_baseptr(self, vcpu: Vcpu, mfn: int) -> None:
+        if mfn == vcpu.cr3_user:
+            return
+        if mfn:
+            self.tables.get_type(mfn, L4)
+        if vcpu.cr3_user:
+            self.tables.put_type(vcpu.cr3_user)
+        vcpu.cr3_user = mfn
+
+    def set_ldt(self, vcpu: Vcpu, base: int, entries: int) -> None:
+        """MMUEXT_SET_LDT: its pages are mapped at their first use (pv_map_ldt_shadow_page)."""
+        if entries > 8192 or base & 0xFFF:
+            raise Refusal(EINVAL, f"an LDT of {entries} entries at {base:#x}")
+        for page, mfn in vcpu.ldt_frames.items():
+            self.layout.map_ldt(vcpu.number, page, 0)
+            self.tables.put_type(mfn)
+        vcpu.ldt_frames = {}
+        vcpu.ldt_base, vcpu.ldt_entries = base, entries
+        self.core.set_table(LDT, self.layout.gdt_address(vcpu.number) + (xen.GDT_PAGES << 12), max(0, entries * 8 - 1))
+        self.tables.stale = True
+
+    def map_ldt_page(self, vcpu: Vcpu, page: int) -> bool:
+        if page * 512 >= vcpu.ldt_entries or page in vcpu.ldt_frames:
+            return False
+        index = self.guest.entry_index(vcpu.ldt_base + (page << 12))
+        entry = self.memory.words[index] if index >= 0 else 0
+        if not entry & xen.PRESENT:
+            return False
+        mfn = (entry & xen.FRAME_MASK) >> 12
+        try:
+            self.tables.get_type(mfn, SEG_DESC)
+        except Refusal as refusal:
+            self.refused("LDT page", refusal)
+            return False
+        vcpu.ldt_frames[page] = mfn
+        self.layout.map_ldt(vcpu.number, page, mfn)
+        return True
+
+    def arm_breakpoints(self, vcpu: Vcpu) -> bool:
+        self.core.set_breakpoints(vcpu.debug.addresses, vcpu.debug.dr7)
+        return True
+
+    def write_hypercall_page(self, mfn: int) -> None:
+        """hypercall_page_initialise: 128 stubs of 32 bytes; the iret stub does not return."""
+        self.tables.get_type(mfn, WRITABLE)
+        self.tables.put_type(mfn)
+        page = self.memory.frame(mfn)
+        for number in range(4096 // 32):
+            # push %rcx; push %r11; mov $number,%eax; syscall; pop %r11; pop %rcx; ret
+            code = b"\x51\x41\x53\xb8" + number.to_bytes(4, "little") + b"\x0f\x05\x41\x5b\x59\xc3"
+            if number == xen.HYPERCALL_NUMBER["iret"]:
+                code = b"\x51\x41\x53\x50\xb8" + number.to_bytes(4, "little") + b"\x0f\x05"  # push %rax too: struct iret_context
+            page[number * 32 : number * 32 + 32] = code.ljust(32, b"\xcc")
+        self.core.forget_frame(mfn)
+
+    # --- frames ----------------------------------------------------------------------------------------------------------------
+
+    def set_m2p(self, mfn: int, pfn: int) -> None:
+        self.layout.set_m2p(mfn, pfn)
+
+    def take_frame(self) -> int | None:
+        """A zeroed frame more for the domain, None at its maximum."""
+        if not self._free:
+            return None
+        mfn = self._free.pop()
+        self.memory.frame(mfn)[:] = bytes(4096)
+        self.core.forget_frame(mfn)
+        self.frames.owner[mfn] = GUEST
+        self.owned_frames += 1
+        return mfn
+
+    def give_frame(self, mfn: int) -> None:
+        self.frames.owner[mfn] = FREE
+        self.layout.set_m2p(mfn, INVALID_M2P)
+        self._free.append(mfn)
+        self.owned_frames -= 1
+
+    def release_frame(self, mfn: int) -> bool:
+        """XENMEM_decrease_reservation of one frame: False when it is not the guest's or still in use."""
+        if mfn >= self.frames.frames or self.frames.owner[mfn] != GUEST or self.frames.count[mfn]:
+            self.refused("decrease_reservation", Refusal(EBUSY, f"frame {mfn:#x} is not free to give"))
+            return False
+        self.give_frame(mfn)
+        return True
+
+    # --- beginning and end -----------------------------------------------------------------------------------------------------
+
+    def start(self, rip: int, rsp: int, rsi: int, cr3: int, kernel_sp: int) -> None:
+        """The first context of vCPU 0, its page tables pinned (arch_set_info_guest)."""
+        vcpu, core = self.vcpus[0], self.core
+        self.tables.pin(cr3 >> 12, L4)
+        self.new_baseptr(vcpu, cr3 >> 12)
+        for index in range(16):
+            core.regs[index] = 0
+        core.regs[4], core.regs[6] = rsp, rsi
+        core.rip = rip
+        vcpu.kernel_sp = kernel_sp
+        self.tables.stale = False
+
+    def close(self) -> None:
+        """Give everything back. The domain must not be held."""
+        self.ended = self.ended or "destroyed"
+        for _question, future in self._questions:
+            future.cancel()
+        self._questions.clear()
+        self.core.close()
+        self.current = None  # type: ignore[assignment]
+        del self.layout, self.p2m, self.tables, self.guest, self.events, self.vcpus
+        self.memory.close()
+
+    @staticmethod
+    def trap_name(vector: int) -> str:
+        return trap_name(vector)

@@ -1,0 +1,177 @@
+"""Two-level event channels of one domain (xen/common/event_channel.c, event_2l.c).
+
+A port is a number the guest holds; behind it stands a virtual interrupt, another vCPU (IPI), or the far end in another domain.
+Pending and mask bits live in shared_info, where the guest clears and sets them itself:
+
+    send: set pending[port]; if it was clear and mask[port] is clear: set the word's bit in pending_sel, then upcall_pending
+
+The domain's own worker runs everything here; a send from elsewhere arrives as a message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from emulator.abi.errno import EEXIST, EINVAL, ENOENT, ENOSPC, ESRCH
+from emulator.abi.xen import EVENT_PORTS, GLOBAL_VIRQS, NR_VIRQS, SI_MASK, SI_PENDING, VIRQ_NAMES
+from emulator.hypervisor.refusal import Refusal
+
+if TYPE_CHECKING:
+    from emulator.hypervisor.vcpu import Vcpu
+
+# EVTCHNSTAT_* of event_channel.h are the positions.
+KINDS = ("free", "unbound", "interdomain", "pirq", "virq", "ipi")
+FREE, UNBOUND, INTERDOMAIN, PIRQ, VIRQ, IPI = range(6)
+
+
+@dataclass(slots=True)
+class Port:
+    kind: int = FREE
+    vcpu: int = 0
+    virq: int = 0
+    remote_domain: int = 0
+    remote_port: int = 0
+    backend: str = ""  # name of the Domain-0 backend at the far end
+    count: int = 0
+
+
+@dataclass
+class EventChannels:
+    """`base` is the byte offset of shared_info in the machine memory. `backends`: what Domain-0 does when the guest kicks it."""
+
+    memory: memoryview
+    words: memoryview
+    base: int
+    vcpus: list[Vcpu]
+    ports: dict[int, Port] = field(default_factory=dict)
+    virqs: dict[tuple[int, int], int] = field(default_factory=dict)  # (virq, vcpu) -> port
+    backends: dict[str, Callable[[], None]] = field(default_factory=dict)
+    sent: int = 0
+
+    def allocate(self, port: Port) -> int:
+        """The lowest free port number (0 is never one)."""
+        number = 1
+        while number in self.ports:
+            number += 1
+        if number >= EVENT_PORTS:
+            raise Refusal(ENOSPC, f"all {EVENT_PORTS} event channels are in use")
+        self.ports[number] = port
+        return number
+
+    def port(self, number: int) -> Port:
+        found = self.ports.get(number)
+        if found is None:
+            raise Refusal(EINVAL, f"port {number} is not allocated")
+        return found
+
+    def bind_virq(self, virq: int, vcpu: int) -> int:
+        if virq >= NR_VIRQS:
+            raise Refusal(EINVAL, f"VIRQ {virq} does not exist")
+        if virq in GLOBAL_VIRQS and vcpu:
+            raise Refusal(EINVAL, f"VIRQ {virq} is global: vCPU 0 only")
+        self._check_vcpu(vcpu)
+        if (virq, vcpu) in self.virqs:
+            raise Refusal(EEXIST, f"VIRQ {virq} of vCPU {vcpu} is bound already")
+        number = self.allocate(Port(VIRQ, vcpu, virq))
+        self.virqs[virq, vcpu] = number
+        return number
+
+    def bind_ipi(self, vcpu: int) -> int:
+        self._check_vcpu(vcpu)
+        return self.allocate(Port(IPI, vcpu))
+
+    def bind_vcpu(self, number: int, vcpu: int) -> None:
+        self._check_vcpu(vcpu)
+        port = self.port(number)
+        if port.kind == VIRQ and port.virq not in GLOBAL_VIRQS or port.kind == IPI:
+            raise Refusal(EINVAL, f"port {number} belongs to its vCPU for good")
+        port.vcpu = vcpu
+
+    def close(self, number: int) -> None:
+        port = self.port(number)
+        if port.kind == VIRQ:
+            del self.virqs[port.virq, port.vcpu]
+        del self.ports[number]
+        self._clear(number)
+
+    def _clear(self, number: int) -> None:
+        at = (self.base + SI_PENDING >> 3) + (number >> 6)
+        self.words[at] &= ~(1 << (number & 63))
+
+    def send(self, number: int) -> None:
+        """EVTCHNOP_send by the guest."""
+        port = self.port(number)
+        if port.kind == INTERDOMAIN:
+            port.count += 1
+            handler = self.backends.get(port.backend)
+            if handler is not None:
+                handler()
+        elif port.kind == IPI:
+            self.set_pending(number)
+        elif port.kind != UNBOUND:  # a send to an unbound port is silently lost, as in Xen
+            raise Refusal(EINVAL, f"port {number} is a {KINDS[port.kind]}: nothing to send to")
+
+    def raise_virq(self, virq: int, vcpu: int) -> None:
+        number = self.virqs.get((virq, vcpu))
+        if number is not None:
+            self.set_pending(number)
+
+    def set_pending(self, number: int) -> None:
+        """An event for the guest: evtchn_2l_set_pending."""
+        port = self.ports.get(number)
+        if port is None:
+            return
+        port.count += 1
+        self.sent += 1
+        word, bit = number >> 6, 1 << (number & 63)
+        words, base = self.words, self.base >> 3
+        vcpu = self.vcpus[port.vcpu]
+        was = words[base + (SI_PENDING >> 3) + word]
+        if not was & bit:
+            words[base + (SI_PENDING >> 3) + word] = was | bit
+            if not words[base + (SI_MASK >> 3) + word] & bit:
+                vcpu.mark_pending(word)
+        if number in vcpu.polled or 0 in vcpu.polled:
+            vcpu.wake()
+
+    def unmask(self, number: int) -> None:
+        """EVTCHNOP_unmask: an event that waited behind the mask is delivered now."""
+        if not 0 < number < EVENT_PORTS:
+            raise Refusal(EINVAL, f"port {number} does not exist")
+        word, bit = number >> 6, 1 << (number & 63)
+        words, base = self.words, self.base >> 3
+        was = words[base + (SI_MASK >> 3) + word]
+        if was & bit:
+            words[base + (SI_MASK >> 3) + word] = was & ~bit
+            if words[base + (SI_PENDING >> 3) + word] & bit:
+                port = self.ports.get(number)
+                self.vcpus[port.vcpu if port else 0].mark_pending(word)
+
+    def pending(self, number: int) -> bool:
+        return bool(self.words[(self.base + SI_PENDING >> 3) + (number >> 6)] >> (number & 63) & 1)
+
+    def masked(self, number: int) -> bool:
+        return bool(self.words[(self.base + SI_MASK >> 3) + (number >> 6)] >> (number & 63) & 1)
+
+    def reset(self) -> None:
+        for number in list(self.ports):
+            self.close(number)
+
+    def _check_vcpu(self, vcpu: int) -> None:
+        if vcpu >= len(self.vcpus):
+            raise Refusal(ENOENT, f"vCPU {vcpu} does not exist")
+
+    def describe(self, port: Port) -> str:
+        """Where a port leads, for people."""
+        if port.kind == VIRQ:
+            return f"VIRQ_{VIRQ_NAMES[port.virq]}" if port.virq < len(VIRQ_NAMES) else f"VIRQ {port.virq}"
+        if port.kind == IPI:
+            return f"vCPU {port.vcpu}"
+        if port.kind == INTERDOMAIN:
+            return f"domain {port.remote_domain} ({port.backend})" if port.backend else f"domain {port.remote_domain} port {port.remote_port}"
+        return f"awaits domain {port.remote_domain}" if port.kind == UNBOUND else ""
+
+    def bind_interdomain(self, remote_domain: int, remote_port: int) -> int:
+        raise Refusal(ESRCH if remote_domain else EINVAL, f"domain {remote_domain} offers no port {remote_port}")

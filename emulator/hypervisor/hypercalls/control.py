@@ -1,0 +1,99 @@
+"""multicall, vm_assist, physdev_op, and what only Domain-0 may ask: domctl, sysctl, platform_op and their kin."""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import TYPE_CHECKING, Final
+
+from emulator.abi.errno import EINVAL, ENOSYS, EPERM
+from emulator.abi.xen import (
+    HYPERCALL_NUMBER,
+    PHYSDEVOP_set_iobitmap,
+    PHYSDEVOP_set_iopl,
+    VMASST_TYPE_architectural_iopl,
+    VMASST_TYPE_m2p_strict,
+    VMASST_TYPE_runstate_update_flag,
+    VMASST_TYPE_writable_pagetables,
+)
+from emulator.hypervisor import hypercalls
+from emulator.hypervisor.refusal import Refusal
+
+if TYPE_CHECKING:
+    from emulator.hypervisor.vcpu import Vcpu
+
+_ENTRY: Final = Struct("<Qq6Q")  # struct multicall_entry: op result args[6]
+_ASSISTS: Final = (1 << VMASST_TYPE_writable_pagetables | 1 << VMASST_TYPE_architectural_iopl | 1 << VMASST_TYPE_runstate_update_flag
+                   | 1 << VMASST_TYPE_m2p_strict)  # fmt: skip
+_IRET: Final = HYPERCALL_NUMBER["iret"]
+_MULTICALL: Final = HYPERCALL_NUMBER["multicall"]
+
+
+def multicall(vcpu: Vcpu, calls: int, count: int, *_: int) -> int:
+    """do_multicall: each entry's result is written back; a fault on the list itself ends it with -EFAULT."""
+    domain, guest = vcpu.domain, vcpu.domain.guest
+    size = _ENTRY.size
+    for index in range(count & 0xFFFFFFFF):
+        at = calls + index * size
+        number, _result, *arguments = _ENTRY.unpack(guest.read(at, size))
+        result = _one(vcpu, number, arguments)
+        guest.write(at + 8, (result & (1 << 64) - 1).to_bytes(8, "little"))
+        if domain.ended or vcpu.blocked:
+            break
+    return 0
+
+
+def _one(vcpu: Vcpu, number: int, arguments: list[int]) -> int:
+    handlers = hypercalls.HANDLERS
+    handler = handlers[number] if number < len(handlers) else None
+    if handler is None or number == _IRET:
+        return -ENOSYS
+    if number == _MULTICALL:  # no nesting: mc_state.flags
+        return -EINVAL
+    vcpu.domain.stats.by_number[number] += 1
+    try:
+        a, b, c, d, e, f = arguments
+        result = handler(vcpu, a, b, c, d, e, f)
+    except Refusal as refusal:
+        vcpu.domain.refused(f"multicall {number}", refusal)
+        return -refusal.errno
+    return result
+
+
+def vm_assist(vcpu: Vcpu, command: int, kind: int, *_: int) -> int:
+    """Enable (0) or disable (1) an assist; those that 64-bit PV guests know (arch_vm_assist_valid_mask)."""
+    if kind > 63 or not _ASSISTS >> kind & 1:
+        raise Refusal(EINVAL, f"vm_assist {kind} is not for 64-bit guests")
+    if command == 0:
+        vcpu.domain.vm_assist |= 1 << kind
+    elif command == 1:
+        vcpu.domain.vm_assist &= ~(1 << kind)
+    else:
+        raise Refusal(ENOSYS, f"vm_assist command {command} does not exist")
+    vcpu.domain.refresh_io_right()
+    return 0
+
+
+def physdev_op(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
+    guest = vcpu.domain.guest
+    if command == PHYSDEVOP_set_iopl:
+        level = guest.read_u32(argument)
+        if level > 3:
+            raise Refusal(EINVAL, f"I/O privilege level {level} does not exist")
+        vcpu.iopl = level << 12
+        vcpu.domain.refresh_io_right()
+        return 0
+    if command == PHYSDEVOP_set_iobitmap:
+        bitmap, ports = guest.read_u64(argument), guest.read_u32(argument + 8)
+        if ports > 65536:
+            raise Refusal(EINVAL, f"a bitmap of {ports} ports: there are 65536")
+        vcpu.io_bitmap, vcpu.io_ports = bitmap, ports
+        return 0
+    raise Refusal(ENOSYS if command > 31 else EPERM, f"physdev_op {command}: no physical device is this domain's")
+
+
+def privileged(_vcpu: Vcpu, *_: int) -> int:
+    raise Refusal(EPERM, "only Domain-0 may ask for this")
+
+
+HYPERCALLS: Final = {"multicall": multicall, "vm_assist": vm_assist, "physdev_op": physdev_op, "platform_op": privileged,
+                     "sysctl": privileged, "domctl": privileged, "kexec_op": privileged}  # fmt: skip

@@ -1,0 +1,94 @@
+"""event_channel_op (xen/common/event_channel.c) and its compatible form."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from emulator.abi import xen
+from emulator.abi.errno import EINVAL, ENOSYS, EPERM, ESRCH
+from emulator.abi.xen import DOMID_SELF
+from emulator.hypervisor.events import INTERDOMAIN, UNBOUND, VIRQ, Port
+from emulator.hypervisor.refusal import Refusal
+
+if TYPE_CHECKING:
+    from emulator.hypervisor.vcpu import Vcpu
+
+
+def event_channel_op(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
+    events, guest, domid = vcpu.domain.events, vcpu.domain.guest, vcpu.domain.domid
+    if command == xen.EVTCHNOP_send:
+        events.send(guest.read_u32(argument))
+    elif command == xen.EVTCHNOP_unmask:
+        events.unmask(guest.read_u32(argument))
+    elif command == xen.EVTCHNOP_bind_virq:
+        port = events.bind_virq(guest.read_u32(argument), guest.read_u32(argument + 4))
+        guest.write_u32(argument + 8, port)
+    elif command == xen.EVTCHNOP_bind_ipi:
+        guest.write_u32(argument + 4, events.bind_ipi(guest.read_u32(argument)))
+    elif command == xen.EVTCHNOP_alloc_unbound:
+        fields = guest.read(argument, 8)
+        owner, remote = int.from_bytes(fields[0:2], "little"), int.from_bytes(fields[2:4], "little")
+        if owner not in (DOMID_SELF, domid):
+            raise Refusal(EPERM, f"domain {owner} is not the caller")
+        port = events.allocate(Port(UNBOUND, remote_domain=domid if remote == DOMID_SELF else remote))
+        guest.write_u32(argument + 4, port)
+    elif command == xen.EVTCHNOP_bind_interdomain:
+        remote, remote_port = guest.read_u32(argument) & 0xFFFF, guest.read_u32(argument + 4)
+        guest.write_u32(argument + 8, _bind_interdomain(vcpu, remote, remote_port))
+    elif command == xen.EVTCHNOP_bind_vcpu:
+        events.bind_vcpu(guest.read_u32(argument), guest.read_u32(argument + 4))
+    elif command == xen.EVTCHNOP_close:
+        events.close(guest.read_u32(argument))
+    elif command == xen.EVTCHNOP_status:
+        _status(vcpu, argument)
+    elif command == xen.EVTCHNOP_reset:
+        if guest.read_u32(argument) & 0xFFFF not in (DOMID_SELF, domid):
+            raise Refusal(EPERM, "only the domain's own channels may be reset")
+        events.reset()
+    elif command == xen.EVTCHNOP_bind_pirq:
+        raise Refusal(EINVAL, "no physical interrupt is this domain's")
+    else:  # the FIFO operations too: the guest goes on with two levels
+        raise Refusal(ENOSYS, f"event_channel_op {command} is not there")
+    return 0
+
+
+def _bind_interdomain(vcpu: Vcpu, remote: int, remote_port: int) -> int:
+    """A channel within the domain (loopback); one to another domain needs its consent by message, which nobody offers yet."""
+    domain = vcpu.domain
+    if remote not in (DOMID_SELF, domain.domid):
+        raise Refusal(ESRCH, f"domain {remote} offers no port {remote_port}")
+    far = domain.events.port(remote_port)
+    if far.kind != UNBOUND or far.remote_domain != domain.domid:
+        raise Refusal(EINVAL, f"port {remote_port} does not await this domain")
+    number = domain.events.allocate(Port(INTERDOMAIN, remote_domain=domain.domid, remote_port=remote_port))
+    far.kind, far.remote_port = INTERDOMAIN, number
+    domain.events.set_pending(number)  # an event may have been sent before the bind
+    return number
+
+
+def _status(vcpu: Vcpu, argument: int) -> None:
+    """struct evtchn_status: u16 dom, u32 port, u32 status, u32 vcpu, union of the far end."""
+    events, guest = vcpu.domain.events, vcpu.domain.guest
+    dom = guest.read_u32(argument) & 0xFFFF
+    if dom not in (DOMID_SELF, vcpu.domain.domid):
+        raise Refusal(EPERM, f"domain {dom} is not the caller")
+    port = events.ports.get(guest.read_u32(argument + 4))
+    kind, bound, first, second = (0, 0, 0, 0)
+    if port is not None:
+        kind, bound = port.kind, port.vcpu
+        if kind in (UNBOUND, INTERDOMAIN):
+            first, second = port.remote_domain, port.remote_port
+        elif kind == VIRQ:
+            first = port.virq
+    guest.write_u32(argument + 8, kind)
+    guest.write_u32(argument + 12, bound)
+    guest.write_u32(argument + 16, first)
+    guest.write_u32(argument + 20, second)
+
+
+def event_channel_op_compat(vcpu: Vcpu, argument: int, *_: int) -> int:
+    """struct evtchn_op: the command in the first 32 bits, its structure behind it."""
+    return event_channel_op(vcpu, vcpu.domain.guest.read_u32(argument), argument + 4)
+
+
+HYPERCALLS: Final = {"event_channel_op": event_channel_op, "event_channel_op_compat": event_channel_op_compat}

@@ -1,0 +1,88 @@
+"""sched_op, its compatible form, and set_timer_op (xen/common/sched/core.c)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from emulator.abi import xen
+from emulator.abi.errno import EINVAL, ENOSYS, EPERM
+from emulator.hypervisor.refusal import Refusal
+
+if TYPE_CHECKING:
+    from emulator.hypervisor.vcpu import Vcpu
+
+_MAX_POLL: Final = 128
+
+
+def sched_op(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
+    domain, guest = vcpu.domain, vcpu.domain.guest
+    if command == xen.SCHEDOP_yield:
+        domain.yield_slice()
+    elif command == xen.SCHEDOP_block:
+        block(vcpu)
+    elif command == xen.SCHEDOP_shutdown:
+        reason = guest.read_u32(argument)
+        if reason >= len(xen.SHUTDOWN_REASONS):
+            raise Refusal(EINVAL, f"shutdown reason {reason} does not exist")
+        domain.shutdown(xen.SHUTDOWN_REASONS[reason])
+    elif command == xen.SCHEDOP_poll:
+        _poll(vcpu, argument)
+    elif command == xen.SCHEDOP_remote_shutdown:
+        raise Refusal(EPERM, "only Domain-0 shuts others down")
+    elif command == xen.SCHEDOP_shutdown_code:
+        return 0
+    elif command == xen.SCHEDOP_watchdog:
+        raise Refusal(ENOSYS, "no watchdog yet")
+    else:
+        raise Refusal(ENOSYS, f"sched_op {command} does not exist")
+    return 0
+
+
+def block(vcpu: Vcpu) -> None:
+    """vcpu_block_enable_events: unmask, and sleep unless an event is waiting."""
+    vcpu.upcall_masked = False
+    if not vcpu.upcall_pending:
+        vcpu.domain.block(vcpu)
+
+
+def _poll(vcpu: Vcpu, argument: int) -> None:
+    """Sleep until one of the ports is pending or the time has come (do_poll). The ports may stay masked."""
+    domain, guest = vcpu.domain, vcpu.domain.guest
+    ports_at, count, timeout = guest.read_u64(argument), guest.read_u32(argument + 8), guest.read_u64(argument + 16)
+    if count > _MAX_POLL:
+        raise Refusal(EINVAL, f"{count} ports to poll, {_MAX_POLL} at most")
+    ports = []
+    for index in range(count):
+        port = guest.read_u32(ports_at + 4 * index)
+        if port >= xen.EVENT_PORTS:
+            raise Refusal(EINVAL, f"port {port} does not exist")
+        ports.append(port)
+    if vcpu.upcall_pending and not vcpu.upcall_masked or any(domain.events.pending(port) for port in ports):
+        return
+    if timeout and timeout <= domain.clock.now():
+        return
+    vcpu.polled = frozenset(ports)
+    vcpu.poll_deadline = timeout
+    domain.block(vcpu)
+
+
+def sched_op_compat(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
+    """The older interface: shutdown's reason is the argument itself."""
+    if command == xen.SCHEDOP_shutdown:
+        if argument >= len(xen.SHUTDOWN_REASONS):
+            raise Refusal(EINVAL, f"shutdown reason {argument} does not exist")
+        vcpu.domain.shutdown(xen.SHUTDOWN_REASONS[argument])
+        return 0
+    if command in (xen.SCHEDOP_yield, xen.SCHEDOP_block):
+        return sched_op(vcpu, command, argument)
+    raise Refusal(ENOSYS, f"sched_op_compat {command} does not exist")
+
+
+def set_timer_op(vcpu: Vcpu, deadline: int, *_: int) -> int:
+    """The singleshot timer by absolute system time; 0 stops it. A time in the past fires at once."""
+    vcpu.timers.singleshot = 0 if deadline == 0 or deadline >= 1 << 63 else deadline
+    vcpu.domain.timer_changed(vcpu)
+    return 0
+
+
+HYPERCALLS: Final = {"sched_op": sched_op, "sched_op_compat": sched_op_compat, "set_timer_op": set_timer_op}

@@ -1,0 +1,86 @@
+"""vcpu_op (xen/common/domain.c, do_vcpu_op): timers, run state, the place of vcpu_info."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from emulator.abi import xen
+from emulator.abi.errno import EINVAL, ENOENT, ENOSYS, ETIME
+from emulator.hypervisor.refusal import Refusal
+
+if TYPE_CHECKING:
+    from emulator.hypervisor.vcpu import Vcpu
+
+_MIN_PERIOD_NS: Final = 1_000_000
+
+
+def vcpu_op(vcpu: Vcpu, command: int, number: int, argument: int, *_: int) -> int:
+    domain, guest = vcpu.domain, vcpu.domain.guest
+    number &= 0xFFFFFFFF
+    if number >= len(domain.vcpus):
+        raise Refusal(ENOENT, f"vCPU {number} does not exist")
+    target = domain.vcpus[number]
+    if command == xen.VCPUOP_set_singleshot_timer:
+        _own(vcpu, number)
+        deadline, flags = guest.read_u64(argument), guest.read_u32(argument + 8)
+        if flags & xen.VCPU_SSHOTTMR_future and deadline < domain.clock.now():
+            raise Refusal(ETIME, f"timer at {deadline} ns lies in the past")
+        target.timers.singleshot = deadline
+        domain.timer_changed(target)
+    elif command == xen.VCPUOP_stop_singleshot_timer:
+        _own(vcpu, number)
+        target.timers.singleshot = 0
+    elif command == xen.VCPUOP_is_up:
+        return int(target.up)
+    elif command == xen.VCPUOP_get_runstate_info:
+        guest.write(argument, domain.runstate(target))
+    elif command == xen.VCPUOP_register_runstate_memory_area:
+        area = guest.read_u64(argument)
+        guest.write(area, domain.runstate(target))
+        target.runstate_area = area
+    elif command == xen.VCPUOP_set_periodic_timer:
+        _own(vcpu, number)
+        period = guest.read_u64(argument)
+        if period < _MIN_PERIOD_NS:
+            raise Refusal(EINVAL, f"a period of {period} ns is shorter than {_MIN_PERIOD_NS}")
+        if period > 1 << 62:
+            raise Refusal(EINVAL, f"a period of {period} ns is too long")
+        target.timers.period, target.timers.next_period = period, domain.clock.now() + period
+        domain.timer_changed(target)
+    elif command == xen.VCPUOP_stop_periodic_timer:
+        _own(vcpu, number)
+        target.timers.period = target.timers.next_period = 0
+    elif command == xen.VCPUOP_register_vcpu_info:
+        _move_info(target, guest.read_u64(argument), guest.read_u32(argument + 8))
+    elif command == xen.VCPUOP_register_vcpu_time_memory_area:
+        target.time_area = guest.read_u64(argument)
+        domain.update_time(target)
+    elif command in (xen.VCPUOP_initialise, xen.VCPUOP_up, xen.VCPUOP_down, xen.VCPUOP_send_nmi, xen.VCPUOP_get_physid):
+        raise Refusal(ENOSYS if command != xen.VCPUOP_get_physid else EINVAL, f"vcpu_op {command} is not there yet")
+    else:
+        raise Refusal(ENOSYS, f"vcpu_op {command} does not exist")
+    return 0
+
+
+def _own(vcpu: Vcpu, number: int) -> None:
+    if number != vcpu.number:
+        raise Refusal(EINVAL, f"vCPU {vcpu.number} sets timers of vCPU {number}")
+
+
+def _move_info(vcpu: Vcpu, mfn: int, offset: int) -> None:
+    """map_vcpu_info: vcpu_info moves to a page of the guest's, once."""
+    domain = vcpu.domain
+    if offset > 4096 - xen.VCPU_INFO_SIZE or offset & 7:
+        raise Refusal(EINVAL, f"vcpu_info at offset {offset:#x} of its page")
+    if vcpu.info >> 12 != domain.layout.shared_info_mfn:
+        raise Refusal(EINVAL, f"vcpu_info of vCPU {vcpu.number} was moved already")
+    domain.tables.get_type(mfn, domain.WRITABLE)
+    memory = domain.memory.bytes
+    new = (mfn << 12) + offset
+    memory[new : new + xen.VCPU_INFO_SIZE] = memory[vcpu.info : vcpu.info + xen.VCPU_INFO_SIZE]
+    vcpu.info = new
+    memory[new + xen.VI_UPCALL_PENDING] = 1  # whatever was signalled meanwhile is looked at again
+    domain.memory.words[(new + xen.VI_PENDING_SEL) >> 3] = (1 << 64) - 1
+
+
+HYPERCALLS: Final = {"vcpu_op": vcpu_op}

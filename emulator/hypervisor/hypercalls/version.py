@@ -1,0 +1,54 @@
+"""xen_version: who the hypervisor says it is (xen/common/kernel.c). Xen 4.17, as its ABI is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from emulator.abi import xen
+from emulator.abi.errno import ENODATA, ENOSYS, EPERM
+from emulator.hypervisor.refusal import Refusal
+
+if TYPE_CHECKING:
+    from emulator.hypervisor.vcpu import Vcpu
+
+MAJOR, MINOR = 4, 17
+_FEATURES: Final = (1 << xen.XENFEAT_mmu_pt_update_preserve_ad | 1 << xen.XENFEAT_pae_pgdir_above_4gb
+                    | 1 << xen.XENFEAT_highmem_assist | 1 << xen.XENFEAT_gnttab_map_avail_bits)  # fmt: skip
+_CAPABILITIES: Final = b"xen-3.0-x86_64 \0"
+
+
+def _text(value: bytes, size: int) -> bytes:
+    return value[: size - 1].ljust(size, b"\0")
+
+
+def xen_version(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
+    guest = vcpu.domain.guest
+    if command == xen.XENVER_version:
+        return MAJOR << 16 | MINOR
+    if command == xen.XENVER_extraversion:
+        guest.write(argument, _text(b".xenconsole", 16))
+    elif command == xen.XENVER_compile_info:
+        guest.write(argument, _text(b"Unicorn TCG", 64) + _text(b"xenconsole", 16) + _text(b"", 32) + _text(b"", 32))
+    elif command == xen.XENVER_capabilities:
+        guest.write(argument, _text(_CAPABILITIES, 1024))
+    elif command == xen.XENVER_changeset:
+        guest.write(argument, _text(b"unavailable", 64))
+    elif command == xen.XENVER_platform_parameters:
+        guest.write_u64(argument, xen.HYPERVISOR_VIRT_START)
+    elif command == xen.XENVER_get_features:
+        index = guest.read_u32(argument)
+        guest.write_u32(argument + 4, _FEATURES if index == 0 else 0)
+    elif command == xen.XENVER_pagesize:
+        return 4096
+    elif command == xen.XENVER_guest_handle:
+        guest.write(argument, vcpu.domain.uuid)
+    elif command == xen.XENVER_commandline:
+        raise Refusal(EPERM, "the host's command line is not the guest's business")
+    elif command == xen.XENVER_build_id:
+        raise Refusal(ENODATA, "no build id")
+    else:
+        raise Refusal(ENOSYS, f"xen_version {command} does not exist")
+    return 0
+
+
+HYPERCALLS: Final = {"xen_version": xen_version}

@@ -1,0 +1,75 @@
+"""Messages to a domain: everything that reaches it from outside, applied between two slices by the worker that holds it.
+
+The log of applied messages with their positions (`Clock.count`) is a complete recording: the same domain, built the same way and given
+the same log, runs the same instructions (see `Domain.replay`)."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from emulator.hypervisor.domain import Domain
+
+
+class Message(Protocol):
+    def apply(self, domain: Domain) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """The real clock, in ns since the domain's creation."""
+
+    ns: int
+
+    def apply(self, domain: Domain) -> None:
+        domain.clock.level(self.ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Kick:
+    """An event from another domain."""
+
+    port: int
+
+    def apply(self, domain: Domain) -> None:
+        domain.events.set_pending(self.port)
+
+
+@dataclass(frozen=True, slots=True)
+class ToBackend:
+    """Bytes or words for one of Domain-0's backends of this domain: typed input, a xenstore write."""
+
+    backend: str
+    data: bytes
+
+    def apply(self, domain: Domain) -> None:
+        domain.receivers[self.backend](self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """A message and where it was applied."""
+
+    count: int
+    message: Message
+
+
+class Mailbox:
+    """A queue that any thread fills and the domain's holder empties (deque's ends are atomic)."""
+
+    def __init__(self) -> None:
+        self._queue: deque[Message] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._queue)
+
+    def post(self, message: Message) -> None:
+        self._queue.append(message)
+
+    def take(self) -> Message | None:
+        try:
+            return self._queue.popleft()
+        except IndexError:
+            return None

@@ -1,0 +1,100 @@
+"""Reading and writing a guest's memory by its own virtual addresses: Xen's copy_from_guest and copy_to_guest.
+
+The walk follows the live CR3 through 4-level tables in the machine memory:
+
+    va  63..48 sign | 47..39 L4 | 38..30 L3 | 29..21 L2 | 20..12 L1 | 11..0 offset
+
+A guest's pages all carry USER (its kernel runs in ring 3), so a page without it belongs to the hypervisor and is refused,
+as is every address in the hypervisor's range (access_ok in asm-x86/x86_64/uaccess.h).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from emulator.abi.errno import EFAULT
+from emulator.abi.xen import ACCESSED, DIRTY, FRAME_MASK, HYPERVISOR_VIRT_END, HYPERVISOR_VIRT_START, NX, PRESENT, PSE, RW, USER
+from emulator.hypervisor.refusal import Refusal
+from emulator.machine.memory import MachineMemory
+
+
+class Translations(Protocol):
+    """What of the core the guest's memory needs."""
+
+    @property
+    def cr3(self) -> int: ...
+    def forget_frame(self, mfn: int) -> None: ...
+
+
+class GuestMemory:
+    """Walks and copies for one domain. Addresses are guest virtual; failures raise Refusal(EFAULT)."""
+
+    def __init__(self, memory: MachineMemory, core: Translations) -> None:
+        self._bytes, self._words, self._frames = memory.bytes, memory.words, memory.frames
+        self._core = core
+
+    def entry_index(self, va: int) -> int:
+        """Index (in 64-bit words of the machine memory) of the L1 entry that maps `va`; -1 when an upper level is absent or a superpage."""
+        words = self._words
+        table = self._core.cr3 & FRAME_MASK
+        for shift in (39, 30, 21):
+            entry = words[(table >> 3) + (va >> shift & 511)]
+            if not entry & PRESENT or entry & PSE:
+                return -1
+            table = entry & FRAME_MASK
+        return (table >> 3) + (va >> 12 & 511)
+
+    def offset(self, va: int, write: bool = False) -> int:
+        """Where the byte at `va` lies in the machine memory. Marks the entry accessed (and dirty), as the processor would."""
+        if not -0x800000000000 <= (va if va < 1 << 63 else va - (1 << 64)) < 0x800000000000:
+            raise Refusal(EFAULT, f"non-canonical address {va:#x}")
+        if HYPERVISOR_VIRT_START <= va < HYPERVISOR_VIRT_END:
+            raise Refusal(EFAULT, f"address {va:#x} is in the hypervisor's range")
+        words = self._words
+        index = self.entry_index(va)
+        entry = words[index] if index >= 0 else 0
+        need = PRESENT | USER | RW if write else PRESENT | USER
+        if entry & need != need:
+            raise Refusal(EFAULT, f"address {va:#x} is not {'writable' if entry & PRESENT else 'mapped'}")
+        mark = ACCESSED | DIRTY if write else ACCESSED
+        if entry & mark != mark:
+            words[index] = entry | mark
+        if write and not entry & NX:
+            self._core.forget_frame((entry & FRAME_MASK) >> 12)
+        return entry & FRAME_MASK | va & 0xFFF
+
+    def read(self, va: int, size: int) -> bytes:
+        at = self.offset(va)
+        room = 4096 - (va & 0xFFF)
+        if size <= room:
+            return bytes(self._bytes[at : at + size])
+        parts = [bytes(self._bytes[at : at + room])]
+        done = room
+        while done < size:
+            at = self.offset(va + done)
+            take = min(4096, size - done)
+            parts.append(bytes(self._bytes[at : at + take]))
+            done += take
+        return b"".join(parts)
+
+    def write(self, va: int, data: bytes) -> None:
+        size, done = len(data), 0
+        while done < size:
+            at = self.offset(va + done, write=True)
+            take = min(4096 - (va + done & 0xFFF), size - done)
+            self._bytes[at : at + take] = data[done : done + take]
+            done += take
+
+    def read_u64(self, va: int) -> int:
+        if va & 7:
+            return int.from_bytes(self.read(va, 8), "little")
+        return self._words[self.offset(va) >> 3]
+
+    def read_u32(self, va: int) -> int:
+        return int.from_bytes(self.read(va, 4), "little")
+
+    def write_u64(self, va: int, value: int) -> None:
+        self.write(va, value.to_bytes(8, "little"))
+
+    def write_u32(self, va: int, value: int) -> None:
+        self.write(va, value.to_bytes(4, "little"))

@@ -1,0 +1,55 @@
+"""What a domain did lately: hypercalls, traps and refusals for the live trace. Costs nothing while nobody looks."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from emulator.abi.xen import HYPERCALLS
+
+if TYPE_CHECKING:
+    from emulator.hypervisor.vcpu import Vcpu
+
+KEPT = 2000
+
+
+class TraceEvent:
+    """One finished hypercall."""
+
+    __slots__ = ("arguments", "cost_ns", "number", "reason", "result", "seq", "vcpu", "vtime_ns")
+
+    def __init__(self, seq: int, vtime_ns: int, vcpu: int, number: int, arguments: tuple[int, ...]) -> None:
+        self.seq, self.vtime_ns, self.vcpu, self.number, self.arguments = seq, vtime_ns, vcpu, number, arguments
+        self.result, self.reason, self.cost_ns = "", "", 0
+
+    @property
+    def name(self) -> str:
+        return HYPERCALLS[self.number] if self.number < len(HYPERCALLS) and HYPERCALLS[self.number] else f"hypercall_{self.number}"
+
+
+class Trace:
+    """The newest `KEPT` events and a histogram of cost by name (powers of two of ns)."""
+
+    def __init__(self) -> None:
+        self.events: deque[TraceEvent] = deque(maxlen=KEPT)
+        self.histogram: dict[str, list[int]] = {}
+        self.seq = 0
+        self._open: TraceEvent | None = None
+        self._began = 0
+
+    def enter(self, vcpu: Vcpu, number: int, arguments: tuple[int, ...]) -> None:
+        self.seq += 1
+        self._open = TraceEvent(self.seq, vcpu.domain.clock.now(), vcpu.number, number, arguments)
+        self._began = time.perf_counter_ns()
+
+    def leave(self, vcpu: Vcpu, result: str, reason: str) -> None:
+        event = self._open
+        if event is None:
+            return
+        event.cost_ns = time.perf_counter_ns() - self._began
+        event.result, event.reason = result, reason
+        self.events.append(event)
+        self.histogram.setdefault(event.name, [0] * 32)[min(31, event.cost_ns.bit_length())] += 1
+        vcpu.accounting.last_hypercall = f"{event.name} = {result}"
+        self._open = None

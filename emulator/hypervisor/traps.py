@@ -1,0 +1,236 @@
+"""Every trap of a guest in one place: decide, act, resume (xen/arch/x86/traps.c, pv/traps.c, pv/ro-page-fault.c).
+
+The steps stay apart, so that each can be made native alone: the core tells the vector; here it is decided whether the trap is a
+hypercall, the hypervisor's own business (first execution of a page, a write to a page table, an instruction to emulate), or
+the guest's; then it is resumed, with its events delivered on the way out.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from emulator.abi.errno import describe
+from emulator.abi.xen import (
+    FRAME_MASK,
+    HYPERVISOR_VIRT_END,
+    HYPERVISOR_VIRT_START,
+    PFEC_insn,
+    PFEC_present,
+    PFEC_reserved,
+    PFEC_write,
+    RW,
+    TRAP_BP,
+    TRAP_DB,
+    TRAP_GP,
+    TRAP_NAMES,
+    TRAP_NM,
+    TRAP_OF,
+    TRAP_PF,
+    TRAP_UD,
+    TRAPS_WITH_ERROR_CODE,
+    VI_UPCALL_MASK,
+)
+from emulator.cpu.core import MASK64, R8, R9, R10, R11, RAX, RCX, RDI, RDX, RSI
+from emulator.cpu.native import VECTOR_CPUID, VECTOR_SYSCALL, VECTOR_SYSENTER
+from emulator.hypervisor.clock import HYPERCALL_COST_NS, TRAP_COST_NS
+from emulator.hypervisor.emulation import Kind, Outcome
+from emulator.hypervisor.emulation_port import EmulationPort
+from emulator.hypervisor.hypercalls import HANDLERS
+from emulator.hypervisor.memory.frames import L1
+from emulator.hypervisor.refusal import DomainCrash, Refusal
+from emulator.hypervisor.vcpu import USER_SYSCALL_SELECTORS
+
+if TYPE_CHECKING:
+    from emulator.hypervisor.domain import Domain
+    from emulator.hypervisor.vcpu import Vcpu
+
+_HYPERCALL_COST, _TRAP_COST = HYPERCALL_COST_NS, TRAP_COST_NS
+_ENOSYS = -38 & MASK64
+_IRET = 23
+
+
+def trap_name(vector: int) -> str:
+    return TRAP_NAMES[vector] if vector < len(TRAP_NAMES) else f"INT {vector:#x}"
+
+
+class Traps:
+    """The trap handler of one domain; `handle` is what the core calls."""
+
+    def __init__(self, domain: Domain) -> None:
+        self._domain = domain
+        self._core = domain.core
+        self._ports = {vcpu.number: EmulationPort(vcpu) for vcpu in domain.vcpus}
+
+    def handle(self, vector: int) -> None:
+        domain, core = self._domain, self._core
+        vcpu = domain.current
+        try:
+            if vector == VECTOR_SYSCALL:
+                core.rip += 2
+                if vcpu.kernel_mode:
+                    self._hypercall(vcpu)
+                else:
+                    domain.clock.charge(_TRAP_COST)
+                    self._system_call(vcpu)
+            else:
+                domain.clock.charge(_TRAP_COST)
+                domain.stats.traps += 1
+                if vector == TRAP_PF:
+                    self._page_fault(vcpu, core.error_code, core.cr2)
+                else:
+                    self._other(vcpu, vector)
+            if domain.tables.stale:
+                domain.tables.stale = False
+                core.flush_tlb()
+            memory, info = domain.memory.bytes, vcpu.info
+            if memory[info] and not memory[info + VI_UPCALL_MASK]:
+                vcpu.deliver_events()
+        except DomainCrash as crash:
+            domain.crash(str(crash))
+
+    # --- hypercalls and system calls -----------------------------------------------------------------------------------------
+
+    def _hypercall(self, vcpu: Vcpu) -> None:
+        domain, regs = self._domain, self._core.regs
+        number = regs[RAX]
+        domain.clock.charge(_HYPERCALL_COST)
+        stats = domain.stats
+        stats.hypercalls += 1
+        if number == _IRET:
+            stats.by_number[_IRET] += 1
+            regs[RAX] = vcpu.iret()
+            return
+        handler = HANDLERS[number] if number < len(HANDLERS) else None
+        trace = domain.trace
+        if trace is not None:
+            trace.enter(vcpu, number, (regs[RDI], regs[RSI], regs[RDX], regs[R10], regs[R8], regs[R9]))
+        if handler is None:
+            result = -38
+            reason = f"hypercall {number} is not there"
+        else:
+            stats.by_number[number] += 1
+            reason = ""
+            try:
+                result = handler(vcpu, regs[RDI], regs[RSI], regs[RDX], regs[R10], regs[R8], regs[R9])
+            except Refusal as refusal:
+                result, reason = -refusal.errno, refusal.reason
+        # RCX and R11 are SYSCALL's own, for a guest that looks.
+        regs[RAX] = result & MASK64
+        if trace is not None:
+            trace.leave(vcpu, describe(result) if result < 0 else str(result), reason)
+
+    def _system_call(self, vcpu: Vcpu) -> None:
+        """SYSCALL in guest user mode: on to the kernel's own entry, with the flat selectors that Xen's entry leaves."""
+        core, handlers = self._core, vcpu.handlers
+        flags = core.rflags
+        core.regs[RCX], core.regs[R11] = core.rip, flags
+        callback = handlers.syscall if core.code_size == 64 else handlers.syscall32
+        if not callback.address:
+            core.rip -= 2
+            vcpu.inject(TRAP_UD)
+            return
+        if core.code_size == 64:
+            core.load_code64(*USER_SYSCALL_SELECTORS)
+        vcpu.bounce(callback.address, callback.masks, "system call")
+        self._domain.stats.system_calls += 1
+
+    def _sysenter(self, vcpu: Vcpu) -> None:
+        callback = vcpu.handlers.sysenter
+        if vcpu.kernel_mode or not callback.address:
+            vcpu.inject(TRAP_GP, 0)
+            return
+        vcpu.bounce(callback.address, callback.masks, "sysenter")
+
+    # --- page faults ---------------------------------------------------------------------------------------------------------
+
+    def _page_fault(self, vcpu: Vcpu, error_code: int, va: int) -> None:
+        domain = self._domain
+        domain.stats.page_faults += 1
+        if HYPERVISOR_VIRT_START <= va < HYPERVISOR_VIRT_END:
+            page = domain.layout.ldt_page(va)
+            if page is not None and domain.map_ldt_page(vcpu, page[1]):
+                return
+        elif error_code & PFEC_present and not error_code & PFEC_reserved:
+            index = domain.guest.entry_index(va)
+            if error_code & PFEC_insn:
+                if index >= 0 and domain.tables.executed(index):
+                    self._core.flush_page(va)
+                    return
+            elif error_code & PFEC_write and vcpu.kernel_mode and index >= 0 and self._table_write(vcpu, index, va):
+                return
+        vcpu.accounting.last_trap = f"#PF error {error_code:#x} at {va:#x}"
+        vcpu.inject(TRAP_PF, error_code, va)
+
+    def _table_write(self, vcpu: Vcpu, index: int, va: int) -> bool:
+        """The writable-page-table assist: a store to a read-only page that is an L1 table becomes a checked entry update."""
+        domain = self._domain
+        entry = domain.memory.words[index]
+        mfn = (entry & FRAME_MASK) >> 12
+        frames = domain.frames
+        if entry & RW or not frames.owned(mfn) or frames.type[mfn] != L1 or not frames.count[mfn]:
+            return False
+
+        def write(at: int, _old: int, new: int, _compare: bool) -> bool:
+            try:
+                domain.tables.write_l1(mfn << 9 | (at & 0xFFF) >> 3, new)
+            except Refusal as refusal:
+                domain.refused("page table write", refusal)
+                return False
+            return True
+
+        domain.stats.table_writes += 1
+        return self._carry_out(vcpu, domain.emulator.store(self._ports[vcpu.number], va, write))
+
+    # --- everything else --------------------------------------------------------------------------------------------------
+
+    def _other(self, vcpu: Vcpu, vector: int) -> None:
+        core, domain = self._core, self._domain
+        if vector == VECTOR_CPUID:
+            regs = core.regs
+            regs[RAX], regs[3], regs[RCX], regs[RDX] = self._ports[vcpu.number].cpuid(regs[RAX] & 0xFFFFFFFF, regs[RCX] & 0xFFFFFFFF)
+            core.rip += 2
+            return
+        if vector == VECTOR_SYSENTER:
+            self._sysenter(vcpu)
+            return
+        if core.software_interrupt and vector not in (TRAP_DB,):
+            self._software_interrupt(vcpu, vector)
+            return
+        error_code = core.error_code if vector in TRAPS_WITH_ERROR_CODE else None
+        if vector == TRAP_GP and not error_code:
+            if self._carry_out(vcpu, domain.emulator.privileged(self._ports[vcpu.number])):
+                return
+        elif vector == TRAP_UD:
+            if self._carry_out(vcpu, domain.emulator.forced(self._ports[vcpu.number])):
+                return
+        elif vector == TRAP_DB:
+            vcpu.debug.dr6 = core.debug_register(6) & 0xFFFFFFFF
+        elif vector == TRAP_NM:
+            core.task_switched = False  # the trap is the guest's, once (do_device_not_available)
+        vcpu.accounting.last_trap = f"{trap_name(vector)} at {core.rip:#x}"
+        vcpu.inject(vector, error_code)
+
+    def _software_interrupt(self, vcpu: Vcpu, vector: int) -> None:
+        """INT n by the guest's own table: its privilege level must admit the caller, else #GP at the INT."""
+        entry = vcpu.handlers.traps.get(vector)
+        level = 1 if vcpu.kernel_mode else 3
+        if entry is not None and entry.dpl >= level or vector in (TRAP_BP, TRAP_OF):
+            vcpu.accounting.last_trap = f"INT {vector:#x}"
+            if entry is None:
+                vcpu.inject(vector)
+            else:
+                vcpu.bounce(entry.address, entry.masks, f"INT {vector:#x}")
+            return
+        self._core.rip -= 2
+        vcpu.inject(TRAP_GP, vector << 3 | 2)
+
+    def _carry_out(self, vcpu: Vcpu, outcome: Outcome) -> bool:
+        """What the emulation came to; False when the trap is the guest's after all."""
+        if outcome.kind is Kind.UNHANDLED:
+            return False
+        if outcome.kind is Kind.FAULT:
+            vcpu.inject(outcome.vector, outcome.error_code, outcome.cr2)
+        elif outcome.step:
+            vcpu.debug.dr6 |= 0x4000
+            vcpu.inject(TRAP_DB)
+        return True

@@ -1,0 +1,325 @@
+"""A virtual CPU as Xen keeps it for a PV guest: its two modes, its handlers, and the frames it is interrupted with.
+
+A PV guest's kernel and user code both run in ring 3; which of the two it is, is the hypervisor's knowledge (`kernel_mode`,
+Xen's TF_kernel_mode). The two have page tables and a GS base of their own, swapped on every crossing (toggle_guest_mode,
+xen/arch/x86/pv/domain.c). A trap or event is delivered by writing a frame on the guest kernel's stack (create_bounce_frame,
+xen/arch/x86/x86_64/entry.S), from the stack's top downwards:
+
+    SS  RSP  RFLAGS  CS | saved upcall mask << 32  RIP  [error code]  [GS FS ES DS for failsafe]  R11  RCX
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from struct import Struct
+from typing import TYPE_CHECKING, Final
+
+from emulator.abi.errno import EINVAL
+from emulator.abi.xen import (
+    FLAT_KERNEL_CS,
+    FLAT_KERNEL_SS,
+    FLAT_RING3_CS32,
+    FLAT_RING3_DS,
+    HYPERVISOR_VIRT_END,
+    HYPERVISOR_VIRT_START,
+    RESERVED_GDT_ENTRY,
+    TRAP_PF,
+    TRAPS_WITH_ERROR_CODE,
+    VI_CR2,
+    VI_PENDING_SEL,
+    VI_UPCALL_MASK,
+    VI_UPCALL_PENDING,
+    VMASST_TYPE_architectural_iopl,
+)
+from emulator.cpu.core import AC, CS, DS, ES, FS, GS, IF, IOPL, MASK64, NT, R11, RCX, RF, RSP, SS, TF, VM
+from emulator.hypervisor.emulation.control import DebugRegisters
+from emulator.hypervisor.refusal import DomainCrash, Refusal
+
+if TYPE_CHECKING:
+    from emulator.hypervisor.domain import Domain
+
+_FRAME: Final = Struct("<7Q")
+_FRAME_ERROR: Final = Struct("<8Q")
+_FRAME_FAILSAFE: Final = Struct("<11Q")
+_IRET: Final = Struct("<9Q")  # struct iret_context: rax r11 rcx flags rip cs rflags rsp ss
+_CLEARED_ON_TRAP: Final = AC | VM | RF | NT | TF
+VGCF_IN_SYSCALL: Final = 256
+
+
+@dataclass(slots=True)
+class Callback:
+    """An entry point of the guest kernel; `masks` events while it runs."""
+
+    address: int = 0
+    masks: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TrapEntry:
+    """One vector of set_trap_table: privilege level needed for INT n, whether events are masked, and where to go."""
+
+    dpl: int
+    masks: bool
+    cs: int
+    address: int
+
+
+@dataclass(slots=True)
+class Timers:
+    """Deadlines in the guest's system time (ns); 0: none."""
+
+    singleshot: int = 0
+    period: int = 0
+    next_period: int = 0
+
+    def deadline(self) -> int:
+        return min((t for t in (self.singleshot, self.next_period) if t), default=0)
+
+
+@dataclass(slots=True)
+class Accounting:
+    """What consoles show; nothing here is seen by the guest."""
+
+    last_trap: str = ""
+    last_hypercall: str = ""
+    guest_ns: int = 0
+    hypervisor_ns: int = 0
+    idle_ns: int = 0
+    cpu: int = -1
+
+
+@dataclass(slots=True)
+class Handlers:
+    """What the guest kernel registered."""
+
+    traps: dict[int, TrapEntry] = field(default_factory=dict)
+    event: Callback = field(default_factory=Callback)
+    failsafe: Callback = field(default_factory=Callback)
+    syscall: Callback = field(default_factory=Callback)
+    syscall32: Callback = field(default_factory=Callback)
+    sysenter: Callback = field(default_factory=Callback)
+    nmi: Callback = field(default_factory=Callback)
+
+
+class Vcpu:
+    """State of one vCPU. The registers are the core's while it is loaded there."""
+
+    def __init__(self, domain: Domain, number: int, info: int) -> None:
+        self.domain = domain
+        self.core = domain.core
+        self.number = number
+        self.info = info  # byte offset of its vcpu_info in the machine memory
+        self.kernel_mode = True
+        self.kernel_sp, self.kernel_ss = 0, FLAT_KERNEL_SS
+        self.cr3_kernel, self.cr3_user = 0, 0  # machine frames of L4 tables, 0: none
+        self.gs_base_other = 0  # GS base of the mode that is not running
+        self.handlers = Handlers()
+        self.debug = DebugRegisters()
+        self.cr4 = 0
+        self.iopl = 0  # as EFLAGS has it
+        self.io_bitmap, self.io_ports = 0, 0  # guest address of the bitmap, ports it covers
+        self.gdt_frames: tuple[int, ...] = ()
+        self.gdt_entries = 0
+        self.ldt_base, self.ldt_entries = 0, 0
+        self.ldt_frames: dict[int, int] = {}  # page of the LDT -> frame mapped for it
+        self.blocked = False
+        self.up = True
+        self.polled: frozenset[int] = frozenset()
+        self.poll_deadline = 0
+        self.timers = Timers()
+        self.runstate_area = 0
+        self.time_area = 0
+        self.accounting = Accounting()
+
+    # --- events -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def upcall_masked(self) -> bool:
+        return self.domain.memory.bytes[self.info + VI_UPCALL_MASK] != 0
+
+    @upcall_masked.setter
+    def upcall_masked(self, value: bool) -> None:
+        self.domain.memory.bytes[self.info + VI_UPCALL_MASK] = 1 if value else 0
+
+    @property
+    def upcall_pending(self) -> bool:
+        return self.domain.memory.bytes[self.info + VI_UPCALL_PENDING] != 0
+
+    def mark_pending(self, word: int) -> None:
+        """An unmasked event arrived in `word` of the pending bitmap: vcpu_mark_events_pending in Xen."""
+        memory = self.domain.memory
+        memory.words[(self.info + VI_PENDING_SEL) >> 3] |= 1 << word
+        memory.bytes[self.info + VI_UPCALL_PENDING] = 1
+        self.wake()
+
+    def wake(self) -> None:
+        if self.blocked:
+            self.blocked = False
+            self.polled = frozenset()
+            self.poll_deadline = 0
+            self.domain.runstate_changed(self)
+
+    def deliver_events(self) -> None:
+        """test_guest_events: interrupt the guest when it has events and does not mask them."""
+        memory, info = self.domain.memory.bytes, self.info
+        if memory[info] and not memory[info + VI_UPCALL_MASK]:
+            self.bounce(self.handlers.event.address, True, "event callback")
+            self.domain.stats.upcalls += 1
+
+    # --- entering and leaving the guest kernel ------------------------------------------------------------------------------
+
+    def toggle_mode(self) -> None:
+        """From guest user to guest kernel or back: page tables and GS base change places."""
+        core = self.core
+        self.kernel_mode = not self.kernel_mode
+        current = core.segment(GS)[1]
+        core.set_segment_base(GS, self.gs_base_other)
+        self.gs_base_other = current
+        core.cr3 = (self.cr3_kernel if self.kernel_mode else self.cr3_user) << 12
+
+    def bounce(self, address: int, masks: bool, what: str, error_code: int | None = None, failsafe: bool = False) -> None:
+        """Interrupt the guest: a frame on its kernel stack, and on with `address`. Raises DomainCrash where Xen does."""
+        core, regs, domain = self.core, self.core.regs, self.domain
+        if not address:
+            raise DomainCrash(f"{what} at {core.rip:#x}, but no handler is registered")
+        cs, ss = core.segment(CS)[0], core.segment(SS)[0]
+        flags = core.rflags
+        rsp = regs[RSP]
+        if self.kernel_mode:
+            sp = rsp
+            cs &= 0xFFFC  # says "kernel" to the guest
+        else:
+            self.toggle_mode()
+            sp = self.kernel_sp
+        memory, info = domain.memory.bytes, self.info + VI_UPCALL_MASK
+        saved_mask = memory[info]
+        if masks:
+            memory[info] = 1
+        shown = flags & ~(IF | IOPL)
+        if not saved_mask:
+            shown |= IF
+        if domain.vm_assist >> VMASST_TYPE_architectural_iopl & 1:
+            shown |= self.iopl
+        top = (core.rip, cs | saved_mask << 32, shown, rsp, ss)
+        if failsafe:
+            selectors = tuple(core.segment(number)[0] for number in (DS, ES, FS, GS))
+            frame = _FRAME_FAILSAFE.pack(regs[RCX], regs[R11], *selectors, *top)
+        elif error_code is None:
+            frame = _FRAME.pack(regs[RCX], regs[R11], *top)
+        else:
+            frame = _FRAME_ERROR.pack(regs[RCX], regs[R11], error_code, *top)
+        sp = (sp & ~15 & MASK64) - len(frame)
+        if HYPERVISOR_VIRT_START <= sp < HYPERVISOR_VIRT_END:
+            raise DomainCrash(f"{what}: kernel stack {sp:#x} lies in the hypervisor's range")
+        try:
+            domain.guest.write(sp & MASK64, frame)
+        except Refusal as refusal:
+            raise DomainCrash(f"{what}: cannot write the frame to the kernel stack: {refusal.reason}") from None
+        regs[RSP] = sp & MASK64
+        core.rflags = flags & ~_CLEARED_ON_TRAP
+        core.load_code64(FLAT_KERNEL_CS, FLAT_KERNEL_SS)
+        core.rip = address
+
+    def inject(self, vector: int, error_code: int | None = None, cr2: int = 0) -> None:
+        """Deliver an exception (pv_inject_event): #PF with CR2 and the guest's own idea of user mode."""
+        if vector == TRAP_PF:
+            code = (error_code or 0) & ~4
+            error_code = code if self.kernel_mode else code | 4
+            self.domain.memory.words[(self.info + VI_CR2) >> 3] = cr2
+        entry = self.handlers.traps.get(vector)
+        from_user = "" if self.kernel_mode else " in user mode"
+        name = self.domain.trap_name(vector)
+        what = f"{name}{from_user}" + (f" (error code {error_code:#x}, CR2 {cr2:#x})" if vector == TRAP_PF else "")
+        if entry is None:
+            raise DomainCrash(f"{what} at {self.core.rip:#x}, but no handler is registered")
+        self.bounce(entry.address, entry.masks, what, (error_code or 0) if vector in TRAPS_WITH_ERROR_CODE else None)
+
+    def iret(self) -> int:
+        """The iret hypercall (do_iret, xen/arch/x86/pv/iret.c): returns the guest's RAX."""
+        core, regs = self.core, self.core.regs
+        try:
+            rax, r11, rcx, flags, rip, cs, rflags, rsp, ss = _IRET.unpack(self.domain.guest.read(regs[RSP], _IRET.size))
+        except Refusal as refusal:
+            raise DomainCrash(f"iret: {refusal.reason}") from None
+        if cs & 3 == 3:
+            if not self.cr3_user:
+                raise DomainCrash("iret to user mode without user page tables (MMUEXT_NEW_USER_BASEPTR)")
+            self.toggle_mode()
+        if self.domain.vm_assist >> VMASST_TYPE_architectural_iopl & 1:
+            self.iopl = rflags & IOPL
+            self.domain.refresh_io_right()
+        core.rip = rip
+        core.rflags = rflags & ~(IOPL | VM) | IF
+        regs[RSP] = rsp
+        if flags & VGCF_IN_SYSCALL:
+            regs[RCX], regs[R11] = rip, rflags & ~(IOPL | VM) | IF
+        else:
+            regs[RCX], regs[R11] = rcx, r11
+        self.upcall_masked = not rflags & IF
+        self._load_code(cs & 0xFFFF | 3, ss & 0xFFFF | 3)
+        return int(rax)
+
+    # --- segments -----------------------------------------------------------------------------------------------------------
+
+    def descriptor(self, selector: int) -> int:
+        """The descriptor a selector names, 0 when it names none. Xen's own entries are the last page of the GDT."""
+        index = selector >> 3
+        words = self.domain.memory.words
+        if selector & 4:
+            page = self.ldt_frames.get(index >> 9)
+            return words[page << 9 | index & 511] if page is not None and index < self.ldt_entries else 0
+        if index >= RESERVED_GDT_ENTRY:
+            return words[(self.domain.layout.gdt_mfn << 9) + (index & 511)] if index < RESERVED_GDT_ENTRY + 512 else 0
+        if index >= self.gdt_entries or index >> 9 >= len(self.gdt_frames):
+            return 0
+        return words[self.gdt_frames[index >> 9] << 9 | index & 511]
+
+    def _load_code(self, cs: int, ss: int) -> None:
+        """CS and SS on the way back to the guest. What IRETQ would refuse ends in the failsafe callback, as in Xen."""
+        core = self.core
+        if cs == FLAT_KERNEL_CS and ss == FLAT_KERNEL_SS:
+            core.load_code64(cs, ss)
+            return
+        code, stack = self.descriptor(cs), self.descriptor(ss)
+        code_type, stack_type = code >> 40 & 0x9F, stack >> 40 & 0x9F
+        code_ok = code_type & 0x98 == 0x98 and (code >> 45 & 3 == 3 or code_type & 4) and code >> 53 & 3 != 3
+        wide = bool(code & 1 << 53)
+        stack_ok = stack_type & 0x9A == 0x92 and stack >> 45 & 3 == 3 or ss == 3 and wide
+        if not code_ok or not stack_ok:
+            core.load_code64(cs, ss)
+            self.bounce(self.handlers.failsafe.address, self.handlers.failsafe.masks, "failsafe callback", failsafe=True)
+            return
+        core.load_descriptor(CS, cs, code | 1 << 40)
+        core.load_descriptor(SS, ss, stack | 1 << 40 if ss != 3 else 0x00CFF3000000FFFF)
+
+    def load_gs_user(self, selector: int) -> None:
+        """SEGBASE_GS_USER_SEL: the user's GS from a descriptor; a bad selector loads null, as Xen does."""
+        selector = selector | 3 if selector > 3 else selector
+        descriptor = self.descriptor(selector) if selector > 3 else 0
+        kind = descriptor >> 40 & 0x9F
+        if not (kind & 0x90 == 0x90 and (not kind & 8 or kind & 2)):
+            descriptor = selector = 0
+        base = descriptor >> 16 & 0xFFFFFF | descriptor >> 32 & 0xFF000000
+        current = self.core.segment(GS)[1]
+        if descriptor:
+            self.core.load_descriptor(GS, selector, descriptor)
+        else:
+            self.core.clear_segment(GS)
+        self.core.set_segment_base(GS, current)
+        self.gs_base_other = base
+
+    def set_gdt(self, frames: tuple[int, ...], entries: int) -> None:
+        """Validated descriptor frames become the guest's GDT, Xen's own page behind them."""
+        self.gdt_frames, self.gdt_entries = frames, entries
+        self.domain.layout.map_gdt(self.number, frames)
+        self.domain.tables.stale = True
+
+    def check_selector(self, selector: int) -> int:
+        """fixup_guest_stack_selector: the RPL is 3 whatever the guest says."""
+        if selector > 0xFFFF:
+            raise Refusal(EINVAL, f"selector {selector:#x} is wider than 16 bits")
+        return selector | 3
+
+
+USER_SYSCALL_SELECTORS: Final = (FLAT_KERNEL_CS, FLAT_RING3_DS)
+USER_SYSCALL32_SELECTORS: Final = (FLAT_RING3_CS32, FLAT_RING3_DS)
