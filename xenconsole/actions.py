@@ -109,7 +109,7 @@ class Actions:
         result = CommandResult(ok=False, error="nothing to do")
         for values in calls:
             if command.name == "snapshot" and not values.get("name"):
-                values = {**values, "name": self._snapshot_name(int(values["domid"]))}
+                values = {**values, "name": await self._snapshot_name(int(values["domid"]))}
             line = self._line(command, values)
             result = await self.app.client.command(command.name, progress=None, **values)
             self._log(line, result)
@@ -154,8 +154,14 @@ class Actions:
         self.app.push_screen(screen, take)
         return await answer
 
-    def _snapshot_name(self, domid: int) -> str:
-        return f"{self.app.name_of(domid)}-{time.strftime('%H%M%S')}"
+    async def _snapshot_name(self, domid: int) -> str:
+        """The first of NAME-1, NAME-2, … that is not taken."""
+        name = self.app.name_of(domid)
+        try:
+            taken = {snap.name for snap in await self.app.client.snapshots(domid)}
+        except (ConnectionError, UserError):
+            taken = set()  # the engine says what is wrong when the command reaches it
+        return next(f"{name}-{n}" for n in range(1, len(taken) + 2) if f"{name}-{n}" not in taken)
 
     def _line(self, command: Command, values: Values) -> str:
         shown: dict[str, object] = dict(values)

@@ -11,6 +11,7 @@ from typing import Any
 
 from textual import events
 from textual.app import App
+from textual.geometry import Size
 from textual.screen import ModalScreen, Screen
 
 from emulator.control.client import start_engine
@@ -127,7 +128,7 @@ class ConsoleApp(App[int], inherit_bindings=False):
             self.report(problem, "warning")
         self._listen()
         self.set_interval(1.0, self._watch_themes)
-        self._fit()
+        self._fit(self.size)
 
     def _listen(self) -> None:
         """Listen to the engine and pull from it."""
@@ -231,10 +232,10 @@ class ConsoleApp(App[int], inherit_bindings=False):
         self._listen()
 
     def on_resize(self, event: events.Resize) -> None:
-        self._fit()
+        self._fit(event.size)
 
-    def _fit(self) -> None:
-        small = self.size.width < LEAST[0] or self.size.height < LEAST[1]
+    def _fit(self, size: Size) -> None:
+        small = size.width < LEAST[0] or size.height < LEAST[1]
         front = self.screen
         if small and not any(isinstance(s, TooSmallScreen) for s in self.screen_stack):
             self.push_screen(TooSmallScreen(LEAST))
@@ -323,8 +324,15 @@ class ConsoleApp(App[int], inherit_bindings=False):
     # commands
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """A console's guest gets every key but Alt+digit and the console's own."""
-        return not (action == "command" and isinstance(self.screen, ConsoleScreen))
+        """A console's guest gets every key but Alt+digit and the console's own; sorts and filters work where there is a list."""
+        if action != "command":
+            return True
+        name, front = str(parameters[0]), self.visible_screens()[-1]
+        if isinstance(front, ConsoleScreen):
+            return False
+        if name == "filter":
+            return isinstance(front, OverviewScreen | LogsScreen)
+        return not name.startswith("sort") or isinstance(front, OverviewScreen)
 
     def action_command(self, name: str) -> None:
         self.start(self.actions.perform(name))

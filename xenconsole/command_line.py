@@ -68,9 +68,8 @@ def _bind(command: Command, words: list[str], around: Surroundings) -> dict[str,
         values[flags[word].name] = True
         words.remove(word)
     wanted = [a for a in command.arguments if a.kind != "flag"]
-    needed = sum(not a.optional for a in wanted)
     for argument in wanted:
-        if argument.kind == "domain" and (not words or (len(words) <= needed and not _is_domain(words[0], around))):
+        if argument.kind == "domain" and (not words or (len(words) < len(wanted) and not _is_domain(words[0], around))):
             if around.chosen < 0:
                 raise UserError("no domain is chosen", fix=usage)
             values[argument.name] = around.chosen
@@ -79,7 +78,6 @@ def _bind(command: Command, words: list[str], around: Surroundings) -> dict[str,
             if argument.optional:
                 continue
             raise UserError(f"{command.name} needs {argument.help or argument.name}", fix=usage)
-        needed -= not argument.optional
         word = words.pop(0)
         if argument is wanted[-1] and words and argument.kind == "text":
             word, words = " ".join([word, *words]), []

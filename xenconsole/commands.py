@@ -56,11 +56,8 @@ class Command:
         """`restore [DOMAIN] SNAPSHOT`."""
         words = [self.name]
         for argument in self.arguments:
-            word = (
-                f"-{argument.name[0]}"
-                if argument.kind == "flag"
-                else (argument.kind if argument.kind != "text" else argument.name).upper()
-            )
+            word = argument.name if argument.kind in ("text", "choice", "number") else argument.kind
+            word = f"-{argument.name[0]}" if argument.kind == "flag" else word.upper()
             words.append(f"[{word}]" if argument.optional else word)
         return " ".join(words)
 

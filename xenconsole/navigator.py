@@ -56,7 +56,8 @@ class Navigator:
                 self._consoles[domid] = ConsoleScreen(self.app.client, [domid])
                 self.app.install_screen(self._consoles[domid], f"console-{domid}")
             return self._consoles[domid]
-        wanted: type[Screen[Any]] = {"domain": DomainScreen, "snapshots": SnapshotsScreen, "logs": LogsScreen}[kind]
+        kinds: dict[str, type[Screen[Any]]] = {"domain": DomainScreen, "snapshots": SnapshotsScreen, "logs": LogsScreen}
+        wanted = kinds[kind]
         screens: list[Screen[Any]] = self.app.screen_stack
         for screen in screens:
             if type(screen) is wanted and getattr(screen, "domid", domid) == domid:

@@ -25,7 +25,7 @@ class CommandProvider(Provider):
         chosen = shell.chosen
         for command in COMMANDS:
             needed = [a for a in command.arguments if not a.optional]
-            if not command.typed:
+            if not command.typed or (command.engine and command.on_domain and chosen == 0):
                 continue
             if command.on_domain and chosen in names:
                 if needed:

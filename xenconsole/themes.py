@@ -98,7 +98,24 @@ def parse_theme(text: str) -> Theme:
         colors.setdefault(color, colors[fallback])
     own = {variable: variables.get(variable, colors[base]) for variable, base in VARIABLES.items()}
     own.update(_derived(colors, own))
+    if ansi:
+        own.update(_ANSI)
     return Theme(name=name, dark=dark, ansi=ansi, variables=own, luminosity_spread=0.1, text_alpha=1.0, **colors)
+
+
+_ANSI: Mapping[str, str] = {
+    "ansi-background": "ansi_black",
+    "ansi-foreground": "ansi_white",
+    "block-cursor-background": "ansi_blue",
+    "block-cursor-foreground": "ansi_bright_white",
+    "input-cursor-background": "ansi_white",
+    "input-cursor-foreground": "ansi_black",
+    "input-selection-background": "ansi_blue",
+    "input-selection-foreground": "ansi_bright_white",
+    "screen-selection-background": "ansi_blue",
+    "screen-selection-foreground": "ansi_bright_white",
+}
+"""What Textual's widgets need besides where colours cannot be mixed."""
 
 
 def _derived(colors: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
+from rich.console import Group
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 from textual.app import ComposeResult
@@ -64,27 +66,34 @@ class HelpScreen(ModalScreen[None]):
         key_style, dim, head = variables["primary"], variables["dim"], f"bold {variables['mark']}"
         if self.app.current_theme.ansi:
             key_style, dim, head = "cyan", "bright_black", "bold magenta"
-        blocks: list[Text] = []
+        blocks: list[Table] = []
         seen: dict[str, list[tuple[str, str]]] = {}
         for group, key, text in self._keys:
             seen.setdefault(group, []).append((key, text))
         for group in sorted(seen, key=lambda g: (GROUPS.index(g) if g in GROUPS else len(GROUPS), g)):
-            block = Text()
-            block.append(f"{group}\n", head)
+            block = Table.grid(padding=(0, 2))
+            block.add_column(justify="right", style=key_style, no_wrap=True, min_width=10)
+            block.add_column()
+            block.add_row(Text(group, head), "")
             for key, text in seen[group]:
-                block.append(f" {key:>11}  ", key_style)
-                block.append(f"{text}\n")
+                block.add_row(key, text)
+            block.add_row("", "")
             blocks.append(block)
-        typed = Text()
-        typed.append("typed after :\n", head)
+        typed = Table.grid()
+        typed.add_row(Text("typed after :", head))
         for command in COMMANDS:
             if command.typed:
-                typed.append(f"  {command.usage}\n", key_style)
-                also = f"  (also {', '.join(command.aliases)})" if command.aliases else ""
-                typed.append(f"      {command.help}{also}\n", dim)
-        page = Table.grid(padding=(0, 3))
-        left, right = _halves([*blocks, typed]) if columns == 2 else ([*blocks, typed], [])
-        page.add_row(Text("\n").join(left), *([Text("\n").join(right)] if right else []))
+                also = f", also {', '.join(command.aliases)}" if command.aliases else ""
+                typed.add_row(Text(command.usage, key_style))
+                typed.add_row(Padding(Text(command.help + also, dim), (0, 0, 0, 2)))
+        page = Table.grid(padding=(0, 4))
+        left = Group(*blocks)
+        if columns == 2:
+            page.add_column(ratio=1)
+            page.add_column(ratio=1)
+            page.add_row(left, typed)
+        else:
+            page.add_row(Group(left, typed))
         return page
 
     def action_leave(self) -> None:
@@ -92,10 +101,3 @@ class HelpScreen(ModalScreen[None]):
 
     def action_scroll(self, by: int) -> None:
         self.query_one("#help").scroll_relative(y=by, animate=False)
-
-
-def _halves(blocks: list[Text]) -> tuple[list[Text], list[Text]]:
-    """Split so that both columns are about as tall."""
-    heights = [b.plain.count("\n") + 1 for b in blocks]
-    best = min(range(1, len(blocks)), key=lambda i: max(sum(heights[:i]), sum(heights[i:]))) if len(blocks) > 1 else 1
-    return blocks[:best], blocks[best:]

@@ -40,6 +40,7 @@ class Column:
     descending: bool = True
     moving: bool = True  # its order changes by itself
     core: int = 0  # core columns go last; 1 goes first among them when even they do not fit
+    roomy: bool = False  # only beside the long forms
     grows: int = 0  # cells it may take beyond its width
 
 
@@ -197,6 +198,7 @@ COLUMNS: tuple[Column, ...] = (
         lambda r, w, _: amount(r.rates.faults),
         lambda r: r.rates.faults,
         lambda r: _number_style(r.rates.faults),
+        roomy=True,
     ),
     Column(
         "age",
@@ -208,6 +210,7 @@ COLUMNS: tuple[Column, ...] = (
         lambda r: -r.view.started_unix,
         lambda r: "dim",
         moving=False,
+        roomy=True,
     ),
     Column(
         "note",
@@ -222,6 +225,7 @@ COLUMNS: tuple[Column, ...] = (
         descending=False,
         moving=False,
         grows=60,
+        roomy=True,
     ),
 )
 
@@ -275,7 +279,7 @@ def _total(columns: list[Column], long: bool, gap: int, widest_id: int) -> int:
 def _with_optional(core: list[Column], width: int, long: bool, gap: int, widest_id: int) -> list[Column]:
     chosen = list(core)
     for column in COLUMNS:
-        if not column.core and _total([*chosen, column], long, gap, widest_id) <= width:
+        if not column.core and (long or not column.roomy) and _total([*chosen, column], long, gap, widest_id) <= width:
             chosen.append(column)
     return sorted(chosen, key=COLUMNS.index)
 

@@ -341,7 +341,12 @@ class DomainTable(ScrollView, can_focus=True):
             segments.append(Segment(text, self._style(style)))
             segments.append(Segment(gap))
         if at_cursor:
-            base = base + Style(bgcolor=self._style("cursor").bgcolor)
+            color = self._style("cursor").bgcolor
+            if color is None or color.is_default:  # a theme without a colour for it: the row is shown reversed
+                segments = [Segment(segment.text, Style(reverse=True)) for segment in segments]
+                base = base + Style(reverse=True)
+            else:
+                base = base + Style(bgcolor=color)
         return Strip(segments).adjust_cell_length(width, base).apply_style(base)
 
     def _header(self) -> list[Segment]:
