@@ -355,7 +355,7 @@ async def start_engine(
 
     Raises ConnectionError, with what the engine left, when it does not come up."""
     process, end = EngineProcess.start(pool_mib=pool_mib, cpus=cpus, name=name, trace=trace)
-    return await _open(end, process, version)
+    return await open_client(end, process, version)
 
 
 async def connect(path: Path, *, version: str = "") -> EngineClient:
@@ -366,10 +366,11 @@ async def connect(path: Path, *, version: str = "") -> EngineClient:
     except OSError as error:
         end.close()
         raise UserError("no engine answers", where=str(path), why=error.strerror or str(error)) from error
-    return await _open(end, None, version)
+    return await open_client(end, None, version)
 
 
-async def _open(end: socket.socket, process: EngineProcess | None, version: str) -> EngineClient:
+async def open_client(end: socket.socket, process: EngineProcess | None = None, version: str = "") -> EngineClient:
+    """A client on our end of a connected socket, greeted. Raises ConnectionError when no engine answers there."""
     end.setblocking(False)
     reader, writer = await asyncio.open_unix_connection(sock=end, limit=READ_BYTES)
     client = EngineClient(reader, writer, process, version)

@@ -35,16 +35,16 @@ class EngineProcess:
 
     @classmethod
     def start(
-        cls, *, pool_mib: int = 0, cpus: int = 0, name: str = "", trace: bool = True
+        cls, *, pool_mib: int = 0, cpus: int = 0, name: str = "", trace: bool = True, module: str = "emulator.control.engine"
     ) -> tuple[EngineProcess, socket.socket]:
-        """Start `python -m emulator.control.engine`; returns the process and our end of the socketpair.
+        """Start the engine (`python -m module`); returns the process and our end of the socketpair.
 
         Call it from the main thread: the engine dies with the thread that started it (PR_SET_PDEATHSIG)."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         log, path = tempfile.mkstemp(prefix="xenconsole-engine-", suffix=".log")
         os.unlink(path)  # open on both sides, gone with the last of them
         fcntl.fcntl(log, fcntl.F_SETFL, os.O_APPEND)  # the engine may cut the file while it writes
-        command = [sys.executable, "-P", "-m", "emulator.control.engine"]
+        command = [sys.executable, "-P", "-m", module]
         command += ["--fd", str(theirs.fileno()), "--parent", str(os.getpid())]
         command += ["--pool-mib", str(pool_mib)] if pool_mib else []
         command += ["--cpus", str(cpus)] if cpus else []

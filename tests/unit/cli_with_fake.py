@@ -32,5 +32,5 @@ async def start_fake(*, trace: bool = True, version: str = "") -> EngineClient:
 
 
 if __name__ == "__main__":
-    session.start_engine = start_fake  # type: ignore[assignment]
+    session.start_engine = start_fake  # type: ignore[assignment, attr-defined]
     sys.exit(main())
