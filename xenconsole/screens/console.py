@@ -96,17 +96,22 @@ def hub_of(node: Widget | Screen[object]) -> ConsoleHub:
 
 
 class TitleLine(Static):
-    """One line: left the guest, right the keys; the right gives way."""
+    """One line: left the guest, right the keys as long as there is room for them."""
 
-    _shown = ""
+    _shown: tuple[object, ...] = ()
 
-    def show(self, left: str, right: str) -> None:
-        width = self.size.width
-        middle = width - len(left) - len(right) - 2
-        text = (f" {left}{' ' * middle}{right} " if middle >= 2 else f" {left}")[: max(width, 1)]
-        if text != self._shown:
-            self._shown = text
-            self.update(Content(text), layout=False)
+    def show(self, name: str, state: str, rest: str, hints: Sequence[str]) -> None:
+        """Draw it anew if it changed; of `hints` the first that fits is taken."""
+        width = max(self.size.width, 1)
+        left = f" {name} · {state}{rest}"
+        hint = next((h for h in hints if len(left) + len(h) + 3 <= width), "")
+        shown = (name, state, rest, hint, width)
+        if shown == self._shown:
+            return
+        self._shown = shown
+        fill = " " * max(width - len(left) - len(hint) - 1, 0)
+        style = f"$state-{state}" if state in ("running", "blocked", "paused", "crashed") else "$state-down"
+        self.update(Content.assemble((f" {name}", "bold"), " · ", (state, style), f"{rest}{fill}", (hint, "$dim")), layout=False)
 
 
 class ConsoleTile(Container):
@@ -169,17 +174,17 @@ class ConsoleTile(Container):
         if not self.is_mounted:
             return
         domain, session = self.domain, self.session
-        name = clean_label(domain.name, 40) if domain is not None else f"domain {session.domid}"
-        parts = [name, f"domain {session.domid}"] if domain is not None else [name]
+        name = clean_label(domain.name, 40) if domain is not None and domain.name else f"domain {session.domid}"
         ended = self.epitaph()
-        parts.append(ended or (state_word(domain) if domain is not None else "…"))
+        state = ended.partition(":")[0] if ended else state_word(domain) if domain is not None else "…"
+        parts = [f"domain {session.domid}"]
         if session.core.title and not ended:
             parts.append(f"“{clean_label(session.core.title, 30)}”")
         if self.view.scrolled:
             parts.append(f"↑ {self.view.scrolled} of {session.core.history_end - session.core.history_start} lines")
         if shell(self).read_only:
             parts.append("read-only")
-        self.query_one(TitleLine).show(" · ".join(parts), self.owner.key_hint)
+        self.query_one(TitleLine).show(name, state, "".join(f" · {part}" for part in parts), self.owner.key_hints)
         if ended and not self.has_class("ended"):
             crashed = "crash" in ended
             self.query_one(".epitaph", Static).update(Content(f" {name}: {ended}. Any key returns."))
@@ -211,7 +216,7 @@ class ConsoleScreen(Screen[None], inherit_bindings=False):
         self._domids = tuple(dict.fromkeys(domids))[:MOST_TILES]
         self._back: tuple[str, ...] = ()
         self._switch: dict[str, int] = {}
-        self.key_hint = ""
+        self.key_hints: tuple[str, ...] = ()
 
     @property
     def domids(self) -> tuple[int, ...]:
@@ -245,7 +250,8 @@ class ConsoleScreen(Screen[None], inherit_bindings=False):
                 self._switch.setdefault(key, digit)
         first = next(iter(self._switch))
         switch = "Alt+1…9" if set(SWITCH_KEYS) == set(self._switch) else f"{key_label(first)}…"
-        self.key_hint = f"{key_label(self._back[0])} back · {switch} switch"
+        back = key_label(self._back[0])
+        self.key_hints = (f"{back} back · {switch} switch", f"{back} · {switch}", back)
 
     def on_mount(self) -> None:
         self.set_class(len(self._domids) == 2, "two")

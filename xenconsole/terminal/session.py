@@ -131,13 +131,16 @@ class ConsoleSession:
         except (ConnectionError, UserError) as error:
             reason = str(error)
         self.ending = await self._cause(reason)
+        self._typed.clear()
+        if self._tasks:
+            self._tasks[1].cancel()
         self._wake()
         self._tell(None)
 
     async def _cause(self, reason: str) -> Ending:
         lost = self.client.lost
         if lost:
-            return Ending(f"the engine is lost: {lost}")
+            return Ending(f"engine lost: {lost}")
         if isinstance(self.client, _Mourner):
             try:
                 obituary = await self.client.obituary(self.domid)
@@ -247,9 +250,9 @@ class ConsoleSession:
                 data = bytes(self._typed[:16384])
                 try:
                     taken = await cast(_Typist, self.client).console_write(self.domid, data)
-                except (ConnectionError, UserError):
-                    self._typed.clear()  # the stream's end says why
-                    return
+                except (ConnectionError, UserError):  # the guest or the engine is gone: the stream's end says so
+                    self._typed.clear()
+                    break
                 taken = len(data) if taken is None else taken
                 del self._typed[:taken]
                 if taken < len(data):

@@ -191,7 +191,7 @@ class TerminalView(Widget, can_focus=True):
             strip = restyled(strip, *span, self.get_component_rich_style("terminal-view--selection", partial=True))
         core = self.session.core
         cursor = core.cursor
-        if number - core.history_end == cursor.y and cursor.visible and self.session.ending is None:
+        if number - core.history_end == cursor.y and cursor.visible and not self.ended():
             look = Style(reverse=True) if self.has_focus else Style(underline=True)
             wide = cell_len(columns_text(core.screen(cursor.y), cursor.x, cursor.x + 1)) == 2
             strip = restyled(strip, cursor.x, cursor.x + 1 + wide, look)
