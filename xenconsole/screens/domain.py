@@ -227,7 +227,7 @@ class DomainScreen(Screen[None]):
     def front_pane(self) -> Pane:
         """The pane with the focus, else the tab's first choice."""
         panes = self.panes()
-        first = {"rings": "wheel", "vcpus": "registers"}.get(self.tab, "")
+        first = {"rings": "wheel" if self.size.width < 100 else "ring-list", "vcpus": "registers"}.get(self.tab, "")
         default = next((pane for pane in panes if pane.id == first), panes[0])
         return next((pane for pane in panes if pane.has_class("-front")), default)
 
@@ -245,7 +245,7 @@ class DomainScreen(Screen[None]):
         self.query_one("#wheel-pair").display = bool(self.tabs.paired) and (not one or front.id == "wheel-pair")
         panes = self.panes()
         for pane in panes:
-            pane.set_place(f"{panes.index(pane) + 1} of {len(panes)}, Tab: next " if one and len(panes) > 1 else "")
+            pane.set_place(f"{panes.index(pane) + 1} of {len(panes)}, Tab goes on" if one and len(panes) > 1 else "")
         front.focus()
 
     def on_resize(self) -> None:

@@ -75,12 +75,13 @@ def compose_tabs() -> ComposeResult:
             yield TailPane(id="tail")
     with Vertical(id="tab-vcpus", classes="tab"):
         yield VcpuList(id="vcpu-list")
-        with Horizontal(classes="row", id="vcpu-top"):
-            yield RegistersPane(id="registers")
-            yield ActivityPane(id="activity")
         with Horizontal(classes="row"):
-            yield CodePane(id="code")
-            yield StackPane(id="stack")
+            with Vertical(classes="column", id="vcpu-side"):
+                yield RegistersPane(id="registers")
+                yield StackPane(id="stack")
+            with Vertical(classes="column"):
+                yield ActivityPane(id="activity")
+                yield CodePane(id="code")
     with Vertical(id="tab-memory", classes="tab"), Horizontal(classes="row"):
         yield MemoryMap(id="map")
         with Vertical(classes="column", id="memory-side"):

@@ -8,7 +8,8 @@ from datetime import datetime
 from emulator.control.views import CrashView, DomainView
 from xenconsole.rates import NO_RATES, DomainRates
 from xenconsole.units import amount, braille, byte_rate, clock, fit, gauge, printable, size, span
-from xenconsole.widgets.pane import EMPTY, Line, Pane, Span, line
+from xenconsole.widgets.config_panel import wrap
+from xenconsole.widgets.pane import EMPTY, Line, Pane, Span, beside, line
 from xenconsole.widgets.text import tail_lines, word_lines
 from xenconsole.widgets.vcpu_panel import code_lines, register_lines, state_span
 
@@ -47,9 +48,10 @@ def life_lines(view: DomainView, rates: DomainRates, history: Sequence[float], n
         fact("started", since, (f", {span(max(now_unix - view.started_unix, 0))} ago" if view.started_unix else "", "dim")),
     ]
     if view.crash:
-        out.append(fact("crash", Span(printable(view.crash), "trouble")))
+        reason = wrap(Span(f"{'crash':<{label}}", "dim"), printable(view.crash), width)
+        out += [(row[0], *(span._replace(style="trouble") for span in row[1:])) for row in reason]
     out.append(EMPTY)
-    graph = braille(history, min(max(width - 34, 0), 40), 100.0 * max(len(view.vcpus), 1))
+    graph = braille(history, min(max(width - 37, 0), 40), 100.0 * max(len(view.vcpus), 1))
     out.append(fact("CPU", f"{rates.cpu:>5.1f} %  ", Span(graph, "graph"), Span(f"  {clock(view.cpu_ns / 1e9)} in all", "dim")))
     share = view.mem_kib / view.maxmem_kib if view.maxmem_kib else 0.0
     full, empty = gauge(share, min(max(width - 40, 4), 24))
@@ -144,10 +146,10 @@ def crash_lines(crash: CrashView, width: int) -> list[Line]:
     for name, text, field in (("last trap", vcpu.last_trap, "vcpu:trap"), ("last call", vcpu.last_hypercall, "vcpu:hypercall")):
         if text:
             out.append(line(Span(f"  {name:<10}", "dim", field), printable(text)))
-    out += [EMPTY, *register_lines(vcpu.registers, frozenset(), width), EMPTY, line(("code", "dim")), *code_lines(vcpu, width)]
-    stack = word_lines(vcpu.stack[:128], vcpu.registers.get("rsp", 0))
-    if stack:
-        out += [EMPTY, line(("stack", "dim")), *stack]
+    out += [EMPTY, *register_lines(vcpu.registers, frozenset(), width), EMPTY]
+    code = [line(("code", "dim")), *code_lines(vcpu, 60)]
+    stack = [line(("stack", "dim")), *word_lines(vcpu.stack[:128], vcpu.registers.get("rsp", 0))]
+    out += beside(code, stack, 60) if width >= 114 else [*code, EMPTY, *stack]
     words = tail_lines(crash.console_tail, 12)
     if words:
         out += [EMPTY, line(("last words on its console", "dim")), *(line(text) for text in words)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 from emulator.control.views import FRAME_TYPES, MemoryView
 from xenconsole.units import gauge, size
@@ -49,25 +50,23 @@ def merge(types: bytes, group: int, counts: dict[str, int]) -> bytes:
 def map_lines(view: MemoryView, width: int, height: int) -> list[Line]:
     """The map: a cell a block of frames (or several, where there is no room), rows labelled with their first PFN."""
     digits = max(len(f"{max(view.nr_pfns - 1, 0):x}"), 3)
-    columns = width - digits - 3
-    columns -= columns % 8 if columns >= 16 else 0
-    rows = max(height - 2, 1)
-    if columns <= 0 or not view.types:
+    room, rows = width - digits - 3, max(height - 2, 1)
+    most = room - room % 8 if room >= 16 else room
+    if most <= 0 or not view.types:
         return [line(("no map yet", "dim"))]
-    group = max(-(-len(view.types) // (columns * rows)), 1)
+    group = max(-(-len(view.types) // (most * rows)), 1)
     cells = merge(view.types, group, view.type_counts)
+    columns = min(-(-len(cells) // (rows * 8)) * 8, most)
+    wide = min(room // columns, 4)
     frames = group * view.block
     out: list[Line] = []
     for start in range(0, len(cells), columns):
         spans = [Span(f"{start * frames:>{digits}x} ", "dim"), Span("▏", "rule")]
-        run, last = "", -1
-        for code in cells[start : start + columns]:
-            if code != last and run:
-                spans.append(_cells(run, last))
-                run = ""
-            run += GLYPHS.get(frame_type(code), UNKNOWN)[0]
-            last = code
-        spans.append(_cells(run, last))
+        for code, run in groupby(cells[start : start + columns]):
+            name = frame_type(code)
+            glyph, style = GLYPHS.get(name, UNKNOWN)
+            cell = glyph.ljust(wide) if glyph.isalnum() or glyph == "·" else glyph * wide
+            spans.append(Span(cell * len(list(run)), style, f"frame:{name}"))
         spans.append(Span("▕", "rule"))
         out.append(tuple(spans))
     rarest = ", its rarest use shown" if group > 1 else ", its main use shown" if view.block > 1 else ""
@@ -75,11 +74,6 @@ def map_lines(view: MemoryView, width: int, height: int) -> list[Line]:
     out += [EMPTY] * (height - 1 - len(out))
     out.append(line((f"one cell = {frames} {unit} ({size(frames * 4, long=True)}){rarest}", "dim")))
     return out
-
-
-def _cells(run: str, code: int) -> Span:
-    name = frame_type(code)
-    return Span(run, GLYPHS.get(name, UNKNOWN)[1], f"frame:{name}")
 
 
 def legend_lines(view: MemoryView, width: int) -> list[Line]:

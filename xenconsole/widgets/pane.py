@@ -195,9 +195,8 @@ class Pane(Widget, can_focus=True):
             if changed:
                 self.refresh(*changed)
         total = len(self.lines) - self.pinned
-        subtitle = self.place + (
-            f"{self.top + 1}–{min(self.top + self.body_height, total)} of {total}" if self._limit else self.subtitle()
-        )
+        own = f"{self.top + 1}–{min(self.top + self.body_height, total)} of {total}" if self._limit else self.subtitle()
+        subtitle = " · ".join(part for part in (self.place, own) if part)
         if self.border_subtitle != subtitle:
             self.border_subtitle = subtitle
 

@@ -51,7 +51,7 @@ class PortsPanel(ListPane):
 
     def build(self, width: int, height: int) -> Sequence[Line]:
         bar = min(max(width - 78, 0), 40)
-        room = max(width - 52 - bar, 12)
+        room = max(width - 58 - bar, 12)
         head = f"  port kind        {fit('bound to', room)} vCPU pending masked     count  per s"
         out: list[Line] = [line((head, "dim"))]
         top = max([*self.rates.values(), 1.0])

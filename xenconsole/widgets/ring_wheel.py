@@ -91,7 +91,7 @@ def wheel(ring: RingView, rows: int, moved: int = 0) -> list[Line]:
                 if (turn - start) % 1.0 < share and _fills(arc.kind, x, y, (radius - inner) / (outer - inner)):
                     canvas.dot(x, y, ARC_STYLES[arc.kind], 2)
             if abs(radius - outer) <= 0.5 or (abs(radius - inner) <= 0.5 and x % 2 == 0):
-                canvas.dot(x, y, "rule", 0)
+                canvas.dot(x, y, "dim", 0)
             elif trail and (head - turn) % 1.0 <= trail and abs(radius - (inner + outer) / 2) <= 0.5 and (x + y) % 2 == 0:
                 canvas.dot(x, y, "graph-low", 1)
     _marks(canvas, ring.req_prod, ring.req_cons, size, outer + 3.0, "bold", "ring:req_prod", "ring:req_cons")
@@ -99,7 +99,8 @@ def wheel(ring: RingView, rows: int, moved: int = 0) -> list[Line]:
         _marks(canvas, ring.rsp_prod, ring.rsp_cons, size, inner - 3.5, "bold ok", "ring:rsp_prod", "ring:rsp_cons")
     flight = sum(arc.count for arc in arcs(ring))
     unit = "B" if is_bytes(ring) else "slots" if size != 1 else "slot"
-    words = [(f"{flight} {unit}", "bold"), ("in flight" if flight else "empty", "" if flight else "dim"), (f"of {size:,}", "dim")]
+    words = [(f"{flight} {unit}", "bold"), ("in flight", "")] if flight else [("empty", "dim")]
+    words.append((f"of {size:,}", "dim"))
     if ring.stalled:
         words.append((" STALLED ", "trouble reverse bold"))
     for at, (text, style) in enumerate(words):
@@ -139,11 +140,12 @@ def index_lines(ring: RingView, rate: float, width: int) -> list[Line]:
     for at, (name, glyph, index) in enumerate(rows):
         field = ("ring:req_prod", "ring:req_cons", "ring:rsp_prod", "ring:rsp_cons")[at]
         side = " inner" if at > 1 else " outer" if len(rows) > 2 else ""
+        side = side if width >= 44 else ""
         out.append(
             line(
                 Span(f"{glyph} ", "bold ok" if at > 1 else "bold"),
                 Span(f"{name} ", "dim", field),
-                Span(f"{index % WRAP:>13,}"),
+                Span(f"{index % WRAP:>12,}"),
                 Span(f"  → {index % size:,}{side}", "dim"),
             )
         )
@@ -181,10 +183,10 @@ def content_lines(ring: RingView, width: int, rows: int) -> list[Line]:
     left = rows - len(text) - 2
     out = [line(("last bytes", "dim")), *text]
     if left >= 2:
-        per_row = 16 if width >= 82 else 8
+        per_row = 16 if width >= 76 else 8
         tail = ring.recent[-left * per_row :]
         produced = max(ring.req_prod - len(tail), 0)
-        out += [EMPTY, *hex_lines(tail, produced, width, per_row=per_row)][:left]
+        out += [EMPTY, *hex_lines(tail, produced, width)][:left]
     return out
 
 
@@ -224,14 +226,14 @@ class RingWheel(Pane):
         ring = self.ring
         if ring is None:
             return [line(("no ring yet: the guest has not connected one", "dim"))]
-        tall = min(height, width // 2, 26)
-        if width >= 62 and width - min(tall, width // 4) * 2 >= 36:
+        tall = min(height, width // 2, 32)
+        if width >= 62 and height < 44 and width - min(tall, width // 4) * 2 >= 36:
             tall = min(tall, (width - 38) // 2)
             room = width - tall * 2 - 3
             facts = index_lines(ring, self.rate, room)
             facts += [EMPTY, *content_lines(ring, room, max(height, tall) - len(facts) - 1)]
             disc = wheel(ring, tall, self.moved)
-            space = [EMPTY] * max((height - tall) // 3, 0)
+            space = [EMPTY] * min(max((height - tall) // 3, 0), 1)
             return beside([*space, *disc], facts, tall * 2, 3)
         facts = index_lines(ring, self.rate, width)
         tall = max(min(tall, height - len(facts) - 6), 7)
@@ -253,7 +255,7 @@ class RingList(ListPane):
         self.rebuild()
 
     def build(self, width: int, height: int) -> Sequence[Line]:
-        out = [line((f"  {fit('ring', 18)} in flight  per s", "dim"))]
+        out = [line((f"  {fit('ring', 18)} in flight per s", "dim"))]
         for row, ring in enumerate(self.rings):
             flight = sum(arc.count for arc in arcs(ring))
             rate = self.rates.get(ring.name, 0.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from xenconsole.widgets.pane import Line, Span
+from xenconsole.widgets.pane import Line, Span, line
 
 _SEQUENCE = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_].*?(?:\x07|\x1b\\|$)|\x1b[ -/]*[0-~]|\x9b[0-?]*[ -/]*[@-~]", re.DOTALL
@@ -59,15 +59,16 @@ def visible_bytes(data: bytes, width: int, rows: int) -> list[Line]:
     return [tuple(spans) for spans in out[-rows:]] if rows > 0 else []
 
 
-def hex_lines(data: bytes, base: int, width: int, *, per_row: int = 16) -> list[Line]:
-    """A hex dump: address, bytes and text; `base` is the address of the first byte. Rows hold 8 bytes where 16 do not fit."""
-    step = per_row if width >= 18 + per_row * 4 else 8
+def hex_lines(data: bytes, base: int, width: int) -> list[Line]:
+    """A hex dump: index of the first byte, bytes, and their text where there is room. Rows hold 16 bytes or 8."""
+    step = 16 if width >= 10 + 16 * 4 + 2 else 8
+    texts = width >= 10 + step * 4 + 2
     out: list[Line] = []
     for start in range(0, len(data), step):
         row = data[start : start + step]
         digits = " ".join(f"{value:02x}" for value in row).ljust(step * 3 - 1)
         text = "".join(chr(value) if 32 <= value < 127 else "·" for value in row)
-        out.append((Span(f"{base + start:016x}  ", "dim"), Span(digits), Span(f"  {text}", "dim")))
+        out.append(line(Span(f"{base + start:8x}  ", "dim"), Span(digits), Span(f"  {text}" if texts else "", "dim")))
     return out
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections import deque
 from collections.abc import Iterable, Sequence
 
+from rich.cells import cell_len
+
 from emulator.control.views import TraceLine, TraceView
 from xenconsole.units import amount, fit
-from xenconsole.widgets.pane import EMPTY, Line, ListPane, Pane, Span, line
+from xenconsole.widgets.pane import EMPTY, Line, ListPane, Pane, Span, cut, line, width_of
 
 KEPT = 4000
 """Lines of trace kept while the tab is open."""
@@ -55,22 +58,24 @@ def trace_lines(entry: TraceLine, width: int) -> list[Line]:
     """A line of the trace, and a second one with the reason of a refusal."""
     sign, style = SIGNS.get(entry.kind, ("?", ""))
     bad = refused(entry)
-    spans = line(
+    call = entry.kind == "hypercall"
+    cost = f"{duration(entry.cost_ns):>9}" if entry.cost_ns and width >= 60 else ""
+    answer = f" = {entry.result}" if call and entry.result else f"  {entry.result}" if entry.result else ""
+    left = line(
         Span(f"{entry.vtime_ns / 1e9:>12.6f} ", "dim", "trace:vtime"),
         Span(f"v{entry.vcpu:<2}", "dim"),
         Span(f"{sign} ", style),
         Span(entry.name, "trouble bold" if bad else "bold", f"call:{entry.name}"),
-        Span(f"({entry.detail})" if entry.kind == "hypercall" else f" {entry.detail}" if entry.detail else ""),
-        Span(" = " if entry.kind == "hypercall" else " " if entry.result else "", "dim"),
-        Span(entry.result, "trouble bold" if bad else "dim"),
+        Span(f"({entry.detail})" if call else f" {entry.detail}" if entry.detail else ""),
     )
-    cost = duration(entry.cost_ns) if entry.cost_ns and width >= 60 else ""
-    used = sum(len(span.text) for span in spans)
-    if cost and used + 9 <= width:
-        spans = (*spans, Span(" " * (width - used - 9)), Span(f"{cost:>9}", "dim", "trace:cost"))
-    out = [spans]
+    left = cut(left, max(width - cell_len(answer) - len(cost), 30))
+    room = max(width - width_of(left) - cell_len(answer) - len(cost), 0)
+    out = [(*left, *line((answer, "trouble bold" if bad else "dim"), " " * room, Span(cost, "dim", "trace:cost")))]
     if entry.reason:
-        out.append(line(Span(" " * 16 + "└ ", "dim"), Span(entry.reason, "trouble")))
+        out += [
+            line(Span(" " * 16 + ("└ " if at == 0 else "  "), "dim"), Span(text, "trouble"))
+            for at, text in enumerate(textwrap.wrap(entry.reason, max(width - 18, 20)))
+        ]
     return out
 
 
@@ -92,7 +97,7 @@ def histogram_lines(counts: Sequence[int], width: int) -> list[Line]:
                 Span(f"{duration(2**at):>7} ", "dim", "trace:cost"),
                 Span("│", "rule"),
                 Span(block, "graph"),
-                Span(f" {amount(counts[at])}"),
+                Span(f" {counts[at]:,}"),
             )
         )
     return out
@@ -209,8 +214,8 @@ class CallList(ListPane):
         return tuple(sum(row[at] if at < len(row) else 0 for row in rows) for at in range(max(map(len, rows), default=0)))
 
     def build(self, width: int, height: int) -> Sequence[Line]:
-        room = max(width - 27, 6)
-        out: list[Line] = [line((f"  {fit('call', room)} calls   half  99 %", "dim"))]
+        room = max(width - 24, 6)
+        out: list[Line] = [line((f"  {fit('call', room)} calls    half    99 %", "dim"))]
         for row, name in enumerate(self.names()):
             total = sum(self.totals.values()) if name == ALL else self.totals.get(name, 0)
             counts = self.counts(name)
@@ -218,7 +223,7 @@ class CallList(ListPane):
             spans = line(
                 Span(fit(name, room), "" if name != ALL else "dim", f"call:{name}" if name != ALL else ""),
                 Span(f"{amount(total):>6}"),
-                Span(f"{'<' + duration(half) if half else '–':>9}", "dim", "trace:cost"),
+                Span(f"{duration(half) if half else '–':>8}", "dim", "trace:cost"),
                 Span(f"{duration(most) if most else '–':>8}", "dim", "trace:cost"),
             )
             out.append(self.marked(row, spans, width))

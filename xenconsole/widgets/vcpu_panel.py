@@ -76,9 +76,9 @@ def _register(name: str, registers: dict[str, int], changed: frozenset[str], dig
     ]
 
 
-def flag_spans(flags: int) -> list[Span]:
-    """The names of the flags that are set, the others dim as dots."""
-    return [Span(f"{name} " if flags >> bit & 1 else "·· ", "" if flags >> bit & 1 else "dim") for bit, name in FLAGS]
+def flag_words(flags: int) -> str:
+    """The names of the flags that are set."""
+    return " ".join(name for bit, name in FLAGS if flags >> bit & 1)
 
 
 def register_lines(registers: dict[str, int], changed: frozenset[str], width: int) -> list[Line]:
@@ -103,7 +103,7 @@ def register_lines(registers: dict[str, int], changed: frozenset[str], width: in
             Span(MARK if moved else " ", "changed"),
             Span("rflags ", "dim", "reg:rflags"),
             Span(f"{registers.get('rflags', 0):08x}  ", "changed bold" if moved else "", "reg:rflags"),
-            *flag_spans(registers.get("rflags", 0)),
+            Span(flag_words(registers.get("rflags", 0)), "dim"),
         )
     )
     block(SEGMENTS, 4, 2)
@@ -162,8 +162,11 @@ class VcpuList(ListPane):
         self.vcpus: tuple[VcpuView, ...] = ()
 
     def show(self, vcpus: tuple[VcpuView, ...]) -> None:
+        grown = len(vcpus) != len(self.vcpus)
         self.vcpus = vcpus
         self.rebuild()
+        if grown:
+            self.refresh(layout=True)
 
     def build(self, width: int, height: int) -> Sequence[Line]:
         head = line(("  vCPU state     CPU mode   upcalls", "dim"))
