@@ -36,6 +36,7 @@ from xenconsole.screens.overview import OverviewScreen
 from xenconsole.screens.prompt import PromptScreen
 from xenconsole.screens.snapshots import SnapshotsScreen
 from xenconsole.settings import Settings, load_settings
+from xenconsole.terminal.driver import AltKeysDriver
 from xenconsole.themes import VARIABLES, load_themes, stamp, theme_folders
 from xenconsole.units import printable
 from xenconsole.widgets.domain_table import DomainTable
@@ -67,7 +68,7 @@ class ConsoleApp(App[int], inherit_bindings=False):
         files: tuple[Path, ...] = (),
         restart: Callable[[], Awaitable[Client]] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(driver_class=AltKeysDriver)
         self.client = client
         self.settings = settings or Settings()
         self.delay = self.settings.delay if delay is None else delay

@@ -17,7 +17,7 @@ HISTORY = 120
 """Points of history kept a domain: one a history interval."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class DomainRates:
     """Per-second rates of one domain over the last ticks. `cpu` is in percent of one physical CPU (xentop's CPU(%))."""
 
@@ -42,31 +42,32 @@ class DomainRates:
 NO_RATES = DomainRates()
 
 
-def domain_counters(view: DomainView) -> dict[str, int]:
-    """The counters of a domain that rates are made of."""
+def _counters(view: DomainView) -> tuple[int, ...]:
+    """CPU time, then the counters in the order of DomainRates' fields."""
     ring = view.traffic
-    return {
-        "hypercalls": view.hypercalls,
-        "events": view.events,
-        "faults": view.faults,
-        "console_in": ring.console_in,
-        "console_out": ring.console_out,
-        "net_rx": ring.net_rx,
-        "net_tx": ring.net_tx,
-        "block_read": ring.block_read,
-        "block_write": ring.block_write,
-    }
+    return (
+        view.cpu_ns,
+        view.hypercalls,
+        view.events,
+        view.faults,
+        ring.console_in,
+        ring.console_out,
+        ring.net_rx,
+        ring.net_tx,
+        ring.block_read,
+        ring.block_write,
+    )
 
 
 class _Track:
     """What is remembered of one domain between ticks."""
 
-    __slots__ = ("counters", "cpu_ns", "history", "pending", "pending_s", "rates", "vcpu_ns")
+    __slots__ = ("counters", "history", "pending", "pending_s", "rates", "smooth", "vcpu_ns")
 
     def __init__(self, view: DomainView) -> None:
-        self.counters = domain_counters(view)
-        self.cpu_ns = view.cpu_ns
+        self.counters = _counters(view)
         self.vcpu_ns = tuple(v.cpu_ns for v in view.vcpus)
+        self.smooth: list[float] = [0.0] * len(self.counters)
         self.rates = NO_RATES
         self.history: deque[float] = deque(maxlen=HISTORY)
         self.pending = 0.0
@@ -74,27 +75,34 @@ class _Track:
 
     def step(self, view: DomainView, seconds: float, keep: float, interval_s: float) -> None:
         """Take the counters `seconds` after the last ones; `keep` is the old rate's share in the new one."""
-        counters, old = domain_counters(view), self.rates
-
-        def blend(before: float, delta: float) -> float:
-            rate = max(delta, 0.0) / seconds
-            smooth = before * keep + rate * (1.0 - keep)
-            return smooth if smooth >= 0.05 or rate else 0.0
-
-        raw = max(view.cpu_ns - self.cpu_ns, 0) / seconds / 1e7
-        vcpu_ns = tuple(v.cpu_ns for v in view.vcpus)
-        vcpus = tuple(
-            blend(old.vcpus[i] if i < len(old.vcpus) else 0.0, (ns - (self.vcpu_ns[i] if i < len(self.vcpu_ns) else ns)) / 1e7)
-            for i, ns in enumerate(vcpu_ns)
-        )
-        values = {name: blend(getattr(old, name), counters[name] - self.counters[name]) for name in counters}
-        self.rates = DomainRates(cpu=blend(old.cpu, (view.cpu_ns - self.cpu_ns) / 1e7), vcpus=vcpus, **values)
-        self.counters, self.cpu_ns, self.vcpu_ns = counters, view.cpu_ns, vcpu_ns
-        self.pending += raw * seconds
+        counters = _counters(view)
+        if counters != self.counters or self.rates is not NO_RATES:
+            self._blend(view, counters, (1.0 - keep) / seconds, keep)
+        self.pending += max(counters[0] - self.counters[0], 0) / 1e7
+        self.counters = counters
         self.pending_s += seconds
         if self.pending_s >= interval_s:
             self.history.append(self.pending / self.pending_s)
             self.pending = self.pending_s = 0.0
+
+    def _blend(self, view: DomainView, counters: tuple[int, ...], share: float, keep: float) -> None:
+        vcpu_ns = tuple(v.cpu_ns for v in view.vcpus)
+        before = self.rates.vcpus if len(self.rates.vcpus) == len(vcpu_ns) else (0.0,) * len(vcpu_ns)
+        last = self.vcpu_ns if len(self.vcpu_ns) == len(vcpu_ns) else vcpu_ns
+        smooth = [
+            old * keep + (new - was) * share if new > was else old * keep if old > 0.02 else 0.0
+            for old, new, was in zip(self.smooth, counters, self.counters, strict=True)
+        ]
+        smooth[0] = self.smooth[0] * keep + max(counters[0] - self.counters[0], 0) * share / 1e7
+        if smooth[0] < 0.02:
+            smooth[0] = 0.0
+        self.smooth, self.vcpu_ns = smooth, vcpu_ns
+        if not any(smooth):
+            self.rates = NO_RATES
+            return
+        vcpus = tuple(old * keep + max(new - was, 0) * share / 1e7 for old, new, was in zip(before, vcpu_ns, last, strict=True))
+        cpu, hypercalls, events, faults, con_in, con_out, net_rx, net_tx, read, write = smooth
+        self.rates = DomainRates(cpu, hypercalls, events, faults, con_in, con_out, net_rx, net_tx, read, write, vcpus)
 
 
 class Rates:

@@ -108,6 +108,7 @@ class DomainTable(ScrollView, can_focus=True):
         self.hold = False
         self._views: dict[int, DomainView] = {}
         self._order: list[int] = []
+        self._widest_id = 1
         self._sorted_at = -1
         self._uptime_ns = 0
         self._now_unix = 0.0
@@ -123,6 +124,7 @@ class DomainTable(ScrollView, can_focus=True):
     def show(self, overview: Overview, rates: Rates, news: Mapping[int, str]) -> None:
         """Take a new overview and repaint the lines that differ."""
         self._views = {view.domid: view for view in overview.domains}
+        self._widest_id = len(str(max(self._views, default=0)))
         self._rates, self._news = rates, news
         self._uptime_ns = overview.host.uptime_ns
         self._now_unix = overview.host.started_unix + overview.host.uptime_ns / 1e9
@@ -269,7 +271,7 @@ class DomainTable(ScrollView, can_focus=True):
             self.scroll_to(y=place - rows + 1, animate=False, immediate=True)
 
     def _columns(self) -> Layout:
-        wanted = (self.size.width - 1, len(str(max(self._views, default=0))))  # a cell is kept free for the scrollbar
+        wanted = (self.size.width - 1, self._widest_id)  # a cell is kept free for the scrollbar
         if wanted != self._layout_of:
             self._layout_of = wanted
             self._arranged = arrange(*wanted)

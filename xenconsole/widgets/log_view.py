@@ -99,7 +99,7 @@ class LogView(ScrollView, can_focus=True):
         return self._styles[name]
 
     def render_line(self, y: int) -> Strip:
-        width, base = self.size.width, self.rich_style
+        width, base = self.scrollable_content_region.width, self.rich_style
         place = self.scroll_offset.y + y
         if place >= len(self._shown):
             text = f" {self._empty}" if not self._shown and y == 0 else ""
