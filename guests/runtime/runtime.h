@@ -100,6 +100,7 @@ extern char image_start[], image_end[];
 #define PTE_PRESENT 0x001UL
 #define PTE_WRITE 0x002UL
 #define PTE_USER 0x004UL
+#define PTE_PCD 0x010UL
 #define PTE_ACCESSED 0x020UL
 #define PTE_DIRTY 0x040UL
 #define PTE_PSE 0x080UL
