@@ -34,6 +34,7 @@ from emulator.dom0.xenstore.wire import RefusedError
 
 QUOTA_NODES: Final = 1000
 QUOTA_VALUE_BYTES: Final = 2048
+QUOTA_TOTAL_BYTES: Final = 512 * 1024  # of values a domain owns; a transaction's copy counts by itself
 QUOTA_PERMS: Final = 5
 QUOTA_DEPTH: Final = 64  # ours: Xen bounds the length of a path only; see tree.py
 
@@ -133,8 +134,12 @@ class Store:
         return () if node is None else node.perms
 
     def set_permissions(self, path: str, perms: Perms) -> None:
+        """Sets a node's permissions as Domain-0, or who may hear @introduceDomain or @releaseDomain."""
         with self.changing():
-            self.set_perms(0, path, perms, None)
+            try:
+                self.set_perms(0, path, perms, None)
+            except RefusedError as refused:
+                raise ValueError(f"xenstore path {path!r}: {refused.name}") from refused
 
     def snapshot(self) -> Node:
         """The root as it is now; it never changes."""
@@ -152,19 +157,24 @@ class Store:
         return tuple(found)
 
     def load_domain(self, domid: int, saved: tuple[Change, ...]) -> None:
-        """Brings a domain's nodes back to what was saved; only what differs is written and fires watches. Load the domain's
-        connection after this, so that the events this queues there are replaced by those of the snapshot."""
+        """Brings a domain's nodes back to what was saved, order of children included; only what differs fires watches. Load
+        the domain's connection after this, so that the events this queues there are replaced by those of the snapshot."""
         with self.changing():
-            wanted = {change.path for change in saved}
-            for top in domains.roots(domid, self.tree.root):
-                node = self.tree.get(top)
-                for path, _ in walk(top, node) if node is not None else []:
-                    if path not in wanted and self.tree.get(path) is not None:
-                        self.remove_node(0, path, None)
-            for change in saved:
-                node = self.tree.get(change.path)
-                if node is None or node.value != change.value or node.perms != change.perms:
-                    self._put(change)
+            base = self.tree.root
+            before = {change.path: change for change in self.save_domain(domid)}
+            after = {change.path: change for change in saved}
+            tops = [path for path in after if parent_of(path) not in after]
+            for path in domains.roots(domid, base):
+                if path not in after and self.tree.get(path) is not None:
+                    self.tree.remove(path)
+            for top in tops:
+                self.make_node(0, top, None)
+                inside = [one for one in saved if one.path == top or one.path.startswith(f"{top}/")]
+                self.tree.graft(top, [(one.path, one.value or b"", one.perms) for one in inside])
+            for path in before | after:
+                if before.get(path) != after.get(path):
+                    exact = path not in after and parent_of(path) in before and parent_of(path) not in after
+                    self._fire(path, exact=exact, grants=grants(base, self.tree.root, path))
 
     # --- for connections, under the lock: `who` is the asking domain; RefusedError carries the answer
 
@@ -215,7 +225,9 @@ class Store:
                 raise
             self._create(who, path, value, tx)
             return
-        (tx.tree if tx else self.tree).change(path, value, node.perms)
+        tree = tx.tree if tx else self.tree
+        self._check_bytes(who, tree, len(value) - (len(node.value) if node.perms[0].domid == who else 0))
+        tree.change(path, value, node.perms)
         self._changed(path, tx)
 
     def make_node(self, who: int, path: str, tx: Transaction | None) -> None:
@@ -249,7 +261,7 @@ class Store:
             return
         root = tree.root
         tree.remove(path)
-        for at, one in [*gone[1:], gone[0]]:  # whoever watches below hears before whoever watches above
+        for at, one in reversed(gone):  # whoever watches below hears before whoever watches above
             above = find(root, parent_of(at))
             self._fire(at, exact=at != path, grants=(one.perms, above.perms) if above else (one.perms,))
 
@@ -257,6 +269,8 @@ class Store:
         if who and len(perms) > QUOTA_PERMS:
             raise RefusedError("ENOSPC")
         if path.startswith("@"):
+            if path not in (INTRODUCE_EVENT, RELEASE_EVENT):
+                raise RefusedError("EINVAL")
             if who:
                 raise RefusedError("EACCES")
             self._special[path] = perms
@@ -272,10 +286,11 @@ class Store:
         """Takes a transaction over, or ENOMEM (a request in it failed), ENOSPC (quota), EAGAIN (conflict)."""
         if tx.failed:
             raise RefusedError("ENOMEM")
-        if who and tx.created:
-            added = tx.tree.owned.get(who, 0) - tx.owned_at_start.get(who, 0)
-            if added > 0 and self.tree.owned.get(who, 0) + added > QUOTA_NODES:
+        if who:
+            nodes, held = tx.growth(who)
+            if nodes > 0 and self.tree.owned.get(who, 0) + nodes > QUOTA_NODES:
                 raise RefusedError("ENOSPC")
+            self._check_bytes(who, self.tree, held)
         if tx.conflicts(self.tree):
             raise RefusedError("EAGAIN")
         apply(tx.changes(), self.tree)
@@ -290,14 +305,18 @@ class Store:
         levels = path.count("/") - (0 if above == "/" else above.count("/"))
         if who and (tree.owned.get(who, 0) + levels > QUOTA_NODES or path.count("/") > QUOTA_DEPTH):
             raise RefusedError("ENOSPC")
+        self._check_bytes(who, tree, len(value))
         perms = (Perm(who, parent.perms[0].access), *parent.perms[1:]) if who else parent.perms
         made = tree.create(path, value, perms)
         if tx:
-            tx.created = True
             for at in (above, *made):
                 self._touch(who, tx, at)
                 tx.note_modified(at)
         self._changed(path, tx)
+
+    def _check_bytes(self, who: int, tree: Tree, more: int) -> None:
+        if who and more > 0 and tree.held.get(who, 0) + more > QUOTA_TOTAL_BYTES:
+            raise RefusedError("ENOSPC")
 
     def _changed(self, path: str, tx: Transaction | None, base: Node | None = None) -> None:
         if tx:

@@ -35,14 +35,18 @@ class Transaction:
     def __init__(self, tx_id: int, live: Tree) -> None:
         self.tx_id = tx_id
         self.base: Node = live.root
-        self.owned_at_start = dict(live.owned)
         self.tree = live.copy()
+        self._start = (self.tree.owned.copy(), self.tree.held.copy())
         self.seen: dict[str, int] = {}  # path -> generation at the start, 0: was not there
         self.modified: dict[str, None] = {}
         self.events: dict[str, bool] = {}  # path -> exact: only a watch on that very path fires
-        self.created = False
         self.failed = False  # a request in it hit a quota: it will not commit
         self.stale = False  # restored from a snapshot: it will not commit either
+
+    def growth(self, domid: int) -> tuple[int, int]:
+        """Nodes and value bytes that the domain owns more of than at the start."""
+        owned, held = self._start
+        return self.tree.owned.get(domid, 0) - owned.get(domid, 0), self.tree.held.get(domid, 0) - held.get(domid, 0)
 
     def note(self, path: str) -> None:
         """Remembers that the outcome depends on this node."""

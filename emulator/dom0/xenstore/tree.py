@@ -9,7 +9,7 @@ that the copied path stays short, and every walk is a loop: no guest can reach P
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -126,19 +126,22 @@ def walk(path: str, node: Node) -> list[tuple[str, Node]]:
 
 
 class Tree:
-    """A root that moves, with the accounts that quotas need: nodes owned, and entries that name a domain besides."""
+    """A root that moves, with the accounts that quotas need, by domain: nodes owned, bytes of their values, and permission
+    entries that name the domain on nodes of others."""
 
-    __slots__ = ("generation", "mentioned", "owned", "root")
+    __slots__ = ("generation", "held", "mentioned", "owned", "root")
 
     def __init__(self, root: Node, generation: int = 0) -> None:
         self.root = root
         self.generation = generation
         self.owned: dict[int, int] = {}
+        self.held: dict[int, int] = {}
         self.mentioned: dict[int, int] = {}
 
     def copy(self) -> Tree:
         other = Tree(self.root, self.generation)
         other.owned = dict(self.owned)
+        other.held = dict(self.held)
         other.mentioned = dict(self.mentioned)
         return other
 
@@ -155,7 +158,7 @@ class Tree:
         for name in reversed(names[have + 1 :]):
             self.generation += 1
             node = Node(b"", perms, self.generation, {name: node})
-        self._account(perms, len(names) - have)
+        self._account(perms, len(names) - have, len(value))
         self._hang(names[: have + 1], node)
         return ["/" + "/".join(names[: i + 1]) for i in range(have, len(names))]
 
@@ -164,8 +167,8 @@ class Tree:
         old = self.get(path)
         if old is None:
             raise KeyError(path)
-        self._account(old.perms, -1)
-        self._account(perms, 1)
+        self._account(old.perms, -1, -len(old.value))
+        self._account(perms, 1, len(value))
         self.generation += 1
         node = Node(value, perms, self.generation, old.children)
         if path == "/":
@@ -179,11 +182,32 @@ class Tree:
         if node is None or path == "/":
             raise KeyError(path)
         for _, gone in walk(path, node):
-            self._account(gone.perms, -1)
+            self._account(gone.perms, -1, -len(gone.value))
         self._hang(path[1:].split("/"), None)
 
-    def _account(self, perms: Perms, count: int) -> None:
-        self.owned[perms[0].domid] = self.owned.get(perms[0].domid, 0) + count
+    def graft(self, path: str, nodes: Sequence[tuple[str, bytes, Perms]]) -> None:
+        """Replaces an existing node and all below it by `nodes`, of which `path` is the first and parents precede children."""
+        old = self.get(path)
+        if old is None or path == "/" or not nodes or nodes[0][0] != path:
+            raise KeyError(path)
+        below: dict[str, list[tuple[str, Node]]] = {}
+        for at, value, perms in reversed(nodes):
+            self.generation += 1
+            node = Node(value, perms, self.generation, dict(reversed(below.pop(at, []))))
+            below.setdefault(parent_of(at), []).append((at.rpartition("/")[2], node))
+        (made,) = below.pop(parent_of(path))
+        if below:
+            raise KeyError(f"{path}: nodes without a parent: {sorted(below)}")
+        for _, gone in walk(path, old):
+            self._account(gone.perms, -1, -len(gone.value))
+        for _, value, perms in nodes:
+            self._account(perms, 1, len(value))
+        self._hang(path[1:].split("/"), made[1])
+
+    def _account(self, perms: Perms, count: int, size: int) -> None:
+        owner = perms[0].domid
+        self.owned[owner] = self.owned.get(owner, 0) + count
+        self.held[owner] = self.held.get(owner, 0) + size
         for perm in perms[1:]:
             self.mentioned[perm.domid] = self.mentioned.get(perm.domid, 0) + count
 
