@@ -109,7 +109,7 @@ class Engine:
 
 
 def _make_host(options: argparse.Namespace) -> HostApi:
-    from emulator.dom0.host import Host  # numpy, unicorn and all: not before the client was greeted
+    from emulator.control.host import Host  # numpy, unicorn and all: not before the client was greeted
 
     pool_mib = options.pool_mib or max(MIN_POOL_MIB, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // (2 << 20))
     cpus = options.cpus or len(os.sched_getaffinity(0))

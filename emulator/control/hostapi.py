@@ -1,4 +1,4 @@
-"""What the control server needs of the host, as protocols: emulator.dom0.host.Host fits it, and so does a test's fake.
+"""What the control server needs of the host, as protocols: emulator.control.host.Host fits it, and so does a test's fake.
 
 All calls are thread-safe and raise UserError for the user's mistakes. The server calls `listen`, `console_read`,
 `console_write` and `obituary` on its event loop, so they must not wait for a domain; the others run in threads of its own.

@@ -314,6 +314,9 @@ class Domain:
     def refused(self, what: str, refusal: Refusal) -> None:
         self.refusals.append((self.clock.now(), what, refusal.reason))
 
+    def hypercall_totals(self) -> dict[str, int]:
+        return {name: count for name, count in zip(HYPERCALLS, self.stats.by_number, strict=True) if name}
+
     def refresh_io_right(self) -> None:
         """Whether IN and OUT of the running vCPU answer at once (iopl_ok in emul-priv-op.c), or trap to be looked at."""
         vcpu = self.current

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from emulator.hypervisor.vcpu import Vcpu
 
 KEPT = 2000
+ARGUMENTS = {"mmu_update": 4, "mmuext_op": 4, "update_va_mapping": 3, "set_callbacks": 3, "vcpu_op": 3, "console_io": 3,
+             "grant_table_op": 3, "set_trap_table": 1, "set_timer_op": 1, "fpu_taskswitch": 1, "get_debugreg": 1,
+             "update_va_mapping_otherdomain": 4, "sched_op": 2, "event_channel_op": 2}  # fmt: skip
+"""Arguments that mean something, where not two."""
 
 
 class TraceEvent:
@@ -22,6 +26,10 @@ class TraceEvent:
     def __init__(self, seq: int, vtime_ns: int, vcpu: int, number: int, arguments: tuple[int, ...]) -> None:
         self.seq, self.vtime_ns, self.vcpu, self.number, self.arguments = seq, vtime_ns, vcpu, number, arguments
         self.result, self.reason, self.cost_ns = "", "", 0
+
+    @property
+    def argument_count(self) -> int:
+        return ARGUMENTS.get(self.name, 2)
 
     @property
     def name(self) -> str:

@@ -20,6 +20,7 @@ FRAME_SHIFT = 12
 FRAME = 1 << FRAME_SHIFT
 
 _PROT_READ_WRITE, _MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED, _MAP_NORESERVE = 3, 1, 2, 0x10, 0x4000
+_PAGE_PRESENT, _PAGE_SWAPPED, _PAGE_FILE = 1 << 63, 1 << 62, 1 << 61  # bits of a pagemap entry
 _MAP_FAILED = (1 << 64) - 1
 
 
@@ -56,6 +57,14 @@ class MachineMemory:
     def frame(self, mfn: int) -> memoryview:
         """The 4096 bytes of a machine frame."""
         return self.bytes[mfn << FRAME_SHIFT : (mfn + 1) << FRAME_SHIFT]
+
+    def private_frames(self) -> NDArray[np.int64]:
+        """The frames written since `map_private`: pages of our own, no longer the file's (Documentation/admin-guide/mm/pagemap.rst)."""
+        with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+            pagemap.seek(self.address >> FRAME_SHIFT << 3)
+            entries = np.frombuffer(pagemap.read(self.frames * 8), dtype=np.uint64)
+        held = (entries & np.uint64(_PAGE_PRESENT | _PAGE_SWAPPED)) != 0
+        return np.flatnonzero(held & ((entries & np.uint64(_PAGE_FILE)) == 0))
 
     def map_private(self, fd: int) -> None:
         """Lay a copy-on-write view of `fd` over the same addresses: every frame reads as it stands there."""

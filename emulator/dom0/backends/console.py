@@ -34,6 +34,7 @@ class ConsoleBackend:
         self._output = output
         self._input = bytearray()
         self.tail = b""
+        self.typed = b""
         self.bytes_in = 0
         self.bytes_out = 0
 
@@ -51,6 +52,7 @@ class ConsoleBackend:
     def send(self, data: bytes) -> int:
         """Input for the guest; returns how many bytes were accepted."""
         accepted = data[: MAX_QUEUED_INPUT - len(self._input)]
+        self.typed = (self.typed + accepted)[-_TAIL:]
         self._input += accepted
         if self._fill():
             self._notify()

@@ -1,0 +1,217 @@
+"""The host as consoles see it: the toolstack's verbs, and its state as frozen views.
+
+Cheap views (the overview) are made from counters that workers publish; the detailed ones are questions that a domain's holder answers
+between two slices, which may take some milliseconds."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from emulator import __version__
+from emulator.control.views import (
+    ConsoleChunk,
+    CpuView,
+    CrashView,
+    DomainDetail,
+    DomainView,
+    HostView,
+    LogLine,
+    Overview,
+    RingTraffic,
+    SnapshotView,
+    VcpuSummary,
+)
+from emulator.control import portraits
+from emulator.dom0.config import DomainConfig
+from emulator.dom0.guest import Guest
+from emulator.dom0.toolstack import Autopsy, Toolstack
+from emulator.errors import UserError
+from emulator.hypervisor.trace import Trace
+
+T = TypeVar("T")
+_ASK_SECONDS = 10.0
+_TRACE_LINGERS_NS = 3_000_000_000
+
+
+@dataclass(frozen=True)
+class HostObituary:
+    """What is kept of a domain that is gone."""
+
+    domain: DomainView
+    reason: str
+    crash: CrashView | None
+    restarted_as: int
+
+
+class Host:
+    """Thread-safe; raises UserError for what the user can mend."""
+
+    def __init__(self, *, pool_kib: int, cpus: int, name: str = "", trace: bool = True) -> None:
+        self._tools = Toolstack(pool_kib=pool_kib, cpus=cpus)
+        self._tools.last_view = self._domain_view
+        self._name = name or os.uname().nodename
+        self._trace = trace
+        self._traced: dict[int, int] = {}  # domid -> monotonic ns of the last look
+        self._started_unix, self._started = time.time(), time.monotonic_ns()
+
+    def start(self) -> None:
+        self._tools.start()
+
+    def stop(self) -> None:
+        self._tools.stop()
+
+    def listen(self, callback: Callable[[str, int], None]) -> Callable[[], None]:
+        return self._tools.listen(callback)
+
+    # --- verbs ---------------------------------------------------------------------------------------------------------------
+
+    def create(self, config: DomainConfig, *, paused: bool = False, progress: Callable[[str], None] | None = None) -> int:
+        return self._tools.create(config, paused, progress or (lambda text: None))
+
+    def pause(self, domid: int) -> None:
+        self._tools.pause(domid)
+
+    def unpause(self, domid: int) -> None:
+        self._tools.unpause(domid)
+
+    def destroy(self, domid: int) -> None:
+        self._tools.destroy(domid)
+
+    def shutdown(self, domid: int, reason: str) -> None:
+        self._tools.shutdown(domid, reason)
+
+    def rename(self, domid: int, name: str) -> None:
+        self._tools.rename(domid, name)
+
+    def find(self, name_or_id: str) -> int:
+        return self._tools.find(name_or_id)
+
+    def snapshot(self, domid: int, name: str) -> SnapshotView:
+        return portraits.snapshot(domid, self._tools.snapshot(domid, name))
+
+    def restore(self, domid: int, name: str) -> SnapshotView:
+        return portraits.snapshot(domid, self._tools.restore(domid, name))
+
+    def snapshots(self, domid: int) -> tuple[SnapshotView, ...]:
+        return tuple(portraits.snapshot(domid, taken) for taken in self._tools.guest(domid).album.snapshots())
+
+    def forget(self, domid: int, name: str) -> None:
+        self._tools.forget(domid, name)
+
+    # --- consoles ------------------------------------------------------------------------------------------------------------
+
+    def console_write(self, domid: int, data: bytes) -> int:
+        return self._tools.guest(domid).type(data)
+
+    def console_read(self, domid: int, offset: int, limit: int = 65536) -> ConsoleChunk:
+        guest = self._tools.guests.get(domid)
+        if guest is not None:
+            transcript = guest.transcript
+        else:
+            gone = self._tools.obituaries.get(domid)
+            if gone is None:
+                raise UserError(f"domain {domid} does not exist")
+            transcript = gone.transcript
+        start, data, end = transcript.read(offset, max(0, limit))
+        return ConsoleChunk(domid, start, data, end)
+
+    def obituary(self, domid: int) -> HostObituary | None:
+        gone = self._tools.obituaries.get(domid)
+        if gone is None or not isinstance(gone.last, DomainView):
+            return None
+        crash = self._crash(gone.autopsy, gone.transcript.tail(2000)) if gone.autopsy else None
+        return HostObituary(gone.last, gone.reason, crash, gone.restarted_as)
+
+    # --- views ---------------------------------------------------------------------------------------------------------------
+
+    def overview(self, since_log: int = 0) -> Overview:
+        tools = self._tools
+        guests = list(tools.guests.values())
+        log = tuple(LogLine(e.seq, e.time_unix, e.domid, e.level, e.text) for e in list(tools.log) if e.seq > since_log)
+        domains = (self._domain0(), *(self._domain_view(guest) for guest in guests))
+        return Overview(self._host_view(), domains, log, tools.log_seq)
+
+    def _host_view(self) -> HostView:
+        pool, cpus = self._tools.pool, self._tools.cpus
+        views = tuple(CpuView(n, cpus.busy_ns[n], cpus.running[n]) for n in range(cpus.count))
+        rss = 0
+        with open("/proc/self/statm", "rb") as file:
+            rss = int(file.read().split()[1]) * 4
+        return HostView(name=self._name, version=__version__, xen_version="4.17", started_unix=self._started_unix,
+                        uptime_ns=time.monotonic_ns() - self._started, total_kib=pool.total * 4, free_kib=pool.free * 4, cpus=views,
+                        engine_pid=os.getpid(), engine_cpu_ns=time.process_time_ns(), engine_rss_kib=rss, scheduler="round robin")  # fmt: skip
+
+    def _domain0(self) -> DomainView:
+        """Domain-0 is this engine: its CPU time is what the guests did not use."""
+        guests = sum(g.domain.stats.cpu_ns for g in list(self._tools.guests.values()))
+        own = max(0, time.process_time_ns() - guests)
+        with open("/proc/self/statm", "rb") as file:
+            rss = int(file.read().split()[1]) * 4
+        return DomainView(0, name="Domain-0", uuid="00000000-0000-0000-0000-000000000000", state="r-----", started_unix=self._started_unix,
+                          cpu_ns=own, mem_kib=rss, maxmem_kib=rss, vcpus=(VcpuSummary(0, "r", 0, own),))  # fmt: skip
+
+    def _domain_view(self, guest: Guest) -> DomainView:
+        domain = guest.domain
+        running = domain.domid in self._tools.cpus.running
+        ended = domain.ended
+        blocked = not running and not ended and not domain.paused and domain.current.blocked
+        letters = (("r", running), ("b", blocked), ("p", bool(domain.paused)), ("s", bool(ended) and ended != "crash"), ("c", ended == "crash"), ("d", False))
+        state = "".join(letter if on else "-" for letter, on in letters)
+        one = "r" if running else "b" if blocked else "p" if domain.paused else "-"
+        vcpus = tuple(VcpuSummary(v.number, one, v.accounting.cpu, domain.stats.cpu_ns) for v in domain.vcpus)
+        stats, console = domain.stats, guest.console
+        return DomainView(
+            domain.domid, name=guest.name, uuid=guest.config.uuid, state=state, shutdown=ended, started_unix=guest.started_unix,
+            cpu_ns=stats.cpu_ns, mem_kib=domain.owned_frames * 4, maxmem_kib=domain.max_frames * 4, vcpus=vcpus,
+            hypercalls=stats.hypercalls, events=domain.events.sent, faults=stats.page_faults,
+            traffic=RingTraffic(console_in=console.bytes_in, console_out=console.bytes_out), console_end=guest.transcript.end,
+            console_bell=guest.transcript.bells, crash=domain.crash_reason, config_file=guest.config.file, snapshots=len(guest.album.snapshots()),
+        )  # fmt: skip
+
+    def detail(self, domid: int, parts: tuple[str, ...], since_trace: int = 0) -> DomainDetail:
+        if domid == 0:
+            return DomainDetail(self._domain0())
+        guest = self._tools.guest(domid)
+        self._mind_trace(guest, "trace" in parts)
+        filled: dict[str, Any] = {}
+        asked = [part for part in parts if part in portraits.QUESTIONS]
+        if asked:
+            filled |= self._ask(guest, lambda: {part: portraits.QUESTIONS[part](guest) for part in asked})
+        if "trace" in parts and guest.domain.trace is not None:
+            trace = guest.domain.trace
+            filled["trace"] = self._ask(guest, lambda: portraits.trace(guest.domain, trace, since_trace))
+        if "config" in parts:
+            filled["config"] = portraits.config(guest.config)
+        if "xenstore" in parts:
+            filled["xenstore"] = tuple(self._tools.store.subtree(f"/local/domain/{domid}"))
+        autopsy = self._tools.autopsies.get(domid)
+        if "crash" in parts and autopsy is not None:
+            filled["crash"] = self._crash(autopsy, guest.transcript.tail(2000))
+        return DomainDetail(self._domain_view(guest), **filled)
+
+    def _mind_trace(self, guest: Guest, wanted: bool) -> None:
+        """Tracing runs while somebody looks, and a little longer; then it is put away."""
+        now, domain = time.monotonic_ns(), guest.domain
+        if wanted and self._trace:
+            self._traced[domain.domid] = now
+            if domain.trace is None:
+                domain.trace = Trace()
+        elif domain.trace is not None and now - self._traced.get(domain.domid, 0) > _TRACE_LINGERS_NS:
+            domain.trace = None
+
+    @staticmethod
+    def _ask(guest: Guest, question: Callable[[], T]) -> T:
+        try:
+            return guest.domain.ask(question).result(_ASK_SECONDS)
+        except (CancelledError, TimeoutError):
+            raise UserError(f"domain {guest.domid} is gone") from None
+
+    @staticmethod
+    def _crash(autopsy: Autopsy, tail: bytes) -> CrashView:
+        view = portraits.vcpu_view(autopsy.vcpu, autopsy.last_trap, autopsy.last_hypercall)
+        return CrashView(autopsy.reason, view, tail, autopsy.time_unix)

@@ -1,0 +1,171 @@
+"""A guest: a domain with what Domain-0 runs for it (console, xenstore), and the pace it is run at."""
+
+from __future__ import annotations
+
+import struct
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from emulator.abi.xen import XENSTORE_REQ_CONS
+from emulator.dom0.backends.console import MAX_QUEUED_INPUT, ConsoleBackend
+from emulator.dom0.builder import BootIds, load_kernel, load_ramdisk, plan_domain, write_domain
+from emulator.dom0.config import DomainConfig
+from emulator.dom0.files import read_file
+from emulator.dom0.snapshots import Album
+from emulator.dom0.transcript import Transcript
+from emulator.dom0.xenstore import Store, XenstoreRing, standard_nodes
+from emulator.hypervisor.domain import Domain, DomainSpec
+from emulator.hypervisor.events import INTERDOMAIN, Port
+from emulator.hypervisor.mailbox import ToBackend
+
+_FIRST_RATE = 1.0  # counts a ns, until measured
+_MIN_BUDGET = 20_000
+_SMALL_FRAMES = 64 * 256
+_SMALL_BUFFER, _BUFFER = 1 << 20, 16 << 20
+
+
+class Guest:
+    """Built and ready to run. An actor for `machine.PhysicalCpus`."""
+
+    def __init__(self, domain: Domain, config: DomainConfig, store: Store, ports: tuple[int, int], mfns: tuple[int, int]) -> None:
+        self.domain, self.config, self._store = domain, config, store
+        self.name = config.name
+        self.started_unix = time.time()
+        self.transcript = Transcript()
+        self.on_output: Callable[[], None] = lambda: None
+        self.on_ended: Callable[[Guest], None] = lambda guest: None
+        self._told = False
+        self._epoch = time.monotonic_ns()
+        self._rate = _FIRST_RATE
+        console_port, store_port = ports
+        events = domain.events
+        self.console = ConsoleBackend(domain.memory.frame(mfns[0]), lambda: events.set_pending(console_port), self._said)
+        self.connection = store.connect(domain.domid)
+        self.ring = XenstoreRing(domain.memory.frame(mfns[1]), self.connection)
+        self._store_port = store_port
+        events.backends["console"] = self.console.kick
+        events.backends["xenstore"] = self.kick_store
+        domain.receivers["console"] = self._typed
+        domain.receivers["xenstore"] = self._store_written
+        domain.sinks.console_io = self._said
+        self.console_mfn, self.store_mfn = mfns
+        self.console_port, self.store_port = ports
+        self._posted = 0  # bytes typed that the holder has not taken yet
+        self._ring_seen = (0, 0, 0)
+        self.album = Album(self)
+
+    @property
+    def domid(self) -> int:
+        return self.domain.domid
+
+    # --- the actor -----------------------------------------------------------------------------------------------------------
+
+    def turn(self, cpu: int, slice_ns: int) -> int | None:
+        """See machine.physical_cpus.Actor."""
+        domain = self.domain
+        now = time.monotonic_ns()
+        vcpu = domain.current
+        vcpu.accounting.cpu = cpu
+        count, spent = domain.clock.count, domain.stats.cpu_ns
+        domain.slice(max(_MIN_BUDGET, int(self._rate * slice_ns)), now - self._epoch)
+        spent = domain.stats.cpu_ns - spent
+        if spent > 200_000:
+            measured = (domain.clock.count - count) / spent
+            self._rate += (measured - self._rate) * 0.25
+        if domain.ended and not self._told:
+            self._told = True
+            self.on_ended(self)
+        if domain.attention or domain.runnable or domain.mailbox and not domain.ended and not domain.paused:
+            return 0
+        if domain.ended or domain.paused:
+            return None
+        deadline = domain.next_deadline()
+        return self._epoch + deadline if deadline else None
+
+    # --- backends --------------------------------------------------------------------------------------------------------------
+
+    def _said(self, data: bytes) -> None:
+        self.transcript.append(data)
+        self.on_output()
+
+    def type(self, data: bytes) -> int:
+        """Input for the console from any thread; how many bytes were accepted (the queue is bounded)."""
+        accepted = data[: max(0, MAX_QUEUED_INPUT - self.console.waiting - self._posted)]
+        if accepted and not self.domain.ended:
+            self._posted += len(accepted)
+            self.domain.post(ToBackend("console", accepted))
+        return len(accepted)
+
+    def _typed(self, data: bytes) -> None:
+        self._posted = max(0, self._posted - len(data))
+        self.console.send(data)
+
+    def _store_written(self, data: bytes) -> None:
+        """A node written by Domain-0's tools: path NUL value."""
+        path, _, value = data.partition(b"\0")
+        self._store.write(path.decode(), value)
+        self.kick_store()
+
+    def kick_store(self) -> None:
+        if self.ring.kick():
+            self.domain.events.set_pending(self._store_port)
+
+    # --- looking, saving ---------------------------------------------------------------------------------------------------
+
+    def pfn_of(self, mfn: int) -> int:
+        return self.domain.layout.pfn_of(mfn)
+
+    def ring_watch(self, cons: int, prod: int, now_ns: int) -> int:
+        """For how long input has waited in the ring while the guest moved no index, in ns."""
+        if cons == prod or self._ring_seen[:2] != (cons, prod):
+            self._ring_seen = (cons, prod, now_ns)
+        return now_ns - self._ring_seen[2]
+
+    def store_indices(self) -> tuple[int, int, int, int]:
+        """req_cons, req_prod, rsp_cons, rsp_prod of the xenstore ring."""
+        page = self.domain.memory.frame(self.store_mfn)
+        cons, prod, rsp_cons, rsp_prod = struct.unpack_from("<4I", page, XENSTORE_REQ_CONS)
+        return cons, prod, rsp_cons, rsp_prod
+
+    def save_backends(self) -> dict[str, Any]:
+        return {"console": self.console.save(), "ring": self.ring.save(), "store": self._store.save_domain(self.domid)}
+
+    def load_backends(self, state: dict[str, Any]) -> None:
+        self.console.load(state["console"])
+        self._store.load_domain(self.domid, state["store"])
+        self.ring.load(state["ring"])
+        self._told = False
+
+    def close(self) -> None:
+        """Give everything back; no worker may hold it."""
+        self._store.release(self.domid)
+        self.domain.close()
+
+
+def build_guest(config: DomainConfig, domid: int, store: Store, progress: Callable[[str], None] = lambda text: None) -> Guest:
+    """Read, plan, and write a new domain. Raises UserError for what the user can mend; nothing is left behind then."""
+    frames, maximum = config.memory_mib * 256, max(config.maxmem_mib, config.memory_mib) * 256
+    progress(f"reading {config.kernel}")
+    image = load_kernel(read_file(config.kernel, "kernel"), source=str(config.kernel))
+    ramdisk = load_ramdisk(read_file(config.ramdisk, "ramdisk"), source=str(config.ramdisk)) if config.ramdisk else b""
+    layout = plan_domain(image, nr_pages=frames, ramdisk=ramdisk, cmdline=config.cmdline, ramdisk_source=str(config.ramdisk or ""))
+    progress(f"building {config.name}: {config.memory_mib} MiB")
+    spec = DomainSpec(domid, config.name, uuid.UUID(config.uuid).bytes, frames, maximum, wallclock_ns=time.time_ns(),
+                      translation_buffer=_SMALL_BUFFER if frames < _SMALL_FRAMES else _BUFFER)  # fmt: skip
+    domain = Domain(spec)
+    try:
+        ports = domain.events.allocate(Port(INTERDOMAIN, backend="console")), domain.events.allocate(Port(INTERDOMAIN, backend="xenstore"))
+        ids = BootIds(domain.layout.shared_info_mfn, *ports, flags=0)
+        state = write_domain(layout, image, ramdisk, domain.memory.octets, domain.p2m, ids)
+        if layout.hypercall_pfn is not None:
+            domain.write_hypercall_page(int(domain.p2m[layout.hypercall_pfn]))
+        nodes = standard_nodes(domid, name=config.name, uuid=config.uuid, memory_kib=frames * 4, maxmem_kib=maximum * 4, vcpus=1,
+                               console_gfn=state.console_mfn, console_port=ports[0], store_gfn=state.store_mfn, store_port=ports[1])  # fmt: skip
+        store.introduce(domid, config.name, nodes=nodes)
+        domain.start(state.rip, state.rsp, state.rsi, state.cr3, state.kernel_sp)
+        return Guest(domain, config, store, ports, (state.console_mfn, state.store_mfn))
+    except BaseException:
+        domain.close()
+        raise

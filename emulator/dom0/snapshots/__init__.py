@@ -1,0 +1,123 @@
+"""Snapshots of a running domain, taken and put back in place without its knowledge.
+
+The domain's memory file is the base: at the first snapshot it is frozen, and the same addresses are mapped privately over it, so
+that the guest's writes go to pages of its own (copy on write by the kernel, found again by /proc/self/pagemap). A later snapshot
+copies the pages that differ from the base; a restore maps the base anew and lays such a copy over it. Frame numbers never change,
+so the guest needs to know nothing but that the clock has moved.
+
+Runs in the domain's holder, between two slices.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emulator.errors import UserError
+from emulator.hypervisor.state import DomainState, load_domain, save_domain
+
+if TYPE_CHECKING:
+    from emulator.dom0.guest import Guest
+
+MAX_SNAPSHOTS = 64
+_SCREEN_LINES, _SCREEN_COLUMNS = 6, 80
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One moment of a domain. `frames` and `contents`: the machine frames that differ from the base, and their bytes."""
+
+    name: str
+    taken_unix: float
+    vtime_ns: int
+    automatic: bool
+    screen: str
+    frames: NDArray[np.int64]
+    contents: NDArray[np.uint8]
+    domain: DomainState
+    backends: dict[str, Any]
+
+    @property
+    def pages(self) -> int:
+        return len(self.frames)
+
+
+class Album:
+    """The snapshots of one guest, by name, oldest first."""
+
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+        self._memory = guest.domain.memory
+        self._kept: dict[str, Snapshot] = {}
+        self._frozen = False
+        self._counter = 0
+
+    def snapshots(self) -> tuple[Snapshot, ...]:
+        return tuple(self._kept.values())
+
+    def dirty(self) -> int:
+        """Frames that differ from the base; -1 while there is none."""
+        return len(self._memory.private_frames()) if self._frozen else -1
+
+    def take(self, name: str = "", automatic: bool = False) -> Snapshot:
+        """Snapshot the present. Without a name it gets the next number. Raises UserError."""
+        if len(self._kept) >= MAX_SNAPSHOTS:
+            if not automatic:
+                raise UserError(f"{MAX_SNAPSHOTS} snapshots are kept already", fix="forget one first")
+            self._forget_oldest_automatic()
+        if not name:
+            self._counter += 1
+            name = f"before-restore-{self._counter}" if automatic else f"snapshot-{self._counter}"
+        if name in self._kept:
+            raise UserError(f"a snapshot called {name!r} exists", fix="forget it or give another name")
+        if len(name) > 64 or not name.isprintable():
+            raise UserError(f"{ascii(name)[:80]} will not do as a name", fix="1 to 64 printable characters")
+        frames = np.zeros(0, dtype=np.int64)
+        if self._frozen:
+            frames = self._memory.private_frames()
+        contents = self._memory.octets.reshape(-1, 4096)[frames]
+        if not self._frozen:
+            self._memory.map_private(self._memory.fd)
+            self._frozen = True
+        guest = self._guest
+        taken = Snapshot(name, time.time(), guest.domain.clock.now(), automatic, self._screen(), frames, contents,
+                         save_domain(guest.domain), guest.save_backends())  # fmt: skip
+        self._kept[name] = taken
+        return taken
+
+    def restore(self, name: str) -> Snapshot:
+        """Go back to a snapshot; the present is kept first, and returned. Raises UserError."""
+        wanted = self._kept.get(name)
+        if wanted is None:
+            known = ", ".join(self._kept) or "none yet"
+            raise UserError(f"no snapshot is called {name!r}", why=f"there are: {known}")
+        present = self.take(automatic=True)
+        memory, guest = self._memory, self._guest
+        memory.map_private(memory.fd)
+        memory.octets.reshape(-1, 4096)[wanted.frames] = wanted.contents
+        load_domain(guest.domain, wanted.domain)
+        guest.load_backends(wanted.backends)
+        # The code that was translated may not be what memory holds now.
+        guest.domain.core.flush_code()
+        guest.domain.core.flush_tlb()
+        return present
+
+    def forget(self, name: str) -> None:
+        if self._kept.pop(name, None) is None:
+            raise UserError(f"no snapshot is called {name!r}")
+
+    def _forget_oldest_automatic(self) -> None:
+        oldest = next((kept.name for kept in self._kept.values() if kept.automatic), None)
+        if oldest is None:
+            raise UserError(f"{MAX_SNAPSHOTS} snapshots are kept already, and the present needs one", fix="forget one first")
+        del self._kept[oldest]
+
+    def _screen(self) -> str:
+        """The console's last lines, printable."""
+        text = self._guest.transcript.tail(2000).decode("utf-8", "replace").replace("\r", "")
+        lines = ["".join(c for c in line if c.isprintable())[:_SCREEN_COLUMNS] for line in text.split("\n")]
+        return "\n".join(lines[-_SCREEN_LINES:])

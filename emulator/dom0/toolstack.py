@@ -1,0 +1,335 @@
+"""The toolstack: domains come, run, end and come again, as xl and libxl would have it.
+
+Domains run on the physical CPUs' threads; what follows an end (restart, removal) is done by the toolstack's own thread, so
+that no CPU waits for it. All public methods may be called from any thread and raise UserError.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from emulator.dom0.config import DomainConfig
+from emulator.dom0.guest import Guest, build_guest
+from emulator.dom0.snapshots import Snapshot
+from emulator.dom0.transcript import Transcript
+from emulator.dom0.xenstore import Store
+from emulator.errors import UserError
+from emulator.hypervisor.domain import Domain
+from emulator.hypervisor.inspect import VcpuState, vcpu_state
+from emulator.hypervisor.mailbox import ToBackend
+from emulator.machine.physical_cpus import Actor, PhysicalCpus
+from emulator.machine.pool import MemoryPool
+
+T = TypeVar("T")
+MAX_DOMAINS = 2000
+_TURN_SECONDS = 30.0
+_FIRST_RESERVED = 0x7FF0
+_OBITUARIES, _LOG_LINES = 64, 2000
+_QUICK_NS, _QUICK_ENDS = 2_000_000_000, 5
+
+
+@dataclass(frozen=True)
+class Autopsy:
+    """How a crashed domain lay when it crashed."""
+
+    reason: str
+    vcpu: VcpuState
+    last_trap: str
+    last_hypercall: str
+    time_unix: float
+
+
+@dataclass
+class Obituary:
+    """What is kept of a domain that is gone."""
+
+    domid: int
+    config: DomainConfig
+    reason: str
+    transcript: Transcript
+    autopsy: Autopsy | None
+    restarted_as: int
+    last: object = None  # the last view, made by whoever asked for it (see Toolstack.last_view)
+
+
+@dataclass(frozen=True)
+class LogEntry:
+    seq: int
+    time_unix: float
+    domid: int
+    level: str
+    text: str
+
+
+class Toolstack:
+    """See the module. `cpus`: physical CPUs; `pool_kib`: memory for all domains together."""
+
+    def __init__(self, *, pool_kib: int, cpus: int) -> None:
+        self.pool = MemoryPool(pool_kib // 4)
+        self.cpus = PhysicalCpus(cpus, self._failed)
+        self.store = Store()
+        self.guests: dict[int, Guest] = {}
+        self.autopsies: dict[int, Autopsy] = {}
+        self.obituaries: OrderedDict[int, Obituary] = OrderedDict()
+        self.log: deque[LogEntry] = deque(maxlen=_LOG_LINES)
+        self.log_seq = 0
+        self.last_view: Callable[[Guest], object] = lambda guest: None
+        self._listeners: list[Callable[[str, int], None]] = []
+        self._next_domid = 1
+        self._lock = threading.RLock()
+        self._ends: queue.Queue[Guest | None] = queue.Queue()
+        self._quick: dict[str, int] = {}
+        self._janitor = threading.Thread(target=self._clean_up, name="toolstack", daemon=True)
+
+    def start(self) -> None:
+        self.cpus.start()
+        self._janitor.start()
+
+    def stop(self) -> None:
+        """Destroy all domains and join the threads."""
+        for domid in list(self.guests):
+            self.destroy(domid)
+        self._ends.put(None)
+        self._janitor.join(5)
+        self.cpus.stop()
+
+    # --- telling ---------------------------------------------------------------------------------------------------------------
+
+    def listen(self, callback: Callable[[str, int], None]) -> Callable[[], None]:
+        self._listeners.append(callback)
+        return lambda: self._listeners.remove(callback) if callback in self._listeners else None
+
+    def tell(self, kind: str, domid: int) -> None:
+        for callback in tuple(self._listeners):
+            callback(kind, domid)
+
+    def say(self, level: str, domid: int, text: str) -> None:
+        """A line for the host's log; what a guest wrote in it is made printable."""
+        shown = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)[:500]
+        with self._lock:
+            self.log_seq += 1
+            self.log.append(LogEntry(self.log_seq, time.time(), domid, level, shown))
+        self.tell("log", domid)
+
+    # --- looking ---------------------------------------------------------------------------------------------------------------
+
+    def guest(self, domid: int) -> Guest:
+        guest = self.guests.get(domid)
+        if guest is None:
+            raise UserError(f"domain {domid} does not exist", fix="xenconsole shows those that do" if domid else "")
+        return guest
+
+    def find(self, name: str) -> int:
+        """A domain by number or name, as xl finds it."""
+        if name.isdigit() and int(name) in self.guests:
+            return int(name)
+        for domid, guest in self.guests.items():
+            if guest.name == name:
+                return domid
+        raise UserError(f"no domain is called {name!r}")
+
+    def domid_exists(self, domid: int) -> bool:
+        return domid == 0 or domid in self.guests
+
+    # --- verbs ---------------------------------------------------------------------------------------------------------------
+
+    def create(self, config: DomainConfig, paused: bool, progress: Callable[[str], None]) -> int:
+        with self._lock:
+            if any(guest.name == config.name for guest in self.guests.values()):
+                raise UserError(f"a domain called {config.name!r} exists", where=config.file, fix="destroy it or give another name=")
+            if len(self.guests) >= MAX_DOMAINS:
+                raise UserError(f"{MAX_DOMAINS} domains are the most")
+            domid = self._take_domid()
+            self.pool.take(domid, config.memory_mib * 256)
+        try:
+            guest = build_guest(config, domid, self.store, progress)
+        except BaseException:
+            self.pool.give(domid)
+            raise
+        domain = guest.domain
+        domain.domid_exists = self.domid_exists
+        domain.sinks.log = lambda level, text: self.say(level, domid, text)
+        domain.sinks.console_io = lambda data: self._emergency(guest, data)
+        guest.on_output = lambda: self.tell("console", domid)
+        guest.on_ended = self._ends.put
+        guest.connection.on_output = lambda: domain.post(ToBackend("xenstore", b""))
+        domain.wake = lambda _domain: self.cpus.wake(guest)
+        domain.paused = int(paused)
+        with self._lock:
+            self.guests[domid] = guest
+        self.say("info", domid, f"{config.name} created from {config.file}" + (", paused" if paused else ""))
+        self.tell("state", domid)
+        self.cpus.wake(guest)
+        return domid
+
+    def pause(self, domid: int) -> None:
+        guest = self.guest(domid)
+        self._in_turn(guest, lambda: setattr(guest.domain, "paused", 1))
+        self.tell("state", domid)
+
+    def unpause(self, domid: int) -> None:
+        guest = self.guest(domid)
+        self._in_turn(guest, lambda: setattr(guest.domain, "paused", 0))
+        self.tell("state", domid)
+
+    def shutdown(self, domid: int, reason: str) -> None:
+        """Ask the guest by xenstore; what it makes of it is its own business."""
+        if reason not in ("poweroff", "reboot", "suspend", "halt"):
+            raise UserError(f"cannot ask a guest for {reason!r}", fix="poweroff or reboot")
+        guest = self.guest(domid)
+        path = f"/local/domain/{domid}/control/shutdown"
+        guest.domain.post(ToBackend("xenstore", path.encode() + b"\0" + reason.encode()))
+        self.say("info", domid, f"asked to {reason}")
+
+    def rename(self, domid: int, name: str) -> None:
+        if not name or len(name) > 128 or not name.isprintable():
+            raise UserError(f"{ascii(name)[:100]} will not do as a name", fix="1 to 128 printable characters")
+        with self._lock:
+            guest = self.guest(domid)
+            if any(other.name == name for other in self.guests.values() if other is not guest):
+                raise UserError(f"a domain called {name!r} exists")
+            guest.name = guest.domain.name = name
+            guest.config = replace(guest.config, name=name)
+        self.tell("state", domid)
+
+    def destroy(self, domid: int) -> None:
+        self._remove(self.guest(domid), "destroyed")
+
+    def snapshot(self, domid: int, name: str) -> Snapshot:
+        guest = self.guest(domid)
+        taken = self._in_turn(guest, lambda: guest.album.take(name))
+        self.say("info", domid, f"snapshot {taken.name} taken")
+        self.tell("state", domid)
+        return taken
+
+    def restore(self, domid: int, name: str) -> Snapshot:
+        """Back to a snapshot; returns the snapshot of the present that was taken first. A crashed domain comes to life again."""
+        guest = self.guest(domid)
+        present = self._in_turn(guest, lambda: guest.album.restore(name))
+        self.autopsies.pop(domid, None)
+        self.say("info", domid, f"restored to {name}; the present is kept as {present.name}")
+        self.tell("state", domid)
+        self.cpus.wake(guest)
+        return present
+
+    def forget(self, domid: int, name: str) -> None:
+        guest = self.guest(domid)
+        self._in_turn(guest, lambda: guest.album.forget(name))
+        self.tell("state", domid)
+
+    @staticmethod
+    def _in_turn(guest: Guest, act: Callable[[], T]) -> T:
+        """Done by the domain's holder, between two slices."""
+        try:
+            return guest.domain.ask(act).result(_TURN_SECONDS)
+        except (CancelledError, TimeoutError):
+            raise UserError(f"domain {guest.domid} is gone") from None
+
+    # --- ends ----------------------------------------------------------------------------------------------------------------
+
+    def _emergency(self, guest: Guest, data: bytes) -> None:
+        """console_io: into the domain's transcript and the host's log."""
+        guest.transcript.append(data)
+        for line in data.decode("utf-8", "replace").splitlines():
+            if line.strip():
+                self.say("debug", guest.domid, line.rstrip())
+        self.tell("console", guest.domid)
+
+    def _failed(self, actor: Actor, failure: BaseException) -> None:
+        """A turn raised: our own bug. The domain is treated as crashed and the failure told."""
+        self.say("error", actor.domid, f"the hypervisor failed: {type(failure).__name__}: {failure}")
+        guest = self.guests.get(actor.domid)
+        if guest is not None:
+            guest.domain.crash(f"hypervisor bug: {type(failure).__name__}: {failure}")
+            self._ends.put(guest)
+
+    def _clean_up(self) -> None:
+        while (guest := self._ends.get()) is not None:
+            try:
+                self._follow_up(guest)
+            except UserError as error:
+                self.say("error", guest.domid, error.line())
+
+    def _follow_up(self, guest: Guest) -> None:
+        """What the configuration wants after an end."""
+        domain, domid = guest.domain, guest.domid
+        if self.guests.get(domid) is not guest:
+            return
+        reason = domain.ended
+        if reason == "crash":
+            self.autopsies[domid] = self._autopsy(domain)
+        wanted = {"poweroff": guest.config.on_poweroff, "reboot": guest.config.on_reboot, "crash": guest.config.on_crash}
+        action = wanted.get(reason, "destroy")
+        self.say("info" if reason != "crash" else "error", domid, f"{guest.name} ended: {reason}" + (f" ({domain.crash_reason})" if domain.crash_reason else ""))
+        self.tell("state", domid)
+        if action == "preserve":
+            return
+        restart = action in ("restart", "rename-restart", "coredump-restart", "soft-reset")
+        if restart and not self._may_restart(guest):
+            restart = False
+        config = guest.config
+        if action == "rename-restart":
+            self.rename(domid, f"{guest.name}-{domid}")
+            self._restart(config, None)
+            return
+        obituary = self._remove(guest, reason, tell=not restart)
+        if restart and obituary is not None:
+            self._restart(config, obituary)
+            self.tell("gone", domid)
+
+    def _restart(self, config: DomainConfig, obituary: Obituary | None) -> None:
+        domid = self.create(config, False, lambda text: None)
+        if obituary is not None:
+            obituary.restarted_as = domid
+
+    def _may_restart(self, guest: Guest) -> bool:
+        """A guest that keeps ending within two seconds is not restarted for ever (libxl's minimum restart time)."""
+        quick = guest.domain.clock.now() < _QUICK_NS
+        self._quick[guest.name] = self._quick.get(guest.name, 0) + 1 if quick else 0
+        if self._quick[guest.name] >= _QUICK_ENDS:
+            self.say("error", guest.domid, f"{guest.name} ended {_QUICK_ENDS} times within two seconds: not restarted again")
+            return False
+        return True
+
+    def _autopsy(self, domain: Domain) -> Autopsy:
+        vcpu = domain.current
+        return Autopsy(domain.crash_reason or "the guest asked for it (SHUTDOWN_crash)", vcpu_state(domain, vcpu),
+                       vcpu.accounting.last_trap, vcpu.accounting.last_hypercall, time.time())  # fmt: skip
+
+    def _remove(self, guest: Guest, reason: str, tell: bool = True) -> Obituary | None:
+        """Take a domain off its CPU, keep its obituary, give everything back."""
+        domid = guest.domid
+        with self._lock:
+            if self.guests.get(domid) is not guest:
+                return None
+            last = self.last_view(guest)
+            del self.guests[domid]
+        guest.domain.core.stop()
+        self.cpus.remove(guest)
+        obituary = Obituary(domid, guest.config, reason, guest.transcript, self.autopsies.pop(domid, None), -1, last)
+        self.obituaries[domid] = obituary
+        while len(self.obituaries) > _OBITUARIES:
+            self.obituaries.popitem(last=False)
+        guest.close()
+        self.pool.give(domid)
+        if reason == "destroyed":
+            self.say("info", domid, f"{guest.name} destroyed")
+        if tell:
+            self.tell("gone", domid)
+        return obituary
+
+    def _take_domid(self) -> int:
+        """The next number; after the last, those that are free come again."""
+        for _try in range(_FIRST_RESERVED):
+            domid = self._next_domid
+            self._next_domid = domid % (_FIRST_RESERVED - 1) + 1
+            if domid not in self.guests:
+                return domid
+        raise UserError("every domain number is in use")
