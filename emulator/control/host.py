@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from emulator import __version__
+from emulator.control import portraits
 from emulator.control.views import (
     ConsoleChunk,
     CpuView,
@@ -26,7 +27,6 @@ from emulator.control.views import (
     SnapshotView,
     VcpuSummary,
 )
-from emulator.control import portraits
 from emulator.dom0.config import DomainConfig
 from emulator.dom0.guest import Guest
 from emulator.dom0.toolstack import Autopsy, Toolstack
@@ -160,7 +160,8 @@ class Host:
         running = domain.domid in self._tools.cpus.running
         ended = domain.ended
         blocked = not running and not ended and not domain.paused and domain.current.blocked
-        letters = (("r", running), ("b", blocked), ("p", bool(domain.paused)), ("s", bool(ended) and ended != "crash"), ("c", ended == "crash"), ("d", False))
+        letters = (("r", running), ("b", blocked), ("p", bool(domain.paused)), ("s", bool(ended) and ended != "crash"),
+                   ("c", ended == "crash"), ("d", False))  # fmt: skip
         state = "".join(letter if on else "-" for letter, on in letters)
         one = "r" if running else "b" if blocked else "p" if domain.paused else "-"
         vcpus = tuple(VcpuSummary(v.number, one, v.accounting.cpu, domain.stats.cpu_ns) for v in domain.vcpus)

@@ -19,7 +19,7 @@ class View(msgspec.Struct, frozen=True, omit_defaults=True):
     """Base of all views: immutable, compared by value."""
 
 
-class CpuView(View):
+class CpuView(View, frozen=True):
     """One physical CPU: a worker thread of the engine."""
 
     cpu: int
@@ -27,7 +27,7 @@ class CpuView(View):
     running: int = -1  # domain ID now on it, -1 when idle
 
 
-class HostView(View):
+class HostView(View, frozen=True):
     """The machine that Domain-0 runs on."""
 
     name: str = ""
@@ -44,7 +44,7 @@ class HostView(View):
     scheduler: str = ""
 
 
-class VcpuSummary(View):
+class VcpuSummary(View, frozen=True):
     """What the table and the vCPU list need of one vCPU."""
 
     vcpu: int
@@ -54,7 +54,7 @@ class VcpuSummary(View):
     xen_ns: int = 0  # time spent in the hypervisor for it
 
 
-class RingTraffic(View):
+class RingTraffic(View, frozen=True):
     """Bytes moved through a domain's rings since its start."""
 
     console_in: int = 0
@@ -65,7 +65,7 @@ class RingTraffic(View):
     block_write: int = 0
 
 
-class DomainView(View):
+class DomainView(View, frozen=True):
     """One row of the domain table."""
 
     domid: int
@@ -89,7 +89,7 @@ class DomainView(View):
     snapshots: int = 0
 
 
-class LogLine(View):
+class LogLine(View, frozen=True):
     """One line of the host's dmesg or of its event log."""
 
     seq: int
@@ -99,7 +99,7 @@ class LogLine(View):
     text: str  # printable text only: control characters of a guest are escaped
 
 
-class Overview(View):
+class Overview(View, frozen=True):
     """What the overview screen pulls at every tick."""
 
     host: HostView
@@ -108,7 +108,7 @@ class Overview(View):
     log_seq: int = 0
 
 
-class Insn(View):
+class Insn(View, frozen=True):
     """One disassembled instruction."""
 
     address: int
@@ -116,7 +116,7 @@ class Insn(View):
     text: str
 
 
-class VcpuView(View):
+class VcpuView(View, frozen=True):
     """One vCPU as its worker left it between two slices."""
 
     vcpu: int
@@ -136,7 +136,7 @@ class VcpuView(View):
     stack: bytes = b""  # from RSP upwards, what could be read
 
 
-class MemoryView(View):
+class MemoryView(View, frozen=True):
     """A domain's memory: who uses each frame, and where it lies."""
 
     current: int = 0  # frames owned now
@@ -156,7 +156,7 @@ FRAME_TYPES: tuple[str, ...] = ("hole", "ram", "l1", "l2", "l3", "l4", "seg_desc
 """Meaning of the codes in `MemoryView.types`."""
 
 
-class RingView(View):
+class RingView(View, frozen=True):
     """One ring between a frontend and a backend. Indices are free-running, as the ABI has them.
 
     A console ring is two byte rings and gives two views (kind "console-in", "console-out") in which req_prod is the producer
@@ -176,7 +176,7 @@ class RingView(View):
     port: int = 0
 
 
-class PortView(View):
+class PortView(View, frozen=True):
     """One event channel of a domain."""
 
     port: int
@@ -188,7 +188,7 @@ class PortView(View):
     count: int = 0  # events sent through it
 
 
-class TraceLine(View):
+class TraceLine(View, frozen=True):
     """One hypercall or trap of the live trace."""
 
     seq: int
@@ -202,14 +202,14 @@ class TraceLine(View):
     cost_ns: int = 0  # host time the hypervisor spent on it
 
 
-class TraceView(View):
+class TraceView(View, frozen=True):
     lines: tuple[TraceLine, ...] = ()
     seq: int = 0  # of the newest line: pass it back to get only newer ones
     histogram: dict[str, tuple[int, ...]] = {}  # name -> counts by power of two of cost_ns, bucket i holds [2**i, 2**(i+1))
     totals: dict[str, int] = {}  # name -> calls since the domain's start
 
 
-class CrashView(View):
+class CrashView(View, frozen=True):
     """What is kept of a guest that crashed."""
 
     reason: str
@@ -218,7 +218,7 @@ class CrashView(View):
     time_unix: float = 0.0
 
 
-class DomainDetail(View):
+class DomainDetail(View, frozen=True):
     """Everything about one domain; each part is filled only when asked for (`parts` of the request)."""
 
     domain: DomainView
@@ -236,7 +236,7 @@ PARTS: tuple[str, ...] = ("vcpus", "memory", "rings", "ports", "trace", "config"
 """Names accepted in the `parts` of a detail request."""
 
 
-class SnapshotView(View):
+class SnapshotView(View, frozen=True):
     domid: int
     name: str
     taken_unix: float
@@ -246,7 +246,7 @@ class SnapshotView(View):
     automatic: bool = False  # taken by a restore of another one
 
 
-class ConsoleChunk(View):
+class ConsoleChunk(View, frozen=True):
     """Console output of a domain: `data` begins at byte `offset` of all it ever said."""
 
     domid: int

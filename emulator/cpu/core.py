@@ -159,7 +159,7 @@ class Core:
         self._old_exception.value = -1
         try:
             self.on_trap(vector)
-        except BaseException as failure:  # carried over the C frames, raised again by run()
+        except BaseException as failure:  # noqa: BLE001 - carried over the C frames, raised again by run()
             self._failure = failure
             self.control[native.LIMIT] = 0
         if self.control[native.COUNT] >= self.control[native.LIMIT]:

@@ -77,7 +77,7 @@ class Guest:
         if domain.ended and not self._told:
             self._told = True
             self.on_ended(self)
-        if domain.attention or domain.runnable or domain.mailbox and not domain.ended and not domain.paused:
+        if domain.attention or domain.runnable or (domain.mailbox and not domain.ended and not domain.paused):
             return 0
         if domain.ended or domain.paused:
             return None
@@ -103,9 +103,10 @@ class Guest:
         self.console.send(data)
 
     def _store_written(self, data: bytes) -> None:
-        """A node written by Domain-0's tools: path NUL value."""
+        """A node written by Domain-0's tools (path NUL value), or nothing but watch events that wait."""
         path, _, value = data.partition(b"\0")
-        self._store.write(path.decode(), value)
+        if path:
+            self._store.write(path.decode(), value)
         self.kick_store()
 
     def kick_store(self) -> None:
@@ -165,7 +166,9 @@ def build_guest(config: DomainConfig, domid: int, store: Store, progress: Callab
                                console_gfn=state.console_mfn, console_port=ports[0], store_gfn=state.store_mfn, store_port=ports[1])  # fmt: skip
         store.introduce(domid, config.name, nodes=nodes)
         domain.start(state.rip, state.rsp, state.rsi, state.cr3, state.kernel_sp)
-        return Guest(domain, config, store, ports, (state.console_mfn, state.store_mfn))
+        guest = Guest(domain, config, store, ports, (state.console_mfn, state.store_mfn))
+        guest.ring.advertise()
+        return guest
     except BaseException:
         domain.close()
         raise

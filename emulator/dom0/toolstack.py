@@ -267,7 +267,8 @@ class Toolstack:
             self.autopsies[domid] = self._autopsy(domain)
         wanted = {"poweroff": guest.config.on_poweroff, "reboot": guest.config.on_reboot, "crash": guest.config.on_crash}
         action = wanted.get(reason, "destroy")
-        self.say("info" if reason != "crash" else "error", domid, f"{guest.name} ended: {reason}" + (f" ({domain.crash_reason})" if domain.crash_reason else ""))
+        why = f" ({domain.crash_reason})" if domain.crash_reason else ""
+        self.say("info" if reason != "crash" else "error", domid, f"{guest.name} ended: {reason}{why}")
         self.tell("state", domid)
         if action == "preserve":
             return

@@ -163,7 +163,7 @@ class Domain:
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(question())
-                except BaseException as failure:  # the asker's to handle
+                except BaseException as failure:  # noqa: BLE001 - the asker's to handle
                     future.set_exception(failure)
 
     def slice(self, budget: int, real_ns: int | None = None) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import MutableSequence
+from typing import TYPE_CHECKING, cast
 
 from emulator.abi.xen import PRESENT, RW, USER, VI_CR2, VMASST_TYPE_architectural_iopl
 from emulator.cpu.core import CS, DS, ES, FS, GS, MASK64, SS
@@ -27,7 +28,7 @@ class EmulationPort:
         self._vcpu = vcpu
         self._core = vcpu.core
         self._guest = vcpu.domain.guest
-        self.regs = vcpu.core.regs
+        self.regs = cast("MutableSequence[int]", vcpu.core.regs)  # as much of one as is needed
 
     # --- registers ------------------------------------------------------------------------------------------------------
 
@@ -114,7 +115,7 @@ class EmulationPort:
         """The #PF of the first byte that cannot be reached."""
         for at in (va, (va + count - 1) & ~0xFFF & MASK64):
             entry = self._entry(at)
-            if not entry & PRESENT or write and not entry & RW:
+            if not entry & PRESENT or (write and not entry & RW):
                 return GuestPageFault(at, (1 if entry & PRESENT else 0) | (2 if write else 0) | (0 if self.in_kernel else 4))
         return GuestPageFault(va, 2 if write else 0)
 

@@ -85,7 +85,7 @@ class EventChannels:
     def bind_vcpu(self, number: int, vcpu: int) -> None:
         self._check_vcpu(vcpu)
         port = self.port(number)
-        if port.kind == VIRQ and port.virq not in GLOBAL_VIRQS or port.kind == IPI:
+        if (port.kind == VIRQ and port.virq not in GLOBAL_VIRQS) or port.kind == IPI:
             raise Refusal(EINVAL, f"port {number} belongs to its vCPU for good")
         port.vcpu = vcpu
 

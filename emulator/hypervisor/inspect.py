@@ -14,7 +14,6 @@ from emulator.abi.xen import VI_CR2
 from emulator.cpu.core import CS, DS, ES, FS, GS, SS
 from emulator.hypervisor.events import KINDS
 from emulator.hypervisor.memory.frames import FREE, GUEST, TYPE_NAMES
-from emulator.hypervisor.refusal import Refusal
 
 if TYPE_CHECKING:
     from emulator.hypervisor.domain import Domain

@@ -14,10 +14,6 @@ from emulator.abi.xen import (
     FRAME_MASK,
     HYPERVISOR_VIRT_END,
     HYPERVISOR_VIRT_START,
-    PFEC_insn,
-    PFEC_present,
-    PFEC_reserved,
-    PFEC_write,
     RW,
     TRAP_BP,
     TRAP_DB,
@@ -29,6 +25,10 @@ from emulator.abi.xen import (
     TRAP_UD,
     TRAPS_WITH_ERROR_CODE,
     VI_UPCALL_MASK,
+    PFEC_insn,
+    PFEC_present,
+    PFEC_reserved,
+    PFEC_write,
 )
 from emulator.cpu.core import MASK64, R8, R9, R10, R11, RAX, RCX, RDI, RDX, RSI
 from emulator.cpu.native import VECTOR_CPUID, VECTOR_SYSCALL, VECTOR_SYSENTER
@@ -193,7 +193,7 @@ class Traps:
         if vector == VECTOR_SYSENTER:
             self._sysenter(vcpu)
             return
-        if core.software_interrupt and vector not in (TRAP_DB,):
+        if core.software_interrupt and vector != TRAP_DB:
             self._software_interrupt(vcpu, vector)
             return
         error_code = core.error_code if vector in TRAPS_WITH_ERROR_CODE else None
@@ -214,7 +214,7 @@ class Traps:
         """INT n by the guest's own table: its privilege level must admit the caller, else #GP at the INT."""
         entry = vcpu.handlers.traps.get(vector)
         level = 1 if vcpu.kernel_mode else 3
-        if entry is not None and entry.dpl >= level or vector in (TRAP_BP, TRAP_OF):
+        if (entry is not None and entry.dpl >= level) or vector in (TRAP_BP, TRAP_OF):
             vcpu.accounting.last_trap = f"INT {vector:#x}"
             if entry is None:
                 vcpu.inject(vector)

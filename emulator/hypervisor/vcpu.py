@@ -284,7 +284,7 @@ class Vcpu:
         code_type, stack_type = code >> 40 & 0x9F, stack >> 40 & 0x9F
         code_ok = code_type & 0x98 == 0x98 and (code >> 45 & 3 == 3 or code_type & 4) and code >> 53 & 3 != 3
         wide = bool(code & 1 << 53)
-        stack_ok = stack_type & 0x9A == 0x92 and stack >> 45 & 3 == 3 or ss == 3 and wide
+        stack_ok = (stack_type & 0x9A == 0x92 and stack >> 45 & 3 == 3) or (ss == 3 and wide)
         if not code_ok or not stack_ok:
             core.load_code64(cs, ss)
             self.bounce(self.handlers.failsafe.address, self.handlers.failsafe.masks, "failsafe callback", failsafe=True)

@@ -108,7 +108,7 @@ class PhysicalCpus:
             verdict: int | None = None
             try:
                 verdict = actor.turn(number, SLICE_NS)
-            except Exception as failure:  # our own bug: one domain is lost, not the worker
+            except Exception as failure:  # noqa: BLE001 - our own bug: one domain is lost, not the worker
                 self._on_failure(actor, failure)
                 with self._changed:
                     self._gone.add(actor)

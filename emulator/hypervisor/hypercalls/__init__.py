@@ -8,7 +8,18 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from emulator.abi.xen import HYPERCALL_NUMBER, HYPERCALLS
-from emulator.hypervisor.hypercalls import callbacks, console, control, event_channel, memory_op, mmu, sched, segments, vcpu_op, version
+from emulator.hypervisor.hypercalls import (
+    callbacks,
+    console,
+    control,
+    event_channel,
+    memory_op,
+    mmu,
+    sched,
+    segments,
+    vcpu_op,
+    version,
+)
 
 if TYPE_CHECKING:
     from emulator.hypervisor.vcpu import Vcpu

@@ -40,7 +40,7 @@ def memory_op(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
         return 0
     if operation == xen.XENMEM_add_to_physmap:
         raise Refusal(EACCES, "add_to_physmap is for translated domains")
-    if operation in (xen.XENMEM_machine_memory_map,):
+    if operation == xen.XENMEM_machine_memory_map:
         raise Refusal(EPERM, "only Domain-0 sees the machine's memory map")
     raise Refusal(ENOSYS, f"memory_op {operation} is not there")
 

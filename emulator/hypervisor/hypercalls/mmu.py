@@ -128,9 +128,7 @@ def _one_ext(vcpu: Vcpu, domain: Domain, command: int, arg1: int, arg2: int) -> 
         tables.stale = True
     elif command in (xen.MMUEXT_INVLPG_LOCAL, xen.MMUEXT_INVLPG_MULTI, xen.MMUEXT_INVLPG_ALL):
         vcpu.core.flush_page(arg1)
-    elif command == xen.MMUEXT_FLUSH_CACHE:
-        raise Refusal(EPERM, "no device, no cache to flush (cache_flush_permitted)")
-    elif command == xen.MMUEXT_FLUSH_CACHE_GLOBAL:
+    elif command == xen.MMUEXT_FLUSH_CACHE or command == xen.MMUEXT_FLUSH_CACHE_GLOBAL:
         raise Refusal(EPERM, "no device, no cache to flush (cache_flush_permitted)")
     elif command == xen.MMUEXT_SET_LDT:
         domain.set_ldt(vcpu, arg1, arg2)

@@ -57,7 +57,7 @@ def _poll(vcpu: Vcpu, argument: int) -> None:
         if port >= xen.EVENT_PORTS:
             raise Refusal(EINVAL, f"port {port} does not exist")
         ports.append(port)
-    if vcpu.upcall_pending and not vcpu.upcall_masked or any(domain.events.pending(port) for port in ports):
+    if (vcpu.upcall_pending and not vcpu.upcall_masked) or any(domain.events.pending(port) for port in ports):
         return
     if timeout and timeout <= domain.clock.now():
         return

@@ -35,7 +35,7 @@ from emulator.abi.xen import (
     XEN_L4_FIRST,
     XEN_L4_LAST,
 )
-from emulator.hypervisor.memory.frames import GUEST, L1, L2, L3, L4, NONE, SEG_DESC, SHARED, TYPE_NAMES, WRITABLE, FrameTable
+from emulator.hypervisor.memory.frames import GUEST, L1, L2, L4, NONE, SEG_DESC, SHARED, TYPE_NAMES, WRITABLE, FrameTable
 from emulator.hypervisor.refusal import Refusal
 from emulator.machine.memory import MachineMemory
 
@@ -61,7 +61,7 @@ class PageTables:
     def get_type(self, mfn: int, kind: int) -> None:
         """One more use of frame `mfn` as `kind`; the first validates. Raises Refusal."""
         frames = self._frames
-        if mfn >= frames.frames or frames.owner[mfn] != GUEST and not (kind == WRITABLE and frames.owner[mfn] == SHARED):
+        if mfn >= frames.frames or (frames.owner[mfn] != GUEST and not (kind == WRITABLE and frames.owner[mfn] == SHARED)):
             raise Refusal(EINVAL, f"frame {mfn:#x} is not the domain's own")
         current = frames.type[mfn]
         if frames.count[mfn] and current != kind:
