@@ -9,6 +9,9 @@ static void tell_version(void)
     long version = HYPERVISOR(xen_version, XENVER_version, 0);
     HYPERVISOR(xen_version, XENVER_extraversion, extra);
     HYPERVISOR(xen_version, XENVER_capabilities, capabilities);
+    size_t length = strlen(capabilities);
+    while (length && capabilities[length - 1] == ' ') /* Xen ends the list with one */
+        capabilities[--length] = '\0';
     printf("  Xen            %ld.%ld%.16s (%.80s)\n", version >> 16, version & 0xffff, extra, capabilities);
 }
 
@@ -25,11 +28,13 @@ static void tell_clock(void)
 
 void guest_main(void)
 {
+    /* console_io ends its lines as a log does, without a carriage return: hence the one before the next words. */
     console_io_printf("hello: greetings by console_io, from a guest of %lu pages\n", (unsigned long)start_info->nr_pages);
-    printf("Hello from a paravirtualized guest.\n\n");
+    printf("\rHello from a paravirtualized guest.\n\n");
     tell_version();
     printf("  ABI            %.32s\n", start_info->magic);
-    printf("  memory         %lu MiB, %lu pages\n", (unsigned long)start_info->nr_pages >> 8, (unsigned long)start_info->nr_pages);
+    unsigned long pages = start_info->nr_pages;
+    printf("  memory         %lu MiB, %lu pages\n", pages >> 8, pages);
     printf("  start_info     %p, page tables %#lx (%lu)\n", (void *)start_info, (unsigned long)start_info->pt_base,
            (unsigned long)start_info->nr_pt_frames);
     printf("  shared_info    machine address %#lx\n", (unsigned long)start_info->shared_info);

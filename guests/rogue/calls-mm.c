@@ -36,14 +36,16 @@ static uint64_t l1_mfn(void)
     X(mu_xen, "mmu_update: list in Xen's memory", XEN_EFAULT, HYPERVISOR(mmu_update, XEN_MEMORY, 1, 0, DOMID_SELF)) \
     X(mu_nc, "mmu_update: list non-canonical", XEN_EFAULT, HYPERVISOR(mmu_update, NON_CANONICAL, 1, 0, DOMID_SELF)) \
     X(mu_unmapped, "mmu_update: list not mapped", XEN_EFAULT, HYPERVISOR(mmu_update, UNMAPPED, 1, 0, DOMID_SELF)) \
-    X(mu_huge, "mmu_update: 2^31-1 updates, not mapped", XEN_EFAULT, HYPERVISOR(mmu_update, UNMAPPED, 0x7fffffff, 0, DOMID_SELF)) \
+    X(mu_huge, "mmu_update: 2^31-1 updates, not mapped", XEN_EFAULT, \
+      HYPERVISOR(mmu_update, UNMAPPED, 0x7fffffff, 0, DOMID_SELF)) \
     X(mu_wild, "mmu_update: entry in a wild frame", XEN_EINVAL, mmu(WILD_MFN * PAGE_SIZE, 0, DOMID_SELF)) \
     X(mu_max, "mmu_update: entry at the top of all", XEN_EINVAL, mmu(~7UL, 0, DOMID_SELF)) \
     X(mu_cmd, "mmu_update: command 7", XEN_ENOSYS, mmu(entry_at(1) | 7, 0, DOMID_SELF)) \
     X(mu_map_wild, "mmu_update: L1 maps a wild frame", XEN_EPERM, mmu(entry_at(1), WILD_MFN * PAGE_SIZE | RW, DOMID_SELF)) \
     X(mu_map_l4, "mmu_update: L1 maps the L4 writable", XEN_EBUSY, mmu(entry_at(1), l4_mfn() * PAGE_SIZE | RW, DOMID_SELF)) \
     X(mu_map_l1, "mmu_update: L1 maps itself writable", XEN_EBUSY, mmu(entry_at(1), l1_mfn() * PAGE_SIZE | RW, DOMID_SELF)) \
-    X(mu_cache, "mmu_update: L1 uncached, without a device", XEN_EINVAL, mmu(entry_at(1), VICTIM_MFN * PAGE_SIZE | RW | PTE_PCD, DOMID_SELF)) \
+    X(mu_cache, "mmu_update: L1 uncached, without a device", XEN_EINVAL, \
+      mmu(entry_at(1), VICTIM_MFN * PAGE_SIZE | RW | PTE_PCD, DOMID_SELF)) \
     X(mu_l2_data, "mmu_update: L2 points to data", XEN_EINVAL, mmu(entry_at(2), VICTIM_MFN * PAGE_SIZE | RW, DOMID_SELF)) \
     X(mu_l2_pse, "mmu_update: L2 maps 2 MiB", XEN_EINVAL, mmu(entry_at(2), VICTIM_MFN * PAGE_SIZE | RW | PTE_PSE, DOMID_SELF)) \
     X(mu_l3_l1, "mmu_update: L3 points to an L1", XEN_EINVAL, mmu(entry_at(3), l1_mfn() * PAGE_SIZE | RW, DOMID_SELF)) \
@@ -60,7 +62,8 @@ static uint64_t l1_mfn(void)
 
 #define EXTENDED(X) \
     X(me_xen, "mmuext_op: list in Xen's memory", XEN_EFAULT, HYPERVISOR(mmuext_op, XEN_MEMORY, 1, 0, DOMID_SELF)) \
-    X(me_huge, "mmuext_op: 2^31-1 operations, not mapped", XEN_EFAULT, HYPERVISOR(mmuext_op, UNMAPPED, 0x7fffffff, 0, DOMID_SELF)) \
+    X(me_huge, "mmuext_op: 2^31-1 operations, not mapped", XEN_EFAULT, \
+      HYPERVISOR(mmuext_op, UNMAPPED, 0x7fffffff, 0, DOMID_SELF)) \
     X(me_unknown, "mmuext_op: command 99", XEN_ENOSYS, ext(UNKNOWN, 0, 0, DOMID_SELF)) \
     X(me_14, "mmuext_op: command 14, never given out", XEN_ENOSYS, ext(14, 0, 0, DOMID_SELF)) \
     X(me_pin1, "pin a wild frame as L1", XEN_EINVAL, ext(MMUEXT_PIN_L1_TABLE, WILD_MFN, 0, DOMID_SELF)) \
@@ -164,10 +167,12 @@ static long add_to_physmap(uint16_t domain)
     X(mo_res_nodom, "reservation of no domain", XEN_ESRCH, of_domain(XENMEM_maximum_reservation, NO_DOMAIN)) \
     X(mo_map, "machine memory map", XEN_EPERM, HYPERVISOR(memory_op, XENMEM_machine_memory_map, victim)) \
     X(mo_dec_wild, "give back a wild frame", NOTHING_DONE, reserve(XENMEM_decrease_reservation, WILD_MFN, 1, 0, DOMID_SELF)) \
-    X(mo_dec_huge, "give back 2^60 frames", NOTHING_DONE, reserve(XENMEM_decrease_reservation, WILD_MFN, 1UL << 60, 0, DOMID_SELF)) \
+    X(mo_dec_huge, "give back 2^60 frames", NOTHING_DONE, \
+      reserve(XENMEM_decrease_reservation, WILD_MFN, 1UL << 60, 0, DOMID_SELF)) \
     X(mo_inc_order, "take an extent of order 63", NOTHING_DONE, reserve(XENMEM_increase_reservation, 0, 1, 63, DOMID_SELF)) \
     X(mo_pop_order, "populate an extent of order 40", NOTHING_DONE, reserve(XENMEM_populate_physmap, 0, 1, 40, DOMID_SELF)) \
-    X(mo_pop_xen, "populate: argument in Xen's memory", NOTHING_DONE, HYPERVISOR(memory_op, XENMEM_populate_physmap, XEN_MEMORY)) \
+    X(mo_pop_xen, "populate: argument in Xen's memory", NOTHING_DONE, \
+      HYPERVISOR(memory_op, XENMEM_populate_physmap, XEN_MEMORY)) \
     X(mo_physmap, "add_to_physmap", XEN_EACCES, add_to_physmap(DOMID_SELF)) \
     X(mo_exchange, "exchange: argument in Xen's memory", XEN_EFAULT, HYPERVISOR(memory_op, XENMEM_exchange, XEN_MEMORY))
 

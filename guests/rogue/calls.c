@@ -96,7 +96,7 @@ static long unregister(uint16_t type)
     X(iopl, "physdev_op: IOPL 4", XEN_EINVAL, ({ uint32_t iopl = 4; HYPERVISOR(physdev_op, 6, &iopl); })) \
     X(pd_unknown, "physdev_op: command 99", XEN_ENOSYS, HYPERVISOR(physdev_op, UNKNOWN, victim)) \
     X(va_type, "vm_assist: type 63", ANY_ERROR, HYPERVISOR(vm_assist, 0, 63)) \
-    X(va_cmd, "vm_assist: command 99", XEN_ENOSYS, HYPERVISOR(vm_assist, UNKNOWN, 0))
+    X(va_cmd, "vm_assist: command 99", XEN_ENOSYS, HYPERVISOR(vm_assist, UNKNOWN, 2))
 
 /* An event channel operation on up to three words */
 static long event(unsigned op, uint32_t a, uint32_t b)
@@ -160,7 +160,8 @@ static uint32_t no_port = NO_PORT;
     X(so_poll, "poll 129 ports", XEN_EINVAL, poll(&no_port, 129)) \
     X(so_poll_xen, "poll: list in Xen's memory", XEN_EFAULT, poll((uint32_t *)XEN_MEMORY, 1)) \
     X(so_poll_port, "poll a port out of range", XEN_EINVAL, poll(&no_port, 1)) \
-    X(so_remote, "shut domain 0 down", XEN_EPERM, ({ uint32_t words[2] = {0, 0}; HYPERVISOR(sched_op, SCHEDOP_remote_shutdown, words); })) \
+    X(so_remote, "shut domain 0 down", XEN_EPERM, \
+      ({ uint32_t words[2] = {0, 0}; HYPERVISOR(sched_op, SCHEDOP_remote_shutdown, words); })) \
     X(so_pin, "override a pinning", XEN_EPERM, HYPERVISOR(sched_op, SCHEDOP_pin_override, victim)) \
     X(so_dog, "watchdog 99", XEN_EINVAL, ({ uint32_t words[2] = {99, 10}; HYPERVISOR(sched_op, SCHEDOP_watchdog, words); })) \
     X(vo_none, "vcpu_op: vCPU 99 up", XEN_ENOENT, vcpu(VCPUOP_up, 99, 0)) \
@@ -209,7 +210,8 @@ static long grant_map(uint16_t domain)
       HYPERVISOR(xen_version, XENVER_capabilities, HYPERVISOR_VIRT_START)) \
     X(xv_pt, "xen_version: answer into the L4", XEN_EFAULT, HYPERVISOR(xen_version, XENVER_capabilities, start_info->pt_base)) \
     X(ci_xen, "console_io: text in Xen's memory", XEN_EFAULT, HYPERVISOR(console_io, CONSOLEIO_write, 8, XEN_MEMORY)) \
-    X(ci_huge, "console_io: 2^31-1 bytes, not mapped", XEN_EFAULT, HYPERVISOR(console_io, CONSOLEIO_write, 0x7fffffff, UNMAPPED)) \
+    X(ci_huge, "console_io: 2^31-1 bytes, not mapped", XEN_EFAULT, \
+      HYPERVISOR(console_io, CONSOLEIO_write, 0x7fffffff, UNMAPPED)) \
     X(ci_unknown, "console_io: command 99", XEN_ENOSYS, HYPERVISOR(console_io, UNKNOWN, 0, victim))
 
 PRIVILEGED(CALL_DEFINE) TRAPS(CALL_DEFINE) EVENTS(CALL_DEFINE) SCHEDULING(CALL_DEFINE) OTHERS(CALL_DEFINE)

@@ -55,7 +55,7 @@ static bool all_ones(long value)
 #define CONTROL(X) \
     X(clts, "clts", "clts", MAY, NULL) \
     X(lmsw, "lmsw", "xorl %eax, %eax; lmsw %ax", GP, NULL) \
-    X(smsw, "smsw", "smsw %rax", MAY, NULL) \
+    X(smsw, "smsw", "smsw %rax", EITHER, NULL) \
     X(rd_cr0, "mov %cr0, r", "movq %cr0, %rax", MAY, NULL) \
     X(cr0_pg, "mov r, %cr0: PG off", "movq %cr0, %rax; btrq $31, %rax; movq %rax, %cr0", GP, NULL) \
     X(cr0_wp, "mov r, %cr0: WP changed", "movq %cr0, %rax; btcq $16, %rax; movq %rax, %cr0", GP, NULL) \
@@ -81,10 +81,10 @@ static bool all_ones(long value)
     X(lidt, "lidt", "pushq $0; pushq $0; lidt (%rsp); addq $16, %rsp", GP, NULL) \
     X(lldt, "lldt", "xorl %eax, %eax; lldt %ax", GP, NULL) \
     X(ltr, "ltr", "movl $0xe040, %eax; ltr %ax", GP, NULL) \
-    X(sgdt, "sgdt", "subq $16, %rsp; sgdt (%rsp); movq 2(%rsp), %rax; addq $16, %rsp", MAY, NULL) \
-    X(sidt, "sidt", "subq $16, %rsp; sidt (%rsp); movq 2(%rsp), %rax; addq $16, %rsp", MAY, NULL) \
-    X(sldt, "sldt", "xorl %eax, %eax; sldt %ax", MAY, NULL) \
-    X(str, "str", "xorl %eax, %eax; str %ax", MAY, NULL) \
+    X(sgdt, "sgdt", "subq $16, %rsp; sgdt (%rsp); movq 2(%rsp), %rax; addq $16, %rsp", EITHER, NULL) \
+    X(sidt, "sidt", "subq $16, %rsp; sidt (%rsp); movq 2(%rsp), %rax; addq $16, %rsp", EITHER, NULL) \
+    X(sldt, "sldt", "xorl %eax, %eax; sldt %ax", EITHER, NULL) \
+    X(str, "str", "xorl %eax, %eax; str %ax", EITHER, NULL) \
     X(ds_xen_cs, "mov r, %ds: Xen's code", "movl $0xe008, %eax; movl %eax, %ds", GP, NULL) \
     X(ds_xen_ds, "mov r, %ds: Xen's data", "movl $0xe010, %eax; movl %eax, %ds", GP, NULL) \
     X(ss_code, "mov r, %ss: a code segment", "movl $0xe033, %eax; movl %eax, %ss", GP, NULL) \
@@ -92,8 +92,10 @@ static bool all_ones(long value)
     X(ss_beyond, "mov r, %ss: beyond the table", "movl $0xfffb, %eax; movl %eax, %ss", GP, NULL)
 
 #define JUMPS(X) \
-    X(iret0, "iretq to ring 0", "movq %rsp, %rdx; pushq $0xe028; pushq %rdx; pushfq; pushq $0xe030; pushq $1f; iretq; 1:", GP, NULL) \
-    X(iret_xen, "iretq to Xen's code", "movq %rsp, %rdx; pushq $0xe010; pushq %rdx; pushfq; pushq $0xe008; pushq $1f; iretq; 1:", GP, NULL) \
+    X(iret0, "iretq to ring 0", \
+      "movq %rsp, %rdx; pushq $0xe028; pushq %rdx; pushfq; pushq $0xe030; pushq $1f; iretq; 1:", GP, NULL) \
+    X(iret_xen, "iretq to Xen's code", \
+      "movq %rsp, %rdx; pushq $0xe010; pushq %rdx; pushfq; pushq $0xe008; pushq $1f; iretq; 1:", GP, NULL) \
     X(lret0, "lretq to ring 0", "pushq $0xe030; pushq $1f; lretq; 1:", GP, NULL) \
     X(lret_xen, "lretq to Xen's code", "pushq $0xe008; pushq $1f; lretq; 1:", GP, NULL) \
     X(ljmp_xen, "far jmp to Xen's code", "movabsq $0xe00800001000, %rax; pushq %rax; ljmpl *(%rsp)", GP, NULL) \
@@ -129,7 +131,7 @@ static bool all_ones(long value)
     X(wr_none, "wrmsr of no register", "movl $0xdeadbeef, %ecx; xorl %eax, %eax; xorl %edx, %edx; wrmsr", GP, NULL) \
     X(rdpmc, "rdpmc", "xorl %ecx, %ecx; rdpmc", GP, NULL) \
     X(rdtsc, "rdtsc", "rdtsc", MAY, NULL) \
-    X(rdtscp, "rdtscp", "rdtscp", MAY, NULL)
+    X(rdtscp, "rdtscp", "rdtscp", EITHER, NULL)
 
 #define REST(X) \
     X(cpuid, "cpuid", "movl $1, %eax; xorl %ecx, %ecx; cpuid", MAY, NULL) \

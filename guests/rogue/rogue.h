@@ -6,6 +6,7 @@
 
 /* What Xen 4.17 does with an instruction: the vector of the exception it gives, or one of these. */
 #define MAY 0x100      /* carried out or ignored on the guest's own state alone */
+#define EITHER 0x102   /* that or an exception, as the processor has it */
 #define ANY_TRAP 0x101 /* some exception; which one depends on the processor */
 
 /* What it answers to a hypercall: the errno, or one of these. */
@@ -17,7 +18,7 @@ struct attempt {
     long (*run)(long argument);
     long argument;
     int expect;
-    /* For MAY: whether what it returned is harmless. NULL: whatever it returned is. */
+    /* For MAY and EITHER: whether what it returned is harmless. NULL: whatever it returned is. */
     bool (*harmless)(long result);
 };
 
@@ -29,9 +30,11 @@ struct table {
     void (*before)(void), (*after)(void); /* either may be NULL */
 };
 
-extern const struct table instruction_tables[], memory_tables[], hypercall_tables[], mm_tables[]; /* each ends with a NULL title */
+/* Each ends with a NULL title. */
+extern const struct table instruction_tables[], memory_tables[], hypercall_tables[], mm_tables[];
 
-#define TABLE(title, attempts, before, after) {title, attempts, ARRAY_SIZE(attempts), false, before, after}
+#define TABLE(title, attempts, before, after) \
+    {title, attempts, ARRAY_SIZE(attempts), false, before, after}
 
 /* A page of our own to hurt, mapped writable and used for nothing else. */
 extern char victim[PAGE_SIZE];

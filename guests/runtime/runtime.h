@@ -23,7 +23,8 @@ void runtime_start(struct start_info *info);
 
 /* start.S */
 long hypercall(unsigned long nr, unsigned long a1, unsigned long a2, unsigned long a3, unsigned long a4, unsigned long a5);
-long hypercall_syscall(unsigned long nr, unsigned long a1, unsigned long a2, unsigned long a3, unsigned long a4, unsigned long a5);
+long hypercall_syscall(unsigned long nr, unsigned long a1, unsigned long a2, unsigned long a3, unsigned long a4,
+                       unsigned long a5);
 bool guarded(long (*fn)(long), long arg, long *result);
 
 #define HYPERCALL_PICK(_0, _1, _2, _3, _4, _5, pick, ...) pick

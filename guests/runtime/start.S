@@ -89,9 +89,10 @@ guarded:
     pushq %rdx
     movq %rsp, guard_rsp
     movb $1, guard_armed
-    movq %rdi, %rax
+    movq %rdi, %r11
     movq %rsi, %rdi
-    call *%rax
+    xorl %eax, %eax
+    call *%r11
     movb $0, guard_armed
     popq %rdx
     movq %rax, (%rdx)

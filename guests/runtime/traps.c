@@ -89,7 +89,10 @@ void panic(const char *format, ...)
     va_end(args);
     if (!panicking) {
         panicking = true;
-        console_io_printf("panic: %s\n", text);
+        int line = 0; /* the log gets the first line alone */
+        while (text[line] && text[line] != '\n')
+            line++;
+        console_io_printf("panic: %.*s\n", line, text);
         printf("\npanic: %s\n", text);
     }
     shutdown(SHUTDOWN_crash);

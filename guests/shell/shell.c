@@ -62,10 +62,12 @@ static void mem(int argc, char **argv)
     unsigned long pages = start_info->nr_pages;
     unsigned long image = (unsigned long)(image_end - image_start) / PAGE_SIZE;
     unsigned long used = ((start_info->pt_base - (unsigned long)image_start) / PAGE_SIZE) + start_info->nr_pt_frames + 1;
-    printf("%lu MiB, %lu pages; reservation %ld, maximum %ld\n", pages >> 8, pages, HYPERVISOR(memory_op, XENMEM_current_reservation, &domain),
+    printf("%lu MiB, %lu pages; reservation %ld, maximum %ld\n", pages >> 8, pages,
+           HYPERVISOR(memory_op, XENMEM_current_reservation, &domain),
            HYPERVISOR(memory_op, XENMEM_maximum_reservation, &domain));
     printf("%p  image, %lu pages\n", (void *)image_start, image);
-    printf("%#lx  phys-to-machine list, %lu pages\n", (unsigned long)start_info->mfn_list, (pages * 8 + PAGE_SIZE - 1) / PAGE_SIZE);
+    printf("%#lx  phys-to-machine list, %lu pages\n", (unsigned long)start_info->mfn_list,
+           (pages * 8 + PAGE_SIZE - 1) / PAGE_SIZE);
     printf("%p  start_info, xenstore, console\n", (void *)start_info);
     printf("%#lx  page tables, %lu pages, and the boot stack\n", (unsigned long)start_info->pt_base,
            (unsigned long)start_info->nr_pt_frames);
@@ -93,7 +95,8 @@ static void peek(int argc, char **argv)
         for (unsigned i = 0; i < n; i++) {
             long byte;
             if (guarded(read_byte, (long)(address + i), &byte)) {
-                printf("%016lx  cannot be read: %s, error code %#lx\n", address + i, vector_name(last_trap.vector), last_trap.error);
+                printf("%016lx  cannot be read: %s, error code %#lx\n", address + i, vector_name(last_trap.vector),
+                       last_trap.error);
                 return;
             }
             snprintf(hex + 3 * i, 4, " %02x", (unsigned)byte);
@@ -286,7 +289,6 @@ static void run(char *line)
 void guest_main(void)
 {
     static char line[LINE_MAX];
-    console_io_printf("shell: the monitor waits at its console\n");
     printf("xenconsole monitor, %lu MiB. 'help' lists the commands.\n", (unsigned long)start_info->nr_pages >> 8);
     for (;;) {
         read_line("xen> ", line);
