@@ -81,7 +81,7 @@ class Guest:
             return 0
         if domain.ended or domain.paused:
             return None
-        deadline = domain.next_deadline()
+        deadline = domain.time.next_deadline()
         return self._epoch + deadline if deadline else None
 
     # --- backends --------------------------------------------------------------------------------------------------------------

@@ -11,30 +11,30 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from struct import Struct
 from typing import Any, Final, TypeVar
 
 from emulator.abi import xen
-from emulator.abi.errno import EBUSY, EINVAL
+from emulator.abi.errno import EINVAL
 from emulator.abi.xen import HYPERCALLS
 from emulator.cpu import native
 from emulator.cpu.core import GDT, LDT, Core
 from emulator.hypervisor.clock import Clock
 from emulator.hypervisor.emulation import Emulator
 from emulator.hypervisor.events import EventChannels
-from emulator.hypervisor.layout import INVALID_M2P, XenLayout, hypervisor_frames, permutation
+from emulator.hypervisor.layout import XenLayout, hypervisor_frames, permutation
 from emulator.hypervisor.mailbox import Level, Logged, Mailbox, Message
-from emulator.hypervisor.memory.frames import FREE, GUEST, L4, SEG_DESC, SHARED, WRITABLE, FrameTable
+from emulator.hypervisor.memory.frames import L4, SEG_DESC, WRITABLE, FrameTable
 from emulator.hypervisor.memory.guestmem import GuestMemory
 from emulator.hypervisor.memory.pagetables import PageTables
+from emulator.hypervisor.memory.reservation import Reservation
 from emulator.hypervisor.refusal import DomainCrash, Refusal
+from emulator.hypervisor.timekeeping import Timekeeper
 from emulator.hypervisor.trace import Trace
 from emulator.hypervisor.traps import Traps, trap_name
 from emulator.hypervisor.vcpu import Vcpu
 from emulator.machine.memory import MachineMemory
 
 T = TypeVar("T")
-_RUNSTATE: Final = Struct("<iiQ4Q")
 _LEVEL_GRAIN_NS: Final = 1_000
 
 
@@ -93,7 +93,7 @@ class Domain:
         self.clock = Clock(self.core.control)
         self.emulator = Emulator()
         self.p2m = permutation(spec.max_frames, self.layout.first_guest)
-        self._own_frames()
+        self.reservation = Reservation(self.memory, self.frames, self.layout, self.core, self.p2m, spec.frames)
         shared = self.layout.shared_info_mfn << 12
         self.vcpus = [Vcpu(self, n, shared + n * xen.VCPU_INFO_SIZE) for n in range(spec.vcpus)]
         self.current = self.vcpus[0]
@@ -112,24 +112,13 @@ class Domain:
         self.attention = False
         self.wake: Callable[[Domain], None] = lambda domain: None
         self.domid_exists: Callable[[int], bool] = lambda domid: domid == 0
-        self._runstate = [(0, 0, [0, 0, 0, 0]) for _ in self.vcpus]
+        self.time = Timekeeper(self)
         self.core.on_trap = Traps(self).handle
         for vcpu in self.vcpus:
             vcpu.upcall_masked = True
             self.layout.map_gdt(vcpu.number, ())
         self.core.set_table(GDT, self.layout.gdt_address(0), (xen.GDT_PAGES << 12) - 1)
-        self._write_clocks()
-
-    def _own_frames(self) -> None:
-        """The domain's frames, of which those beyond its present size are free, and the shared ones."""
-        first, spec = self.layout.first_guest, self.spec
-        self.frames.owners[first : first + spec.max_frames] = FREE
-        present = self.p2m[: spec.frames].astype("int64")
-        self.frames.owners[present] = GUEST
-        self.layout.m2p[present] = range(spec.frames)
-        self._free = [int(mfn) for mfn in self.p2m[spec.frames :][::-1]]
-        self.frames.owner[self.layout.shared_info_mfn] = SHARED
-        self.owned_frames, self.max_frames, self.e820_frames = spec.frames, spec.max_frames, spec.max_frames
+        self.time.write_clocks()
 
     # --- what others may call, from any thread ---------------------------------------------------------------------------------
 
@@ -198,12 +187,12 @@ class Domain:
 
     def _run(self, limit: int) -> None:
         """Timers that are due, then the guest up to `limit` or the next deadline."""
-        self._fire_timers()
+        self.time.fire_timers()
         vcpu = self.current
         if vcpu.blocked or self.ended:
             return
         self.clock.set_limit(limit)
-        deadline = self.next_deadline()
+        deadline = self.time.next_deadline()
         if deadline:
             self.clock.shorten(deadline)
         if self.attention:
@@ -225,76 +214,11 @@ class Domain:
         if error and not self.ended:
             self.crash(f"the processor cannot go on (Unicorn error {error}) at {self.core.rip:#x}")
 
-    # --- time ----------------------------------------------------------------------------------------------------------------
-
-    def next_deadline(self) -> int:
-        """System time of the next timer of any vCPU, 0 when none."""
-        times = [t for v in self.vcpus for t in (v.timers.deadline(), v.poll_deadline) if t]
-        return min(times, default=0)
-
-    def _fire_timers(self) -> None:
-        now = self.clock.now()
-        for vcpu in self.vcpus:
-            timers = vcpu.timers
-            if timers.singleshot and timers.singleshot <= now:
-                timers.singleshot = 0
-                self.events.raise_virq(xen.VIRQ_TIMER, vcpu.number)
-            if timers.next_period and timers.next_period <= now:
-                behind = (now - timers.next_period) // timers.period + 1
-                timers.next_period += behind * timers.period
-                self.events.raise_virq(xen.VIRQ_TIMER, vcpu.number)
-            if vcpu.poll_deadline and vcpu.poll_deadline <= now:
-                vcpu.poll_deadline = 0
-                vcpu.wake()
-
-    def timer_changed(self, vcpu: Vcpu) -> None:
-        deadline = vcpu.timers.deadline()
-        if deadline:
-            self.clock.shorten(deadline)
-
-    def _write_clocks(self) -> None:
-        """Wall clock and pvclock parameters: TSC and system time are one number at 1 GHz, so they are written once."""
-        words, base = self.memory.bytes, self.layout.shared_info_mfn << 12
-        seconds, ns = divmod(self.spec.wallclock_ns, 1_000_000_000)
-        words[base + xen.SI_WC_VERSION : base + xen.SI_WC_VERSION + 12] = Struct("<III").pack(2, seconds & 0xFFFFFFFF, ns)
-        words[base + xen.SI_WC_SEC_HI : base + xen.SI_WC_SEC_HI + 4] = (seconds >> 32).to_bytes(4, "little")
-        for number in range(xen.LEGACY_MAX_VCPUS):
-            at = base + number * xen.VCPU_INFO_SIZE + xen.VI_TIME
-            words[at : at + 32] = self._time_info()
-
-    @staticmethod
-    def _time_info() -> bytes:
-        """struct vcpu_time_info with version 2 (even: not being written), multiplier 1.0, stable between vCPUs."""
-        return Struct("<IIQQIbBH").pack(2, 0, 0, 0, 0x80000000, 1, xen.TSC_STABLE_BIT, 0)
-
-    def update_time(self, vcpu: Vcpu) -> None:
-        if vcpu.time_area:
-            self.guest.write(vcpu.time_area, self._time_info())
-
-    def runstate(self, vcpu: Vcpu) -> bytes:
-        """struct vcpu_runstate_info: state, since when, ns in running, runnable, blocked, offline."""
-        state, since, times = self._runstate[vcpu.number]
-        now = self.clock.now()
-        shown = list(times)
-        shown[state] += now - since
-        return _RUNSTATE.pack(state, 0, now, *shown)
-
-    def runstate_changed(self, vcpu: Vcpu) -> None:
-        state, since, times = self._runstate[vcpu.number]
-        now = self.clock.now()
-        times[state] += now - since
-        self._runstate[vcpu.number] = (2 if vcpu.blocked else 0, now, times)
-        if vcpu.runstate_area:
-            try:
-                self.guest.write(vcpu.runstate_area, _RUNSTATE.pack(2 if vcpu.blocked else 0, 0, now, *times))
-            except Refusal as refusal:  # the guest unmapped it: Xen's update_runstate_area lets it be too
-                self.refused("runstate area", refusal)
-
     # --- what hypercalls do to it ----------------------------------------------------------------------------------------------
 
     def block(self, vcpu: Vcpu) -> None:
         vcpu.blocked = True
-        self.runstate_changed(vcpu)
+        self.time.runstate_changed(vcpu)
         self.core.stop()
 
     def yield_slice(self) -> None:
@@ -389,36 +313,6 @@ class Domain:
             page[number * 32 : number * 32 + 32] = code.ljust(32, b"\xcc")
         self.core.forget_frame(mfn)
 
-    # --- frames ----------------------------------------------------------------------------------------------------------------
-
-    def set_m2p(self, mfn: int, pfn: int) -> None:
-        self.layout.set_m2p(mfn, pfn)
-
-    def take_frame(self) -> int | None:
-        """A zeroed frame more for the domain, None at its maximum."""
-        if not self._free:
-            return None
-        mfn = self._free.pop()
-        self.memory.frame(mfn)[:] = bytes(4096)
-        self.core.forget_frame(mfn)
-        self.frames.owner[mfn] = GUEST
-        self.owned_frames += 1
-        return mfn
-
-    def give_frame(self, mfn: int) -> None:
-        self.frames.owner[mfn] = FREE
-        self.layout.set_m2p(mfn, INVALID_M2P)
-        self._free.append(mfn)
-        self.owned_frames -= 1
-
-    def release_frame(self, mfn: int) -> bool:
-        """XENMEM_decrease_reservation of one frame: False when it is not the guest's or still in use."""
-        if mfn >= self.frames.frames or self.frames.owner[mfn] != GUEST or self.frames.count[mfn]:
-            self.refused("decrease_reservation", Refusal(EBUSY, f"frame {mfn:#x} is not free to give"))
-            return False
-        self.give_frame(mfn)
-        return True
-
     # --- beginning and end -----------------------------------------------------------------------------------------------------
 
     def start(self, rip: int, rsp: int, rsi: int, cr3: int, kernel_sp: int) -> None:
@@ -441,7 +335,7 @@ class Domain:
         self._questions.clear()
         self.core.close()
         self.current = None  # type: ignore[assignment]
-        del self.layout, self.p2m, self.tables, self.guest, self.events, self.vcpus
+        del self.layout, self.p2m, self.tables, self.guest, self.events, self.vcpus, self.reservation
         self.memory.close()
 
     @staticmethod

@@ -19,7 +19,7 @@ VERSION: Final = 1
 _VCPU_FIELDS: Final = ("info", "kernel_mode", "kernel_sp", "kernel_ss", "cr3_kernel", "cr3_user", "gs_base_other", "handlers", "debug", "cr4",
                        "iopl", "io_bitmap", "io_ports", "gdt_frames", "gdt_entries", "ldt_base", "ldt_entries", "ldt_frames", "blocked", "up",
                        "polled", "poll_deadline", "timers", "runstate_area", "time_area")  # fmt: skip
-_DOMAIN_FIELDS: Final = ("vm_assist", "ended", "crash_reason", "owned_frames", "_free", "_runstate")
+_DOMAIN_FIELDS: Final = ("vm_assist", "ended", "crash_reason")
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class DomainState:
     frames: tuple[bytes, bytes, bytes, bytes]
     vcpus: tuple[dict[str, Any], ...]
     events: tuple[Any, Any]
+    reservation: tuple[int, tuple[int, ...]]
+    time: list[tuple[int, int, list[int]]]
     domain: dict[str, Any]
 
 
@@ -44,6 +46,7 @@ def save_domain(domain: Domain) -> DomainState:
     return DomainState(
         VERSION, domain.core.save(), domain.core.control[native.IO_ALLOWED], domain.clock.save(), domain.frames.save(),
         tuple(_vcpu(vcpu) for vcpu in domain.vcpus), (copy.deepcopy(domain.events.ports), dict(domain.events.virqs)),
+        domain.reservation.save(), domain.time.save(),
         {name: copy.deepcopy(getattr(domain, name)) for name in _DOMAIN_FIELDS},
     )  # fmt: skip
 
@@ -61,5 +64,7 @@ def load_domain(domain: Domain, state: DomainState) -> None:
             setattr(vcpu, name, copy.deepcopy(value))
     ports, virqs = state.events
     domain.events.ports, domain.events.virqs = copy.deepcopy(ports), dict(virqs)
+    domain.reservation.load(state.reservation)
+    domain.time.load(state.time)
     for name, value in state.domain.items():
         setattr(domain, name, copy.deepcopy(value))

@@ -157,7 +157,7 @@ class Vcpu:
             self.blocked = False
             self.polled = frozenset()
             self.poll_deadline = 0
-            self.domain.runstate_changed(self)
+            self.domain.time.runstate_changed(self)
 
     def deliver_events(self) -> None:
         """test_guest_events: interrupt the guest when it has events and does not mask them."""

@@ -28,7 +28,7 @@ def memory_op(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
         return domain.memory.frames - 1
     if operation in (xen.XENMEM_current_reservation, xen.XENMEM_maximum_reservation):
         _check(vcpu, guest.read_u32(argument) & 0xFFFF)
-        return domain.owned_frames if operation == xen.XENMEM_current_reservation else domain.max_frames
+        return domain.reservation.owned if operation == xen.XENMEM_current_reservation else domain.reservation.maximum
     if operation == xen.XENMEM_memory_map:
         return _memory_map(vcpu, argument)
     if operation == xen.XENMEM_machphys_mapping:
@@ -59,7 +59,7 @@ def _populate(vcpu: Vcpu, argument: int, at_pfns: bool) -> int:
         return 0  # contiguous frames are for devices, and the domain has none (max_order)
     done = 0
     while done < count:
-        mfn = domain.take_frame()
+        mfn = domain.reservation.take()
         if mfn is None:
             break
         if start:
@@ -67,10 +67,10 @@ def _populate(vcpu: Vcpu, argument: int, at_pfns: bool) -> int:
                 pfn = guest.read_u64(start + 8 * done) if at_pfns else 0
                 guest.write_u64(start + 8 * done, mfn)
             except Refusal:
-                domain.give_frame(mfn)
+                domain.reservation.give(mfn)
                 raise
             if at_pfns:
-                domain.set_m2p(mfn, pfn)
+                domain.layout.set_m2p(mfn, pfn)
         done += 1
     return done
 
@@ -91,7 +91,7 @@ def _decrease(vcpu: Vcpu, argument: int) -> int:
             if not done:
                 raise Refusal(EFAULT, f"the list at {start:#x} cannot be read") from None
             break
-        if not all(domain.release_frame(first + offset) for offset in range(1 << order)):
+        if not all(domain.reservation.release(first + offset) for offset in range(1 << order)):
             break
         done += 1
     return done
@@ -101,11 +101,11 @@ def _memory_map(vcpu: Vcpu, argument: int) -> int:
     """The pseudo-physical map: one RAM area of the domain's maximum, as libxl sets it (no e820_host)."""
     domain, guest = vcpu.domain, vcpu.domain.guest
     room, buffer = guest.read_u32(argument), guest.read_u64(argument + 8)
-    if not domain.e820_frames:
+    if not domain.reservation.e820_frames:
         raise Refusal(ENOSYS, "no memory map was set for the domain")
     if room < 1:
         raise Refusal(EINVAL, "no room for one e820 entry")
-    guest.write(buffer, Struct("<QQI").pack(0, domain.e820_frames << 12, _E820_RAM))
+    guest.write(buffer, Struct("<QQI").pack(0, domain.reservation.e820_frames << 12, _E820_RAM))
     guest.write_u32(argument, 1)
     return 0
 

@@ -52,7 +52,7 @@ def mmu_update(vcpu: Vcpu, updates: int, count: int, done_at: int, foreign: int,
                 if command == xen.MMU_MACHPHYS_UPDATE:
                     if not frames.owned(mfn):
                         raise Refusal(EINVAL, f"frame {mfn:#x} is not the domain's own")
-                    domain.set_m2p(mfn, value)
+                    domain.layout.set_m2p(mfn, value)
                 elif command == xen.MMU_PT_UPDATE_NO_TRANSLATE:
                     raise Refusal(ENOSYS, "MMU_PT_UPDATE_NO_TRANSLATE is for translated domains")
                 elif mfn >= frames.frames:

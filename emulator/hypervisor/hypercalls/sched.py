@@ -81,7 +81,7 @@ def sched_op_compat(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
 def set_timer_op(vcpu: Vcpu, deadline: int, *_: int) -> int:
     """The singleshot timer by absolute system time; 0 stops it. A time in the past fires at once."""
     vcpu.timers.singleshot = 0 if deadline == 0 or deadline >= 1 << 63 else deadline
-    vcpu.domain.timer_changed(vcpu)
+    vcpu.domain.time.timer_changed(vcpu)
     return 0
 
 

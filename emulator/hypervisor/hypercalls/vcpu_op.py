@@ -26,17 +26,17 @@ def vcpu_op(vcpu: Vcpu, command: int, number: int, argument: int, *_: int) -> in
         if flags & xen.VCPU_SSHOTTMR_future and deadline < domain.clock.now():
             raise Refusal(ETIME, f"timer at {deadline} ns lies in the past")
         target.timers.singleshot = deadline
-        domain.timer_changed(target)
+        domain.time.timer_changed(target)
     elif command == xen.VCPUOP_stop_singleshot_timer:
         _own(vcpu, number)
         target.timers.singleshot = 0
     elif command == xen.VCPUOP_is_up:
         return int(target.up)
     elif command == xen.VCPUOP_get_runstate_info:
-        guest.write(argument, domain.runstate(target))
+        guest.write(argument, domain.time.runstate(target))
     elif command == xen.VCPUOP_register_runstate_memory_area:
         area = guest.read_u64(argument)
-        guest.write(area, domain.runstate(target))
+        guest.write(area, domain.time.runstate(target))
         target.runstate_area = area
     elif command == xen.VCPUOP_set_periodic_timer:
         _own(vcpu, number)
@@ -46,7 +46,7 @@ def vcpu_op(vcpu: Vcpu, command: int, number: int, argument: int, *_: int) -> in
         if period > 1 << 62:
             raise Refusal(EINVAL, f"a period of {period} ns is too long")
         target.timers.period, target.timers.next_period = period, domain.clock.now() + period
-        domain.timer_changed(target)
+        domain.time.timer_changed(target)
     elif command == xen.VCPUOP_stop_periodic_timer:
         _own(vcpu, number)
         target.timers.period = target.timers.next_period = 0
@@ -54,7 +54,7 @@ def vcpu_op(vcpu: Vcpu, command: int, number: int, argument: int, *_: int) -> in
         _move_info(target, guest.read_u64(argument), guest.read_u32(argument + 8))
     elif command == xen.VCPUOP_register_vcpu_time_memory_area:
         target.time_area = guest.read_u64(argument)
-        domain.update_time(target)
+        domain.time.update_time_area(target)
     elif command in (xen.VCPUOP_initialise, xen.VCPUOP_up, xen.VCPUOP_down, xen.VCPUOP_send_nmi, xen.VCPUOP_get_physid):
         raise Refusal(ENOSYS if command != xen.VCPUOP_get_physid else EINVAL, f"vcpu_op {command} is not there yet")
     else:
