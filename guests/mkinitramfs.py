@@ -50,7 +50,7 @@ poweroff -f
 sleep 60
 """
 
-PROFILE: Final = r"""export PS1='\u@\h:\w\$ '
+PROFILE: Final = r"""export PS1='root@\h:\w\$ '
 """
 
 FILES: Final = (

@@ -90,6 +90,9 @@ bool console_input(void);
 bool console_take_interrupt(void); /* eats input up to a ^C; false when there is none */
 void hypervisor_write(const char *text, size_t length);
 
+/* xenstore.c */
+void xenstore_init(void); /* from here on control/shutdown is obeyed */
+
 /* memory.c */
 unsigned long mfn_to_pfn(unsigned long mfn); /* ~0UL when it is none of ours */
 unsigned long pfn_to_mfn(unsigned long pfn);

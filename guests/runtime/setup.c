@@ -15,6 +15,7 @@ void runtime_start(struct start_info *info)
     events_init();
     console_init();
     time_init();
+    xenstore_init();
     boot_time = now_ns();
     events_unmask();
     guest_main();

@@ -177,6 +177,20 @@ struct xencons_interface {
     uint32_t out_cons, out_prod;
 };
 
+/* io/xs_wire.h */
+#define XS_READ 2
+#define XS_WATCH 4
+#define XS_WATCH_EVENT 15
+
+struct xsd_sockmsg {
+    uint32_t type, req_id, tx_id, len;
+};
+struct xenstore_domain_interface {
+    char req[1024], rsp[1024];
+    uint32_t req_cons, req_prod;
+    uint32_t rsp_cons, rsp_prod;
+};
+
 /* callback.h */
 #define CALLBACKOP_register 0
 #define CALLBACKOP_unregister 1
