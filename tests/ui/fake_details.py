@@ -74,7 +74,8 @@ def vcpu_view(index: int, state: str, now_ns: int) -> VcpuView:
         address += len(bytes.fromhex(data))
     here = insns[step % (len(insns) - 1)].address
     registers = {
-        "rax": 0x1D, "rbx": index, "rcx": here, "rdx": 0, "rsi": 0, "rdi": 1, "rbp": 0, "rsp": 0xFFFFFFFF82A03EB8 - index * 0x4000,
+        "rax": 0x1D, "rbx": index, "rcx": here, "rdx": 0, "rsi": 0, "rdi": 1, "rbp": 0,
+        "rsp": 0xFFFFFFFF82A03EB8 - index * 0x4000,
         "r8": 0xFFFF88800F1B2400, "r9": 0, "r10": 0x7FF0, "r11": 0x246, "r12": 0xFFFFFFFF82A1AA40, "r13": 0, "r14": 0, "r15": 0,
         "rip": here, "rflags": 0x246, "cs": 0xE033, "ss": 0xE02B, "ds": 0, "es": 0, "fs": 0, "gs": 0,
         "fs_base": 0, "gs_base": 0xFFFF88800F800000 + index * 0x80000, "gs_base_user": 0x7F3A5C1D0740,
@@ -86,9 +87,7 @@ def vcpu_view(index: int, state: str, now_ns: int) -> VcpuView:
         "r9": rng.randrange(1 << 40),
         "rflags": 0x202 | rng.choice((0, 0x44)),
     }
-    stack = b"".join(
-        (LOOP + 7 * i if i % 3 == 0 else rng.randrange(1 << 30) if i % 3 == 1 else 0).to_bytes(8, "little") for i in range(48)
-    )
+    stack = b"".join((LOOP + 7 * i if i % 3 == 0 else rng.randrange(1 << 30) if i % 3 == 1 else 0).to_bytes(8, "little") for i in range(48))
     return VcpuView(
         vcpu=index,
         state=state,
@@ -124,9 +123,10 @@ def memory_view(view: DomainView) -> MemoryView:
             types[(at + offset) % total] = code["writable"]
     for _ in range(max(total // 150, 1)):
         at = rng.randrange(total - 6)
-        types[at : at + rng.randrange(1, 5)] = bytes([code["l1"]]) * rng.randrange(1, 5)
-    for name, at in (("l2", 0.31), ("l2", 0.62), ("l3", 0.311), ("l4", 0.312), ("seg_desc", 0.052), ("grant", 0.44)):
-        types[int(total * at)] = code[name]
+        count = rng.randrange(1, 5)
+        types[at : at + count] = bytes([code["l1"]]) * count
+    for name, share in (("l2", 0.31), ("l2", 0.62), ("l3", 0.311), ("l4", 0.312), ("seg_desc", 0.052), ("grant", 0.44)):
+        types[int(total * share)] = code[name]
     types = types[:total]
     for at in range(int(total * 0.82), int(total * 0.92)):
         types[at] = code["hole"]
@@ -159,28 +159,51 @@ def ring_views(view: DomainView, transcript: bytes, now_ns: int) -> tuple[RingVi
     """Console both ways with output in flight, xenstore, a disk with all three arcs and a network card."""
     step = now_ns // STEP_NS
     out = 5200 + len(transcript) + step * 83
-    sectors = tuple(
-        f"{'write' if i % 5 == 3 else 'read'} sector {204800 + 64 * i} {1 + i % 8} segs gref {8 + i}" for i in range(32)
-    )
+    sectors = tuple(f"{'write' if i % 5 == 3 else 'read'} sector {204800 + 64 * i} {1 + i % 8} segs gref {8 + i}" for i in range(32))
     said = transcript[-300:] + b"[   12.%06d] eth0: link up\r\n" % (step % 1_000_000)
+    keys, asked, told = b"uname -a\rls /proc\r\x1b[A\r", b"\x01\0\0\0device/vbd\0", b"\x01\0\0\x0051712\0"
+    packets = tuple(f"{60 + i} bytes gref {100 + i}" for i in range(40))
+
+    def pipe(name: str, kind: str, size: int, prod: int, cons: int, recent: bytes, port: int) -> RingView:
+        gfn = 0xFFFE if port == 2 else 0xFFFF
+        return RingView(name=name, kind=kind, size=size, req_prod=prod, req_cons=cons, recent=recent, gfn=gfn, port=port)
+
     return (
-        RingView(name="console out", kind="console-out", size=2048, req_prod=out + 300, req_cons=out, recent=said, gfn=0xFFFE, port=2),
-        RingView(name="console in", kind="console-in", size=1024, req_prod=1311, req_cons=1311, recent=b"uname -a\rls /proc\r\x1b[A\r",
-                 gfn=0xFFFE, port=2),
-        RingView(name="xenstore requests", kind="xenstore-req", size=1024, req_prod=2210, req_cons=2210, recent=b"\x01\0\0\0device/vbd\0",
-                 gfn=0xFFFF, port=1),
-        RingView(name="xenstore answers", kind="xenstore-rsp", size=1024, req_prod=3907, req_cons=3907, recent=b"\x01\0\0\x0051712\0",
-                 gfn=0xFFFF, port=1),
-        RingView(name="xvda", kind="block", size=32, req_prod=1000 + step, req_cons=996 + step, rsp_prod=988 + step, rsp_cons=985 + step,
-                 slots=sectors, gfn=0x123, port=12),
-        RingView(name="vif0 tx", kind="net-tx", size=256, req_prod=512, req_cons=500, rsp_prod=500, rsp_cons=500,
-                 slots=tuple(f"{60 + i} bytes gref {100 + i}" for i in range(40)), stalled=True, gfn=0x124, port=13),
-    )  # fmt: skip
+        pipe("console out", "console-out", 2048, out + 300, out, said, 2),
+        pipe("console in", "console-in", 1024, 1311, 1311, keys, 2),
+        pipe("xenstore requests", "xenstore-req", 1024, 2210, 2210, asked, 1),
+        pipe("xenstore answers", "xenstore-rsp", 1024, 3907, 3907, told, 1),
+        RingView(
+            name="xvda",
+            kind="block",
+            size=32,
+            req_prod=1000 + step,
+            req_cons=996 + step,
+            rsp_prod=988 + step,
+            rsp_cons=985 + step,
+            slots=sectors,
+            gfn=0x123,
+            port=12,
+        ),
+        RingView(
+            name="vif0 tx",
+            kind="net-tx",
+            size=256,
+            req_prod=512,
+            req_cons=500,
+            rsp_prod=500,
+            rsp_cons=500,
+            slots=packets,
+            stalled=True,
+            gfn=0x124,
+            port=13,
+        ),
+    )
 
 
 def port_views(view: DomainView, vcpus: int, now_ns: int) -> tuple[PortView, ...]:
     """The channels of a booted Linux: xenstore, console, and per vCPU timer, reschedule, call and debug."""
-    seconds = now_ns // STEP_NS / 4
+    seconds = now_ns // STEP_NS / 4.0
     ports = [
         PortView(port=0, kind="reserved"),
         PortView(port=1, kind="interdomain", bound=f"domain 0 port {10 + view.domid * 2} (xenstore)", count=44 + int(seconds)),
@@ -199,9 +222,7 @@ def port_views(view: DomainView, vcpus: int, now_ns: int) -> tuple[PortView, ...
             PortView(port=base + 1, kind="ipi", bound=f"vCPU {vcpu} reschedule", vcpu=vcpu, count=int(seconds * 31)),
             PortView(port=base + 2, kind="ipi", bound=f"vCPU {vcpu} call function", vcpu=vcpu, count=int(seconds * 3)),
             PortView(port=base + 3, kind="virq", bound="VIRQ_DEBUG", vcpu=vcpu, masked=True),
-            PortView(
-                port=base + 4, kind="ipi", bound=f"vCPU {vcpu} spinlock kicker", vcpu=vcpu, masked=True, count=int(seconds / 2)
-            ),
+            PortView(port=base + 4, kind="ipi", bound=f"vCPU {vcpu} spinlock kicker", vcpu=vcpu, masked=True, count=int(seconds / 2)),
         ]
     ports += [
         PortView(port=20, kind="interdomain", bound="domain 0 port 31 (xvda)", count=int(seconds * 19)),

@@ -7,13 +7,17 @@ its domain into death: the last views stay, with a line on what became of it. `<
 from __future__ import annotations
 
 import asyncio
-from typing import Any, ClassVar, Protocol, runtime_checkable
+import time
+from collections.abc import Callable
+from typing import ClassVar, Protocol, runtime_checkable
 
+from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 from textual.widgets import Footer, Input
 
+from emulator.control.client import EngineFault
 from emulator.control.messages import ObituaryView
 from emulator.control.views import DomainDetail, DomainView
 from emulator.errors import UserError
@@ -22,7 +26,7 @@ from xenconsole.screens.domain_tabs import PARTS, PERIODS, TABS, DomainTabs, com
 from xenconsole.units import printable
 from xenconsole.widgets.domain_bar import Banner, DomainBar, ExplainBar, TabBar
 from xenconsole.widgets.domain_summary import SHUTDOWN
-from xenconsole.widgets.pane import Pane
+from xenconsole.widgets.pane import ListPane, Pane
 from xenconsole.widgets.ring_wheel import RingList
 from xenconsole.widgets.snapshots_panel import SnapshotList, next_name
 from xenconsole.widgets.trace_panel import CallList, TracePanel
@@ -37,7 +41,8 @@ class Remembers(Protocol):
 
 
 class DomainScreen(Screen[None]):
-    """Built with the domain's ID. `hertz` scales how often it pulls: 1 as it comes, 0 by hand (`pull()`)."""
+    """Built with the domain's ID. `hertz` scales how often it pulls: 1 as it comes, 0 by hand (`pull()`); `clock` is in
+    seconds and what rates are made of."""
 
     CSS_PATH = "domain.tcss"
     AUTO_FOCUS = None
@@ -66,7 +71,7 @@ class DomainScreen(Screen[None]):
         Binding("escape", "leave", "back", show=False, id="domain.back"),
     ]
 
-    def __init__(self, client: Client, domid: int, tab: str = "summary", *, hertz: float = 1.0) -> None:
+    def __init__(self, client: Client, domid: int, tab: str = "summary", *, hertz: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self.client = client
         self.domid = domid
@@ -76,8 +81,9 @@ class DomainScreen(Screen[None]):
         self.gone = ""
         self.successor = -1
         self.zoomed = False
-        self.tabs = DomainTabs(self)
+        self.tabs = DomainTabs(self, clock)
         self._wake = asyncio.Event()
+        self._ended: set[int] = set()
 
     def compose(self) -> ComposeResult:
         yield DomainBar(id="bar")
@@ -116,16 +122,18 @@ class DomainScreen(Screen[None]):
 
     async def pull(self) -> None:
         """Ask the engine for what the tab in front shows, and show it."""
+        if self.gone:
+            return
         domid, tab = self.domid, self.tab
         try:
             detail = await self.client.detail(domid, PARTS[tab], self.tabs.since_trace)
             extra = await self.tabs.fetch(self.client, domid, tab, detail)
         except ConnectionError:
             return  # the app tells of a lost engine
-        except (UserError, KeyError):  # the engine knows no such domain any more
-            await self._bury(domid)
+        except (UserError, EngineFault, KeyError) as error:
+            await self._refused(domid, error)
             return
-        if domid == self.domid and self.is_mounted:
+        if domid == self.domid and self.is_attached:
             self.detail = detail
             self.tabs.show(tab, detail, extra)
             self._after(detail.domain)
@@ -137,6 +145,13 @@ class DomainScreen(Screen[None]):
             text = printable(view.crash) if crashed else ""
             self.query_one(Banner).show(f"crashed: {text}" if text and self.tab != "summary" else "", "1 shows the report")
 
+    async def _refused(self, domid: int, error: Exception) -> None:
+        """No detail came: the domain is gone, or the engine says why it has none to give."""
+        if domid in self._ended or all(view.domid != domid for view in shell(self).overview.domains):
+            await self._bury(domid)
+        elif domid == self.domid and self.is_attached:
+            self.query_one(Banner).show(f"nothing to show: {printable(str(error))}")
+
     async def _bury(self, domid: int) -> None:
         """The domain is gone: keep what is shown and say what became of it."""
         obituary = None
@@ -145,7 +160,7 @@ class DomainScreen(Screen[None]):
                 obituary = await self.client.obituary(domid)
             except (ConnectionError, UserError):
                 obituary = None
-        if domid != self.domid or not self.is_mounted:
+        if domid != self.domid or not self.is_attached:
             return
         self.gone = "this domain is gone"
         hint = "Esc goes back, < > to another domain"
@@ -173,6 +188,8 @@ class DomainScreen(Screen[None]):
         self.draw_bar()
 
     def on_engine_notice(self, message: EngineNotice) -> None:
+        if message.kind == "gone":
+            self._ended.add(message.domid)
         if message.domid == self.domid and message.kind in ("gone", "state"):
             self._wake.set()
 
@@ -183,7 +200,7 @@ class DomainScreen(Screen[None]):
 
     def draw_bar(self) -> None:
         """The first line: name, state, load."""
-        if not self.is_mounted:
+        if not self.is_mounted or not self.is_attached:
             return
         app = shell(self)
         flags = tuple(
@@ -252,7 +269,7 @@ class DomainScreen(Screen[None]):
         if self.is_mounted:
             self.lay_out()
 
-    def on_descendant_focus(self, event: Any) -> None:
+    def on_descendant_focus(self, event: events.DescendantFocus) -> None:
         widget = self.focused
         if isinstance(widget, Pane) and not widget.has_class("-front") and widget in self.panes():
             self.lay_out(widget)
@@ -283,7 +300,7 @@ class DomainScreen(Screen[None]):
     def on_tab_bar_picked(self, message: TabBar.Picked) -> None:
         self.show_tab(message.name)
 
-    def on_list_pane_chosen(self, message: Any) -> None:
+    def on_list_pane_chosen(self, message: ListPane.Chosen) -> None:
         self.tabs.refresh(self.tab)
 
     # domains

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from textual.app import ComposeResult
@@ -109,7 +109,8 @@ def compose_tabs() -> ComposeResult:
 class DomainTabs:
     """Feeds the panes of one domain screen and remembers what rates and marks are made of."""
 
-    def __init__(self, screen: DomainScreen) -> None:
+    def __init__(self, screen: DomainScreen, clock: Callable[[], float]) -> None:
+        self._clock = clock
         self.screen = screen
         self.single = True
         self.paired = False
@@ -150,8 +151,8 @@ class DomainTabs:
         return None
 
     def _since(self, what: str) -> float:
-        """Seconds of the engine's clock since the last call for the same thing, real ones while no overview comes."""
-        now = time.monotonic()
+        """Seconds since the last call for the same thing."""
+        now = self._clock()
         before = self._fed.get(what, now)
         self._fed[what] = now
         return now - before
@@ -256,11 +257,6 @@ def pair_of(ring: RingView, rings: tuple[RingView, ...]) -> RingView | None:
     """The ring of the other direction: console-in and console-out, net-tx and net-rx on the same port."""
     family = ring.kind.partition("-")[0]
     for other in rings:
-        if (
-            other.name != ring.name
-            and other.kind != ring.kind
-            and other.kind.partition("-")[0] == family
-            and other.port == ring.port
-        ):
+        if other.name != ring.name and other.kind != ring.kind and other.kind.partition("-")[0] == family and other.port == ring.port:
             return other
     return None

@@ -48,17 +48,13 @@ class DomainBar(Bar):
             return [(*line(("‹ ", "dim"), f"domain {self.domid}", (" ›", "dim"), "  "), *flags)]
         letter = state_letter(view)
         word = state_span(letter)
+        less = view.maxmem_kib > view.mem_kib
+        memory = f"{size(view.mem_kib)} of {size(view.maxmem_kib, long=True)}" if less else size(view.mem_kib, long=True)
         parts: list[list[Span]] = [
             [Span("‹ ", "dim"), Span(printable(view.name), "bold"), Span(f" {view.domid}", "dim"), Span(" ›", "dim")],
             [Span(GLYPHS.get(letter, "?") + " ", word.style), word],
             [Span(f"{self.rates.cpu:.0f} % CPU ", ""), Span(braille(self.history, 10, 100.0 * max(len(view.vcpus), 1)), "graph")],
-            [
-                Span(
-                    f"{size(view.mem_kib)}iB"
-                    if view.mem_kib == view.maxmem_kib
-                    else f"{size(view.mem_kib)} of {size(view.maxmem_kib)}iB"
-                )
-            ],
+            [Span(memory)],
             [Span(f"{len(view.vcpus)} vCPU{'s' if len(view.vcpus) != 1 else ''}")],
             [Span(f"{amount(self.rates.hypercalls)} hypercalls/s")],
             [Span(f"{amount(self.rates.events)} events/s")],
@@ -133,18 +129,16 @@ class Banner(Bar):
 class ExplainBar(Bar):
     """What the chosen field means and what Xen calls it."""
 
+    keys = "arrows: other fields · i or Esc: enough"
+
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__("explained", id=id)
         self.field = ""
-        self.border_subtitle = "arrows: other fields · i or Esc: enough"
 
     def show(self, field: str) -> None:
         self.field = field
         self.display = bool(field)
         self.rebuild()
-
-    def subtitle(self) -> str:
-        return "arrows: other fields · i or Esc: enough"
 
     def build(self, width: int, height: int) -> Sequence[Line]:
         found = explain(self.field)

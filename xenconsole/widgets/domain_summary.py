@@ -119,6 +119,7 @@ class TailPane(Pane):
     """The last lines of the console, as plain text; `c` opens the console itself."""
 
     follows = True
+    keys = "c opens it"
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__("console", id=id)
@@ -128,9 +129,6 @@ class TailPane(Pane):
         if tail != self.tail:
             self.tail = tail
             self.rebuild()
-
-    def subtitle(self) -> str:
-        return "c opens it"
 
     def build(self, width: int, height: int) -> Sequence[Line]:
         rows = tail_lines(self.tail, 200)

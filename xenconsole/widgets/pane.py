@@ -9,6 +9,7 @@ takes a variable as background. A span with a `field` can be explained (`xencons
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import ClassVar, NamedTuple
 
 from rich.cells import cell_len, set_cell_size
@@ -18,9 +19,12 @@ from textual import events
 from textual.binding import Binding, BindingType
 from textual.color import Color, ColorParseError
 from textual.geometry import Region, Size
+from textual.markup import escape
 from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
+
+from xenconsole.units import printable
 
 ATTRIBUTES = frozenset({"bold", "reverse", "underline", "italic", "strike"})
 
@@ -87,6 +91,13 @@ def plain(lines: Iterable[Line]) -> str:
     return "\n".join("".join(span.text for span in spans).rstrip() for spans in lines)
 
 
+def harmless(spans: Line) -> Line:
+    """The line without characters that could steer a terminal: much of what panes show was written by a guest."""
+    if all(span.text.isprintable() for span in spans):
+        return spans
+    return tuple(span._replace(text=printable(span.text)) for span in spans)
+
+
 def resolve(name: str, variables: dict[str, str]) -> Style:
     """The Rich style of a span's style words under these theme variables; an unknown variable leaves the default colour."""
     attributes: dict[str, bool] = {}
@@ -136,7 +147,7 @@ class Pane(Widget, can_focus=True):
     pinned = 0
     follows = False
     keys = ""
-    """What the hint line says of this pane's own keys."""
+    """What the lower border says of this pane's own keys."""
 
     class Explain(Message):
         """A field was chosen to be explained; an empty one ends the explanations."""
@@ -153,8 +164,9 @@ class Pane(Widget, can_focus=True):
         self.explaining = False
         self._chosen = 0
         self._styles_by_name: dict[str, Style] = {}
-        self.border_title = title
         self.place = ""
+        self._title = self._subtitle = ""
+        self.set_title(title)
 
     def build(self, width: int, height: int) -> Sequence[Line]:
         """The lines for a pane of this many cells, as many as there are (they scroll)."""
@@ -176,7 +188,7 @@ class Pane(Widget, can_focus=True):
         if width <= 0 or height <= 0:
             return
         before = self._visible(height)
-        self.lines = list(self.build(width, height))
+        self.lines = [harmless(spans) for spans in self.build(width, height)]
         self.top = self._limit if self.at_end else min(self.top, self._limit)
         self._repaint(before)
 
@@ -196,9 +208,16 @@ class Pane(Widget, can_focus=True):
                 self.refresh(*changed)
         total = len(self.lines) - self.pinned
         own = f"{self.top + 1}–{min(self.top + self.body_height, total)} of {total}" if self._limit else self.subtitle()
-        subtitle = " · ".join(part for part in (self.place, own) if part)
-        if self.border_subtitle != subtitle:
-            self.border_subtitle = subtitle
+        subtitle = " · ".join(part for part in (self.place, own, self.keys) if part)
+        if self._subtitle != subtitle:
+            self._subtitle = subtitle
+            self.border_subtitle = escape(printable(subtitle))
+
+    def set_title(self, title: str) -> None:
+        """The text in the upper border, taken as it is: what a guest chose may stand in it."""
+        if title != self._title:
+            self._title = title
+            self.border_title = escape(printable(title))
 
     def set_place(self, place: str) -> None:
         """Where the pane stands among its tab's, shown while it is alone on the screen."""
@@ -245,15 +264,16 @@ class Pane(Widget, can_focus=True):
 
     # explanations
 
-    def fields(self) -> list[tuple[int, int, str]]:
-        """Row, column and key of every visible field that can be explained, in reading order."""
-        found = []
+    def fields(self) -> list[tuple[int, int, int, str]]:
+        """Row, column, width and key of every visible field that can be explained, in reading order."""
+        found: list[tuple[int, int, int, str]] = []
         for row, spans in enumerate(self._visible(self.content_size.height)):
             column = 0
-            for span in spans:
-                if span.field:
-                    found.append((row, column, span.field))
-                column += cell_len(span.text)
+            for key, run in groupby(spans, key=lambda span: span.field):
+                length = width_of(run)
+                if key:
+                    found.append((row, column, length, key))
+                column += length
         return found
 
     def action_explain(self) -> None:
@@ -269,7 +289,7 @@ class Pane(Widget, can_focus=True):
     def _explain(self, index: int) -> None:
         found = self.fields()
         self._chosen = min(max(index, 0), max(len(found) - 1, 0))
-        self.post_message(self.Explain(found[self._chosen][2] if self.explaining and found else ""))
+        self.post_message(self.Explain(found[self._chosen][3] if self.explaining and found else ""))
         self.refresh()
 
     def on_key(self, event: events.Key) -> None:
@@ -284,9 +304,9 @@ class Pane(Widget, can_focus=True):
         elif event.key in ("left", "shift+tab"):
             self._explain(self._chosen - 1)
         elif event.key in ("down", "up", "j", "k"):
-            row, column, _ = found[self._chosen]
+            row, column, _, _ = found[self._chosen]
             down = event.key in ("down", "j")
-            rows = sorted({r for r, _, _ in found if (r > row if down else r < row)}, reverse=not down)
+            rows = sorted({r for r, *_ in found if (r > row if down else r < row)}, reverse=not down)
             if rows:
                 near = min((i for i, f in enumerate(found) if f[0] == rows[0]), key=lambda i: abs(found[i][1] - column))
                 self._explain(near)
@@ -301,9 +321,8 @@ class Pane(Widget, can_focus=True):
             return
         if self.clicked(offset.y + (self.top if offset.y >= self.pinned else 0)):
             return
-        for index, (row, column, _) in enumerate(self.fields()):
-            spans = self._visible(self.content_size.height)[row]
-            if row == offset.y and column <= offset.x < column + _length_at(spans, column):
+        for index, (row, column, length, _) in enumerate(self.fields()):
+            if row == offset.y and column <= offset.x < column + length:
                 self.explaining = True
                 self._explain(index)
 
@@ -327,16 +346,16 @@ class Pane(Widget, can_focus=True):
         width, height = self.content_size
         visible = self._visible(height)
         spans = visible[y] if y < len(visible) else EMPTY
-        chosen = -1
+        chosen = range(0)
         if self.explaining:
             found = self.fields()
             if found:
-                row, chosen, _ = found[min(self._chosen, len(found) - 1)]
-                chosen = chosen if row == y else -1
+                row, start, length, _ = found[min(self._chosen, len(found) - 1)]
+                chosen = range(start, start + length) if row == y else chosen
         segments, column = [], 0
         for span in cut(spans, width):
             style = self._style(span.style)
-            if column == chosen:
+            if column in chosen:
                 style += Style(reverse=True)
             segments.append(Segment(span.text, style))
             column += cell_len(span.text)
@@ -347,15 +366,6 @@ class Pane(Widget, can_focus=True):
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
         return len(self.build(width, container.height))
-
-
-def _length_at(spans: Line, column: int) -> int:
-    at = 0
-    for span in spans:
-        if at == column:
-            return cell_len(span.text)
-        at += cell_len(span.text)
-    return 0
 
 
 class ListPane(Pane):

@@ -50,8 +50,8 @@ class PortsPanel(ListPane):
         return f"{len(self.ports)} ports, {pending} pending, {masked} masked"
 
     def build(self, width: int, height: int) -> Sequence[Line]:
-        bar = min(max(width - 78, 0), 40)
-        room = max(width - 58 - bar, 12)
+        room = min(max(width - 58, 12), 34)
+        bar = min(max(width - 58 - room, 0), 40)
         head = f"  port kind        {fit('bound to', room)} vCPU pending masked     count  per s"
         out: list[Line] = [line((head, "dim"))]
         top = max([*self.rates.values(), 1.0])

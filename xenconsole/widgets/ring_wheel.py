@@ -217,9 +217,7 @@ class RingWheel(Pane):
         if (ring, rate, moved) == (self.ring, self.rate, self.moved):
             return
         self.ring, self.rate, self.moved = ring, rate, moved
-        title = ring.name if ring is not None else "ring"
-        if self.border_title != title:
-            self.border_title = title
+        self.set_title(ring.name if ring is not None else "ring")
         self.rebuild()
 
     def build(self, width: int, height: int) -> Sequence[Line]:
@@ -244,6 +242,8 @@ class RingWheel(Pane):
 
 class RingList(ListPane):
     """All rings of the domain: a gauge of what is in flight in each, its flow, and whether it stands."""
+
+    keys = "← → from any pane"
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__("rings", id=id)

@@ -19,6 +19,8 @@ def next_name(taken: Sequence[SnapshotView]) -> str:
 class SnapshotList(ListPane):
     """Newest first. `now_unix` is the engine's clock, so that ages are right on any machine."""
 
+    keys = "S takes · R goes back · d deletes"
+
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__("snapshots", id=id)
         self.snapshots: tuple[SnapshotView, ...] = ()
@@ -78,11 +80,8 @@ class SnapshotList(ListPane):
         if self.asking:
             out += [
                 EMPTY,
-                line(
-                    ("Go back to ", ""),
-                    (printable(self.asking), "bold"),
-                    "? The present is snapshotted first, so this can be undone.",
-                ),
+                line("Go back to ", (printable(self.asking), "bold"), "?"),
+                line("The present is snapshotted first, so this can be undone."),
                 line(("R", "bold"), " or ", ("y", "bold"), " goes back, ", ("Esc", "bold"), " leaves things as they are."),
             ]
         return out
@@ -99,7 +98,7 @@ class SnapshotScreenPane(Pane):
         if snapshot == self.snapshot:
             return
         self.snapshot = snapshot
-        self.border_title = f"console at {printable(snapshot.name)}" if snapshot is not None else "console then"
+        self.set_title(f"console at {snapshot.name}" if snapshot is not None else "console then")
         self.rebuild()
 
     def build(self, width: int, height: int) -> Sequence[Line]:

@@ -45,7 +45,7 @@ class TraceFilter:
         self._empty = not pattern
 
     def passes(self, entry: TraceLine) -> bool:
-        text = f"{entry.kind} {entry.name} {entry.detail} = {entry.result} {entry.reason} vcpu{entry.vcpu}"
+        text = f"{entry.kind} {entry.name}({entry.detail}) = {entry.result} {entry.reason} v{entry.vcpu}"
         return self._empty or (self._regex.search(text) is None) == self._inverse
 
 
@@ -117,6 +117,7 @@ class TracePanel(Pane):
     """The live trace; it stays at its end until somebody scrolls up, and goes on when they come back down."""
 
     follows = True
+    keys = "/ filters"
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__("hypercalls, traps and events", id=id)
@@ -167,18 +168,20 @@ class TracePanel(Pane):
         self.at_end = True
         self.rebuild()
 
-    def subtitle(self) -> str:
-        return f"filter {self.filter.text}" if self.filter.text else ""
+    def scroll_lines(self, delta: int) -> None:
+        super().scroll_lines(delta)
+        self._entitle()
+
+    def _entitle(self) -> None:
+        filtered = f"  /{self.filter.text}" if self.filter.text else ""
+        self.set_title(f"hypercalls, traps and events{filtered}{'' if self.at_end else '  (held: G goes on)'}")
 
     def build(self, width: int, height: int) -> Sequence[Line]:
         if width != self._width:
             self._width = width
             self._shown.clear()
             self._append(self._entries)
-        filtered = f"  /{self.filter.text}" if self.filter.text else ""
-        title = f"hypercalls, traps and events{filtered}{'' if self.at_end else '  (held: G goes on)'}"
-        if self.border_title != title:
-            self.border_title = title
+        self._entitle()
         return list(self._shown) or [line(("nothing matches yet" if self.filter.text else "nothing traced yet", "dim"))]
 
 
@@ -238,9 +241,7 @@ class LatencyPane(Pane):
         self.counts: tuple[int, ...] = ()
 
     def show(self, name: str, counts: tuple[int, ...]) -> None:
-        title = f"latency of {name}"
-        if self.border_title != title:
-            self.border_title = title
+        self.set_title(f"latency of {name}")
         self.counts = counts
         self.rebuild()
 

@@ -157,6 +157,8 @@ def share_bars(vcpu: VcpuView, width: int) -> list[Line]:
 class VcpuList(ListPane):
     """All vCPUs of the domain, a line each."""
 
+    keys = "← → from any pane"
+
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__("vCPUs", id=id)
         self.vcpus: tuple[VcpuView, ...] = ()
@@ -197,9 +199,7 @@ class VcpuPane(Pane):
 
     def show(self, vcpu: VcpuView | None, changed: frozenset[str] = frozenset()) -> None:
         self.vcpu, self.changed = vcpu, changed
-        title = f"{self.TITLE} of vCPU {vcpu.vcpu}" if vcpu is not None else self.TITLE
-        if self.border_title != title:
-            self.border_title = title
+        self.set_title(f"{self.TITLE} of vCPU {vcpu.vcpu}" if vcpu is not None else self.TITLE)
         self.rebuild()
 
     def build(self, width: int, height: int) -> Sequence[Line]:

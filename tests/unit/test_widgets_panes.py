@@ -1,0 +1,116 @@
+"""Panes as text: lines are cut to their width, nothing a guest wrote steers the terminal, every field is explained."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from emulator.control.views import FRAME_TYPES
+from xenconsole.explain import explain, table
+from xenconsole.widgets.pane import EMPTY, Span, beside, cut, harmless, line, pad, plain, resolve, width_of
+from xenconsole.widgets.text import hex_lines, tail_lines, visible_bytes, word_lines
+
+
+def test_a_line_too_long_ends_with_an_ellipsis_within_its_width() -> None:
+    spans = line(("abcdef", "bold"), "ghij")
+    assert plain([cut(spans, 10)]) == "abcdefghij"
+    assert plain([cut(spans, 8)]) == "abcdefg…"
+    assert width_of(cut(spans, 3)) == 3
+    assert cut(spans, 0) == EMPTY
+
+
+@given(st.lists(st.text(max_size=8), max_size=6), st.integers(0, 30))
+@settings(max_examples=60, deadline=None)
+def test_cut_and_pad_keep_their_width_for_any_text(texts: list[str], width: int) -> None:
+    spans = harmless(line(*texts))
+    assert width_of(cut(spans, width)) <= width
+    assert width_of(pad(spans, width)) == width
+
+
+@given(st.text(max_size=40))
+@settings(max_examples=60, deadline=None)
+def test_no_text_of_a_guest_reaches_the_terminal_with_a_control_character(text: str) -> None:
+    assert all(span.text.isprintable() for span in harmless(line(text)))
+
+
+def test_two_columns_stand_beside_each_other() -> None:
+    assert plain(beside([line("a")], [line("x"), line("y")], 3, 1)) == "a   x\n    y"
+
+
+def test_style_words_become_attributes_and_theme_colours() -> None:
+    style = resolve("bold trouble on-cursor-row", {"trouble": "#ff0000", "cursor-row": "#000080"})
+    assert style.bold
+    assert style.color is not None and style.color.triplet == (255, 0, 0)
+    assert style.bgcolor is not None and style.bgcolor.triplet == (0, 0, 128)
+    assert resolve("no-such-variable", {}).color is None
+    assert resolve("trouble", {"trouble": "no colour"}).color is None
+
+
+def test_console_output_becomes_plain_lines() -> None:
+    data = b"\x1b[31mred\x1b[0m\r\nloading 10%\rloading 20%\r\n\x1b]0;title\x07ab\bc\tx\r\n\r\n"
+    assert tail_lines(data, 10) == ["red", "loading 20%", "ac      x"]
+    assert tail_lines(data, 1) == ["ac      x"]
+    assert tail_lines(b"", 5) == []
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=60, deadline=None)
+def test_any_bytes_are_shown_without_control_characters(data: bytes) -> None:
+    assert all(text.isprintable() for text in tail_lines(data, 50))
+    for spans in visible_bytes(data, 20, 50):
+        assert width_of(spans) <= 20
+        assert all(span.text.isprintable() for span in spans)
+
+
+def test_control_characters_of_a_ring_are_named() -> None:
+    assert plain(visible_bytes(b"ls\r\x1b[A\n", 40, 5)) == "ls\\r␛[A\\n"
+
+
+def test_a_hex_dump_takes_eight_bytes_a_row_where_sixteen_do_not_fit() -> None:
+    wide, narrow = hex_lines(bytes(range(32, 48)), 0x100, 90), hex_lines(bytes(range(32, 48)), 0x100, 40)
+    assert (len(wide), len(narrow)) == (1, 2)
+    assert plain(narrow[:1]).startswith("     100  20 21 22")
+    assert "()*+" in plain(wide)
+
+
+def test_the_stack_marks_kernel_addresses() -> None:
+    rows = word_lines((0xFFFFFFFF81000000).to_bytes(8, "little") + bytes(8), 0x1000)
+    assert [span.style for span in rows[0]][2] == "bold"
+    assert [span.style for span in rows[1]][2] == "dim"
+
+
+def test_every_row_of_the_table_has_a_title_a_text_and_a_source() -> None:
+    for key, row in table().items():
+        assert re.fullmatch(r"[a-z]+:[\w#]+", key), key
+        assert row.title and row.text and row.source, key
+
+
+@pytest.mark.parametrize("name", [*FRAME_TYPES])
+def test_every_frame_type_is_explained(name: str) -> None:
+    assert explain(f"frame:{name}") is not None
+
+
+@pytest.mark.parametrize(
+    "name", ["rax", "r15", "rip", "rflags", "cs", "gs", "fs_base", "gs_base_user", "cr0", "cr2", "cr3", "cr4"]
+)
+def test_every_register_is_explained(name: str) -> None:
+    assert explain(f"reg:{name}") is not None
+
+
+def test_every_field_that_a_pane_names_is_in_the_table() -> None:
+    folder = Path(__file__).parents[2] / "xenconsole" / "widgets"
+    names = {
+        m
+        for path in folder.glob("*.py")
+        for m in re.findall(r'"((?:vcpu|time|cpu|mem|ring|port|trace|dom):[a-z_0-9]+)"', path.read_text())
+    }
+    assert len(names) > 20
+    assert not [name for name in names if explain(name) is None]
+
+
+def test_a_span_of_no_text_is_dropped() -> None:
+    assert line("", Span("a"), ("", "dim")) == (Span("a"),)
