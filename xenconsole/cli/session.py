@@ -28,6 +28,7 @@ POWEROFF, OTHER, MISTAKE, CRASH, TIMEOUT = 0, 1, 2, 3, 4
 ESCAPE: Final = 0x1D  # Ctrl-]
 WATCH_SECONDS: Final = 1.0
 PROGRESS_SECONDS: Final = 1.0
+BURIAL_SECONDS: Final = 3.0
 ENDING_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 Start = Callable[[], Coroutine[Any, Any, EngineClient]]
@@ -52,6 +53,8 @@ class Session:
         self._screen = asyncio.Lock()  # held while a question is on it
         self._over: asyncio.Future[_End] = asyncio.get_running_loop().create_future()
         self._changed = asyncio.Event()
+        self._buried: set[int] = set()  # domids told to be gone: by then a successor is known
+        self._burial_told = asyncio.Event()
         self._keys: list[asyncio.Task[None]] = []
         self._name = ""
         self._domid = -1
@@ -66,11 +69,11 @@ class Session:
         tasks: list[asyncio.Task[None]] = []
         try:
             client = await self._until_over(self._start())
+            client.on_event(self._event)
             self._result(await self._until_over(self._create(client)))
             self._terminal.enter()
             work = [self._follow(client), self._type(client), self._watch(client)]
             tasks = [asyncio.create_task(self._guarded(one, client)) for one in work]
-            client.on_event(self._event)
             end = await self._within_timeout(self._over)
         except _End as reached:
             end = reached
@@ -114,7 +117,11 @@ class Session:
             self._over.set_result(_End(status, line))
 
     def _event(self, kind: str, domid: int) -> None:
-        if kind == "lost" or (domid == self._domid and kind in ("state", "gone")):
+        if kind == "gone":
+            self._buried.add(domid)
+            if domid == self._domid:
+                self._burial_told.set()
+        if kind in ("lost", "state", "gone"):
             self._changed.set()
 
     async def _within_timeout(self, over: asyncio.Future[_End]) -> _End:
@@ -183,6 +190,7 @@ class Session:
                         await self._terminal.show(chunk.data)
                         self._shown = chunk.offset + len(chunk.data)
                         self._changed.set()
+            await self._burial()
             kept = await client.obituary(self._domid)
             if kept is None or kept.restarted_as < 0:
                 raise self._epitaph(kept)
@@ -190,6 +198,15 @@ class Session:
                 why = printable(kept.crash.reason if kept.crash else kept.domain.crash)
                 self._terminal.tell(f"xenconsole: {printable(kept.domain.name)} crashed ({why}) and is restarted")
             self._domid = kept.restarted_as
+
+    async def _burial(self) -> None:
+        """Wait until the domain is told to be gone; its output may have ended a moment before."""
+        if self._domid not in self._buried:
+            self._burial_told = asyncio.Event()
+            try:
+                await asyncio.wait_for(self._burial_told.wait(), BURIAL_SECONDS)
+            except TimeoutError:
+                pass  # the obituary will have to do as it is
 
     async def _watch(self, client: EngineClient) -> None:
         """Notice an end that leaves the domain in place (on_… = preserve), and learn the guest's name."""
