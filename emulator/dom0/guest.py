@@ -165,7 +165,7 @@ def build_guest(config: DomainConfig, domid: int, store: Store, progress: Callab
         nodes = standard_nodes(domid, name=config.name, uuid=config.uuid, memory_kib=frames * 4, maxmem_kib=maximum * 4, vcpus=1,
                                console_gfn=state.console_mfn, console_port=ports[0], store_gfn=state.store_mfn, store_port=ports[1])  # fmt: skip
         store.introduce(domid, config.name, nodes=nodes)
-        domain.start(state.rip, state.rsp, state.rsi, state.cr3, state.kernel_sp)
+        domain.start(state.rip, state.rsp, state.rsi, state.cr3, state.kernel_sp, state.text)
         guest = Guest(domain, config, store, ports, (state.console_mfn, state.store_mfn))
         guest.ring.advertise()
         return guest

@@ -13,6 +13,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
+import numpy as np
+
 from emulator.abi import xen
 from emulator.abi.errno import EINVAL
 from emulator.abi.xen import HYPERCALLS
@@ -50,7 +52,6 @@ class DomainSpec:
     vcpus: int = 1
     wallclock_ns: int = 0
     translation_buffer: int = 16 << 20
-    lazy_nx: bool = True
 
 
 @dataclass(slots=True)
@@ -89,7 +90,7 @@ class Domain:
         self.frames = FrameTable(self.memory.frames)
         self.core = Core(self.memory.address, self.memory.size, translation_buffer=spec.translation_buffer)
         self.guest = GuestMemory(self.memory, self.core)
-        self.tables = PageTables(self.memory, self.frames, self.layout.xen_slots, spec.lazy_nx)
+        self.tables = PageTables(self.memory, self.frames, self.layout.xen_slots)
         self.clock = Clock(self.core.control)
         self.emulator = Emulator()
         self.p2m = permutation(spec.max_frames, self.layout.first_guest)
@@ -241,13 +242,6 @@ class Domain:
     def hypercall_totals(self) -> dict[str, int]:
         return {name: count for name, count in zip(HYPERCALLS, self.stats.by_number, strict=True) if name}
 
-    def refresh_io_right(self) -> None:
-        """Whether IN and OUT of the running vCPU answer at once (iopl_ok in emul-priv-op.c), or trap to be looked at."""
-        vcpu = self.current
-        architectural = self.vm_assist >> xen.VMASST_TYPE_architectural_iopl & 1
-        level = (0 if architectural else 1) if vcpu.kernel_mode else 3
-        self.core.control[native.IO_ALLOWED] = int(vcpu.iopl >> 12 >= level and (vcpu.kernel_mode or vcpu.iopl >> 12 == 3))
-
     def new_baseptr(self, vcpu: Vcpu, mfn: int) -> None:
         """MMUEXT_NEW_BASEPTR and MOV to CR3: the guest kernel's L4."""
         if mfn != vcpu.cr3_kernel:
@@ -315,11 +309,15 @@ class Domain:
 
     # --- beginning and end -----------------------------------------------------------------------------------------------------
 
-    def start(self, rip: int, rsp: int, rsi: int, cr3: int, kernel_sp: int) -> None:
-        """The first context of vCPU 0, its page tables pinned (arch_set_info_guest)."""
+    def start(self, rip: int, rsp: int, rsi: int, cr3: int, kernel_sp: int, text: tuple[range, ...] = ()) -> None:
+        """The first context of vCPU 0, its page tables pinned (arch_set_info_guest). `text`: PFNs of the kernel's read-only code."""
         vcpu, core = self.vcpus[0], self.core
         self.tables.pin(cr3 >> 12, L4)
         self.new_baseptr(vcpu, cr3 >> 12)
+        is_text = np.zeros(self.memory.frames, dtype=np.bool_)
+        for pfns in text:
+            is_text[self.p2m[pfns.start : pfns.stop].astype(np.int64)] = True
+        self.tables.defer_execution(is_text)
         for index in range(16):
             core.regs[index] = 0
         core.regs[4], core.regs[6] = rsp, rsi

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from emulator.abi.xen import VI_CR2
 from emulator.cpu.core import CS, DS, ES, FS, GS, SS
+from emulator.hypervisor.emulation.control import fix_cr4
 from emulator.hypervisor.events import KINDS
 from emulator.hypervisor.memory.frames import FREE, GUEST, TYPE_NAMES
 
@@ -68,7 +69,7 @@ def vcpu_state(domain: Domain, vcpu: Vcpu) -> VcpuState:
     core = domain.core
     registers = {name: core.regs[index] for index, name in enumerate(_NAMES)}
     registers |= {"rip": core.rip, "rflags": core.rflags, "cr0": 0x8005003B | (8 if core.task_switched else 0),
-                  "cr2": domain.memory.words[(vcpu.info + VI_CR2) >> 3], "cr3": core.cr3, "cr4": vcpu.cr4}  # fmt: skip
+                  "cr2": domain.memory.words[(vcpu.info + VI_CR2) >> 3], "cr3": core.cr3, "cr4": fix_cr4(vcpu.cr4)}  # fmt: skip
     for name, number in (("cs", CS), ("ss", SS), ("ds", DS), ("es", ES), ("fs", FS), ("gs", GS)):
         registers[name] = core.segment(number)[0]
     registers |= {"fs_base": core.segment(FS)[1], "gs_base": core.segment(GS)[1], "gs_base_user": vcpu.gs_base_other}

@@ -32,6 +32,7 @@ from emulator.abi.xen import (
     VMASST_TYPE_architectural_iopl,
 )
 from emulator.cpu.core import AC, CS, DS, ES, FS, GS, IF, IOPL, MASK64, NT, R11, RCX, RF, RSP, SS, TF, VM
+from emulator.cpu.native import IO_ALLOWED
 from emulator.hypervisor.emulation.control import DebugRegisters
 from emulator.hypervisor.refusal import DomainCrash, Refusal
 
@@ -117,6 +118,7 @@ class Vcpu:
         self.debug = DebugRegisters()
         self.cr4 = 0
         self.iopl = 0  # as EFLAGS has it
+        self.io_rights = (0, 0)  # whether IN and OUT answer at once in user and in kernel mode
         self.io_bitmap, self.io_ports = 0, 0  # guest address of the bitmap, ports it covers
         self.gdt_frames: tuple[int, ...] = ()
         self.gdt_entries = 0
@@ -175,6 +177,7 @@ class Vcpu:
         current = core.segment(GS)[1]
         core.set_segment_base(GS, self.gs_base_other)
         self.gs_base_other = current
+        core.control[IO_ALLOWED] = self.io_rights[self.kernel_mode]
         core.cr3 = (self.cr3_kernel if self.kernel_mode else self.cr3_user) << 12
 
     def bounce(self, address: int, masks: bool, what: str, error_code: int | None = None, failsafe: bool = False) -> None:
@@ -220,6 +223,13 @@ class Vcpu:
         core.load_code64(FLAT_KERNEL_CS, FLAT_KERNEL_SS)
         core.rip = address
 
+    def refresh_io_rights(self) -> None:
+        """After the virtual IOPL or its meaning changed (iopl_ok in emul-priv-op.c): refused instructions trap, to be looked at."""
+        level = self.iopl >> 12
+        architectural = self.domain.vm_assist >> VMASST_TYPE_architectural_iopl & 1
+        self.io_rights = (int(level == 3), int(level >= (0 if architectural else 1)))
+        self.core.control[IO_ALLOWED] = self.io_rights[self.kernel_mode]
+
     def inject(self, vector: int, error_code: int | None = None, cr2: int = 0) -> None:
         """Deliver an exception (pv_inject_event): #PF with CR2 and the guest's own idea of user mode."""
         if vector == TRAP_PF:
@@ -247,7 +257,7 @@ class Vcpu:
             self.toggle_mode()
         if self.domain.vm_assist >> VMASST_TYPE_architectural_iopl & 1:
             self.iopl = rflags & IOPL
-            self.domain.refresh_io_right()
+            self.refresh_io_rights()
         core.rip = rip
         core.rflags = rflags & ~(IOPL | VM) | IF
         regs[RSP] = rsp

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emulator.abi.start_info import SIF_VIRT_P2M_4TOOLS, StartInfo
+from emulator.dom0.builder.elf import PF_W, PF_X
 from emulator.dom0.builder.image import KernelImage
 from emulator.dom0.builder.layout import PAGE, Layout
 from emulator.dom0.builder.pagetables import build_tables
@@ -52,6 +53,8 @@ class FirstState:
     pgtables_pfn: int
     nr_pt_frames: int
     kernel_sp: int
+    text: tuple[range, ...] = ()
+    """PFNs of the kernel's code that is not writable."""
     rflags: int = _RFLAGS_IF
     cs: int = FLAT_KERNEL_CS
     ss: int = FLAT_KERNEL_SS
@@ -120,7 +123,15 @@ def write_domain(
         start_info_pfn=layout.start_info_pfn, start_info_mfn=int(p2m[layout.start_info_pfn]),
         console_pfn=layout.console_pfn, console_mfn=console_mfn, store_pfn=layout.xenstore_pfn, store_mfn=store_mfn,
         pgtables_pfn=layout.pgtables.pfn, nr_pt_frames=layout.mappings[0].tables, kernel_sp=stack,
+        text=_text(image, layout),
     )  # fmt: skip
+
+
+def _text(image: KernelImage, layout: Layout) -> tuple[range, ...]:
+    """Whole frames of the segments that may be executed and not written."""
+    shift = layout.kernel.pfn - (image.elf.pstart >> 12)
+    return tuple(range((s.paddr >> 12) + shift, (s.paddr + s.memsz + PAGE - 1 >> 12) + shift)
+                 for s in image.elf.loadable if s.flags & PF_X and not s.flags & PF_W)  # fmt: skip
 
 
 def _load(image: KernelImage, size: int) -> NDArray[np.uint8]:

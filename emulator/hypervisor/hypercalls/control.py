@@ -69,7 +69,7 @@ def vm_assist(vcpu: Vcpu, command: int, kind: int, *_: int) -> int:
         vcpu.domain.vm_assist &= ~(1 << kind)
     else:
         raise Refusal(ENOSYS, f"vm_assist command {command} does not exist")
-    vcpu.domain.refresh_io_right()
+    vcpu.refresh_io_rights()
     return 0
 
 
@@ -80,7 +80,7 @@ def physdev_op(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
         if level > 3:
             raise Refusal(EINVAL, f"I/O privilege level {level} does not exist")
         vcpu.iopl = level << 12
-        vcpu.domain.refresh_io_right()
+        vcpu.refresh_io_rights()
         return 0
     if command == PHYSDEVOP_set_iobitmap:
         bitmap, ports = guest.read_u64(argument), guest.read_u32(argument + 8)

@@ -7,10 +7,11 @@ adjusted on their way in, as Xen does:
     USER           added everywhere: the guest kernel runs in ring 3 (with GUEST_KERNEL on leaves that had none)
     slots 256–271  of an L4 table are the hypervisor's own
 
-and as Xen does not, but a guest cannot tell from a fault:
+and as Xen does not, once, in the tables that the domain is built with (`defer_execution`):
 
-    NX + LAZY_NX   on leaves without NX: a page is executable from its first execution on (`executed`). Stores to pages mapped
-                   executable are 4–10 times slower on this core, and hardly any page is ever executed.
+    NX + LAZY_NX   on leaves that map no text of the kernel: such a page is executable from its first execution on (`executed`).
+                   Stores to pages mapped executable are 4–10 times slower on this core, and the tables a guest begins with
+                   have no NX anywhere. Entries that the guest writes are left as it wrote them.
 
 `stale` is set whenever a translation that the processor may have cached has changed; the caller flushes before the guest runs on.
 """
@@ -20,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from emulator.abi.errno import EBUSY, EINVAL, EPERM
 from emulator.abi.xen import (
@@ -48,11 +50,10 @@ _U64 = np.uint64
 class PageTables:
     """The tables of one domain. `xen_slots`: the 16 L4 entries of the hypervisor's range, written into every L4."""
 
-    def __init__(self, memory: MachineMemory, frames: FrameTable, xen_slots: tuple[int, ...], lazy_nx: bool = True) -> None:
+    def __init__(self, memory: MachineMemory, frames: FrameTable, xen_slots: tuple[int, ...]) -> None:
         self._words, self._quads = memory.words, memory.quads
         self._frames = frames
         self._xen_slots = xen_slots
-        self._lazy = NX | LAZY_NX if lazy_nx else 0
         self.stale = False
         self.descriptor_check: Callable[[int], None] = lambda mfn: None
 
@@ -122,8 +123,6 @@ class PageTables:
         np.add.at(frames.counts, writable, 1)
         kernel = (entries & _U64(USER)) == 0
         entries[kernel] |= _U64(USER | GUEST_KERNEL)
-        if self._lazy:
-            entries[(entries & _U64(NX)) == 0] |= _U64(self._lazy)
         table[present] = entries
 
     def _validate_upper(self, mfn: int, kind: int) -> None:
@@ -199,12 +198,6 @@ class PageTables:
             target = (value & FRAME_MASK) >> 12
             if not value & USER:
                 value |= USER | GUEST_KERNEL
-            if not value & NX:
-                # A page that is being executed keeps its leave as long as the entry names it.
-                if not (old & PRESENT and not old & NX and (old ^ value) & FRAME_MASK == 0):
-                    value |= self._lazy
-            elif old & PRESENT and not old & NX and value & LAZY_NX and (old ^ value) & FRAME_MASK == 0:
-                value &= ~self._lazy
             if old & PRESENT and (old ^ value) & (FRAME_MASK | RW) == 0:
                 pass  # same frame, same right to write: the reference stays
             else:
@@ -250,6 +243,14 @@ class PageTables:
                 self._put_upper((old & FRAME_MASK) >> 12, kind, mfn)
         if old & PRESENT:
             self.stale = True
+
+    def defer_execution(self, text: NDArray[np.bool_]) -> None:
+        """Make every leaf without NX that maps no text (`text[mfn]`) executable only from its first execution on."""
+        for mfn in np.flatnonzero(self._frames.types == L1).tolist():
+            table = self._quads[mfn << 9 : (mfn + 1) << 9]
+            here = np.flatnonzero((table & _U64(PRESENT | NX)) == _U64(PRESENT))
+            targets = ((table[here] & _U64(FRAME_MASK)) >> _U64(12)).astype(np.int64)
+            table[here[~text[targets]]] |= _U64(NX | LAZY_NX)
 
     def executed(self, at: int) -> bool:
         """An execution fault on the L1 entry at word `at`: True when the NX was ours and is gone now."""
