@@ -36,6 +36,7 @@ class Actions:
     def __init__(self, app: ConsoleApp) -> None:
         self.app = app
         self.history: list[str] = []
+        self._snapshot_names: tuple[str, ...] = ()
         table = self.app.base_table
         self._own: dict[str, Callable[[Values], Awaitable[None] | None]] = {
             "toggle-pause": self._toggle_pause,
@@ -186,13 +187,24 @@ class Actions:
         words = {
             "column": SORTABLE,
             "theme": tuple(sorted(self.app.theme_files)),
-            "snapshot": self.app.snapshot_names,
+            "snapshot": self._snapshot_names,
         }
         return Surroundings({v.domid: printable(v.name) for v in views}, self.app.chosen, words, _files)
 
+    async def _refresh_snapshot_names(self) -> None:
+        """Ask for the chosen domain's snapshots, for completion."""
+        self._snapshot_names = ()
+        chosen = next((view for view in self.app.overview.domains if view.domid == self.app.chosen), None)
+        if chosen is None or not chosen.snapshots or self.app.client.lost:
+            return
+        try:
+            self._snapshot_names = tuple(snap.name for snap in await self.app.client.snapshots(chosen.domid))
+        except (ConnectionError, UserError):
+            return  # completion does without
+
     async def prompt(self, line: str = "") -> None:
         """Take a command line and carry it out."""
-        await self.app.refresh_snapshot_names()
+        await self._refresh_snapshot_names()
         around = self.around()
         screen = PromptScreen(":", line, complete=lambda text: complete(text, around), hint=usage_at, history=self.history)
         typed = await self.ask(screen)

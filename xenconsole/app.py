@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from xenconsole.screens.prompt import PromptScreen
 from xenconsole.screens.snapshots import SnapshotsScreen
 from xenconsole.settings import Settings, load_settings
 from xenconsole.terminal.driver import AltKeysDriver
+from xenconsole.terminal.hub import ConsoleHub
 from xenconsole.themes import VARIABLES, load_themes, stamp, theme_folders
 from xenconsole.units import printable
 from xenconsole.widgets.domain_table import DomainTable
@@ -53,9 +55,7 @@ class ConsoleApp(App[int], inherit_bindings=False):
     ENABLE_COMMAND_PALETTE = False
     TITLE = "xenconsole"
     CSS_PATH = "screens/overview.tcss"  # the lowest screen's: Textual reads no other screen's before it is pushed
-    DEFAULT_CSS = (
-        "Footer { background: $background; padding: 0 1; FooterKey { padding: 0 1 0 0; .footer-key--key { padding: 0 1 0 0; } } }"
-    )
+    DEFAULT_CSS = "Footer { background: $background; padding: 0 1; FooterKey { padding: 0 1 0 0; .footer-key--key { padding: 0 1 0 0; } } }"
     BINDINGS = app_bindings()
 
     def __init__(
@@ -75,11 +75,11 @@ class ConsoleApp(App[int], inherit_bindings=False):
         self.read_only = self.settings.read_only
         self.overview = Overview(host=HostView())
         self.rates = Rates()
+        self.consoles = ConsoleHub(client)
         self.frozen = False
         self.events = Journal()
         self.command_journal = Journal(1000)
         self.news = News()
-        self.snapshot_names: tuple[str, ...] = ()
         self._files, self._restart, self._problems = files, restart, list(problems)
         self._told_lost = False
         self._stop_events: Callable[[], None] | None = None
@@ -91,9 +91,7 @@ class ConsoleApp(App[int], inherit_bindings=False):
         if self.settings.theme in self.theme_files:
             self.theme = self.settings.theme
         elif self.theme_files:
-            self._problems.append(
-                f"theme {self.settings.theme!r} skipped: no such theme; there are {', '.join(self.theme_files)}"
-            )
+            self._problems.append(f"theme {self.settings.theme!r} skipped: no such theme; there are {', '.join(self.theme_files)}")
             self.theme = "dark" if "dark" in self.theme_files else next(iter(self.theme_files))
         keys, key_problems = checked_keymap(
             self.settings.keys,
@@ -130,6 +128,9 @@ class ConsoleApp(App[int], inherit_bindings=False):
         self._listen()
         self.set_interval(1.0, self._watch_themes)
         self._fit(self.size)
+
+    async def on_unmount(self) -> None:
+        await self.consoles.close()
 
     def _listen(self) -> None:
         """Listen to the engine and pull from it."""
@@ -213,9 +214,7 @@ class ConsoleApp(App[int], inherit_bindings=False):
     async def restart_engine(self) -> None:
         """A new engine with the guests of the start; every view of the old one goes."""
         if not self.client.lost or self._restart is None:
-            self.notify(
-                "the engine lives" if not self.client.lost else "it cannot be started again from here", severity="warning"
-            )
+            self.notify("the engine lives" if not self.client.lost else "it cannot be started again from here", severity="warning")
             return
         try:
             client = await self._restart()
@@ -224,8 +223,9 @@ class ConsoleApp(App[int], inherit_bindings=False):
             return
         if self._stop_events is not None:
             self._stop_events()
+        await self.consoles.close()
         await self.client.close()
-        self.client = client
+        self.client, self.consoles = client, ConsoleHub(client)
         self.overview, self.rates = Overview(host=HostView()), Rates()
         self.news = News()
         self.navigator.show_overview()
@@ -286,7 +286,8 @@ class ConsoleApp(App[int], inherit_bindings=False):
     def report(self, text: str, level: str, *, toast: bool = True) -> None:
         """Something that a person should know: into the event log, and as a notice."""
         host = self.overview.host
-        self.events.add(Entry(host.started_unix + host.uptime_ns / 1e9, "console", printable(text), level))
+        now = host.started_unix + host.uptime_ns / 1e9 if host.started_unix else time.time()
+        self.events.add(Entry(now, "console", printable(text), level))
         if toast:
             self.notify(printable(text), severity="error" if level == "error" else "warning", markup=False, timeout=8)
         self.sync_logs()
@@ -354,17 +355,6 @@ class ConsoleApp(App[int], inherit_bindings=False):
         await self.actions.perform(name, args)
         return CommandResult(ok=True)
 
-    async def refresh_snapshot_names(self) -> None:
-        """Ask for the chosen domain's snapshots, for completion."""
-        view = next((v for v in self.overview.domains if v.domid == self.chosen), None)
-        if view is None or not view.snapshots or self.client.lost:
-            self.snapshot_names = ()
-            return
-        try:
-            self.snapshot_names = tuple(s.name for s in await self.client.snapshots(view.domid))
-        except ConnectionError:
-            self.snapshot_names = ()
-
     def start(self, work: Coroutine[Any, Any, object]) -> None:
         """Run something that may wait for a dialog beside the app's own messages."""
         self.run_worker(work, group="commands")
@@ -390,7 +380,7 @@ async def run(files: tuple[Path, ...]) -> int:
 
 def main(argv_files: list[str]) -> int:
     """Open the console on the given cfg files, the demo without any. Returns the exit status."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):  # Textual draws on stderr
         print("xenconsole: the console needs a terminal (xenconsole create -c FILE.cfg works without one)", file=sys.stderr)
         return 2
     files = tuple(Path(name) for name in argv_files) or tuple(demo_files())

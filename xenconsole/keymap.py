@@ -27,9 +27,7 @@ def app_bindings() -> list[BindingType]:
         if command.keys
     ]
     for n in range(1, 10):
-        made.append(
-            Binding(f"alt+{n}", f"to_console({n})", f"console of domain {n}", show=False, priority=True, id=f"to-console-{n}")
-        )
+        made.append(Binding(f"alt+{n}", f"to_console({n})", f"console of domain {n}", show=False, priority=True, id=f"to-console-{n}"))
     return made
 
 
@@ -45,9 +43,7 @@ def checked_keymap(keys: Mapping[str, str], nodes: Iterable[type[DOMNode]]) -> t
     for node in nodes:
         pairs += [(b.id, b.key) for b in Binding.make_bindings(node.__dict__.get("BINDINGS", [])) if b.id]
     defaults = defaults_of(pairs)
-    known = {key.value for key in Keys} | {
-        b.key for c in range(33, 127) if chr(c) != "," for b in Binding.make_bindings([Binding(chr(c), "")])
-    }
+    known = {key.value for key in Keys} | {b.key for c in range(33, 127) if chr(c) != "," for b in Binding.make_bindings([Binding(chr(c), "")])}
     problems: list[str] = []
     spelled: dict[str, str] = {}
     for name, value in keys.items():

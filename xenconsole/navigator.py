@@ -28,9 +28,7 @@ class Navigator:
 
     def _go(self, view: tuple[str, int]) -> None:
         """Bring a view to the front: one that lies below is uncovered, one of the same kind replaces the one in front."""
-        while isinstance(self.app.screen, ModalScreen) and not isinstance(
-            self.app.screen, TooSmallScreen | ConfirmScreen | LostScreen
-        ):
+        while isinstance(self.app.screen, ModalScreen) and not isinstance(self.app.screen, TooSmallScreen | ConfirmScreen | LostScreen):
             self.app.pop_screen()
         if isinstance(self.app.screen, ModalScreen):
             return

@@ -33,11 +33,7 @@ class CommandProvider(Provider):
                 else:
                     yield f"{command.name} {names[chosen]}", f"{command.name} {chosen}", command.help
             elif not command.on_domain:
-                yield (
-                    (f"{command.name} …", f"{command.name} ", command.help)
-                    if needed
-                    else (command.name, command.name, command.help)
-                )
+                yield ((f"{command.name} …", f"{command.name} ", command.help) if needed else (command.name, command.name, command.help))
         for domid, name in names.items():
             for verb in ("console", "inspect"):
                 if domid != chosen and (domid or verb == "inspect"):

@@ -126,9 +126,7 @@ class Rates:
         keep = self._smooth_s / (self._smooth_s + seconds) if self._smooth_s > 0 else 0.0
         if last is not None and seconds > 0:
             busy = {cpu.cpu: cpu.busy_ns for cpu in last.cpus}
-            self._cpu_busy = tuple(
-                min(max(cpu.busy_ns - busy.get(cpu.cpu, cpu.busy_ns), 0) / seconds / 1e7, 100.0) for cpu in host.cpus
-            )
+            self._cpu_busy = tuple(min(max(cpu.busy_ns - busy.get(cpu.cpu, cpu.busy_ns), 0) / seconds / 1e7, 100.0) for cpu in host.cpus)
             self._engine_cpu = max(host.engine_cpu_ns - last.engine_cpu_ns, 0) / seconds / 1e7
         elif last is None:
             self._cpu_busy = (0.0,) * len(host.cpus)

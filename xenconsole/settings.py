@@ -127,9 +127,7 @@ def _keys(value: object, source: str, problems: list[str]) -> dict[str, str]:
     return keys
 
 
-def key_clashes(
-    keys: Mapping[str, str], defaults: Mapping[str, str], scopes: Mapping[str, str]
-) -> tuple[dict[str, str], tuple[str, ...]]:
+def key_clashes(keys: Mapping[str, str], defaults: Mapping[str, str], scopes: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
     """The key map that can be used, and a line for each entry that is dropped.
 
     An entry is dropped when nothing has that name, or when its key already belongs to another name of the same scope (the

@@ -78,9 +78,7 @@ def braille(points: Sequence[float], width: int, top: float) -> str:
     wanted = width * 2
     levels = [min(4, int(p / top * 4 + 0.999)) if p > 0.005 * top else 0 for p in points[-wanted:]] if top > 0 else []
     levels = [0] * (wanted - len(levels)) + levels
-    return "".join(chr(BRAILLE | _LEFT[levels[i]] | _RIGHT[levels[i + 1]]) for i in range(0, wanted, 2)).replace(
-        chr(BRAILLE), " "
-    )
+    return "".join(chr(BRAILLE | _LEFT[levels[i]] | _RIGHT[levels[i + 1]]) for i in range(0, wanted, 2)).replace(chr(BRAILLE), " ")
 
 
 def gauge(share: float, width: int) -> tuple[str, str]:

@@ -74,8 +74,7 @@ class FakeDomain:
         state = "--p---" if self.paused else self.state
         letter = "r" if state[0] == "r" else "p" if state[2] == "p" else "b" if state[3:] == "---" else "d"
         summaries = tuple(
-            VcpuSummary(vcpu=i, state=letter, cpu=(self.domid + i) % cpus, cpu_ns=ns, xen_ns=ns // 9)
-            for i, ns in enumerate(self.cpu_ns)
+            VcpuSummary(vcpu=i, state=letter, cpu=(self.domid + i) % cpus, cpu_ns=ns, xen_ns=ns // 9) for i, ns in enumerate(self.cpu_ns)
         )
         return DomainView(
             domid=self.domid,
@@ -142,9 +141,7 @@ class FakeEngine:
     # the test's side
 
     def log(self, domid: int, level: str, text: str) -> None:
-        self._log.append(
-            LogLine(seq=len(self._log) + 1, time_unix=START_UNIX + self.now_ns / 1e9, domid=domid, level=level, text=text)
-        )
+        self._log.append(LogLine(seq=len(self._log) + 1, time_unix=START_UNIX + self.now_ns / 1e9, domid=domid, level=level, text=text))
         self._tell("log", domid)
 
     def advance(self, ns: int) -> None:
@@ -224,9 +221,7 @@ class FakeEngine:
         self._alive()
         return self.obituaries.get(domid)
 
-    async def command(
-        self, name: str, /, *, progress: Callable[[str], None] | None = None, **args: bool | int | str | bytes
-    ) -> CommandResult:
+    async def command(self, name: str, /, *, progress: Callable[[str], None] | None = None, **args: bool | int | str | bytes) -> CommandResult:
         if self.lost:
             return CommandResult(ok=False, error=self.lost)
         self.commands.append((name, dict(args)))

@@ -24,9 +24,7 @@ from xenconsole.widgets.columns import BY_KEY, COLUMNS, Row, arrange, cells
 from xenconsole.widgets.domain_table import DomainTable
 
 SECOND = 1_000_000_000
-AROUND = Surroundings(
-    {0: "Domain-0", 1: "hello", 12: "web one"}, 1, {"column": ("cpu", "mem"), "theme": ("dark",), "snapshot": ("a", "b")}
-)
+AROUND = Surroundings({0: "Domain-0", 1: "hello", 12: "web one"}, 1, {"column": ("cpu", "mem"), "theme": ("dark",), "snapshot": ("a", "b")})
 
 
 def overview(at_s: float, cpu_s: float = 0.0, hypercalls: int = 0, *, started: float = 1.0, domid: int = 1) -> Overview:

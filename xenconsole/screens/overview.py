@@ -36,9 +36,7 @@ class OverviewScreen(Screen[None]):
             events = LogView(self.shell.events, empty="nothing has happened yet", id="events")
             events.border_title = "events"
             yield events
-            commands = LogView(
-                self.shell.command_journal, empty="actions appear here as xl would have them", source_width=0, id="commands"
-            )
+            commands = LogView(self.shell.command_journal, empty="actions appear here as xl would have them", source_width=0, id="commands")
             commands.border_title = "commands"
             yield commands
         yield Footer(show_command_palette=False)

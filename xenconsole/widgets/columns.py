@@ -130,9 +130,7 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column("history", "", 6, "history", 12, _history, lambda r: sum(r.history), lambda r: "graph", right=False, core=5, grows=28),
     Column("time", "time", 8, "CPU time", 9, lambda r, w, _: clock(r.view.cpu_ns / 1e9), lambda r: r.view.cpu_ns),
-    Column(
-        "vcpus", "vcpu", 4, "vCPUs", 5, lambda r, w, _: str(len(r.view.vcpus)), lambda r: len(r.view.vcpus), moving=False, core=7
-    ),
+    Column("vcpus", "vcpu", 4, "vCPUs", 5, lambda r, w, _: str(len(r.view.vcpus)), lambda r: len(r.view.vcpus), moving=False, core=7),
     Column(
         "mem",
         "mem",
@@ -301,7 +299,4 @@ def _place(columns: list[Column], width: int, long: bool, gap: int, widest_id: i
 
 def cells(row: Row, layout: Layout) -> tuple[tuple[str, str], ...]:
     """The row's cells as (style name, text of exactly the column's width), gaps left out."""
-    return tuple(
-        (p.column.style(row), fit(p.column.text(row, p.width, layout.long), p.width, right=p.column.right))
-        for p in layout.columns
-    )
+    return tuple((p.column.style(row), fit(p.column.text(row, p.width, layout.long), p.width, right=p.column.right)) for p in layout.columns)

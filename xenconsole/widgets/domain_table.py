@@ -334,9 +334,7 @@ class DomainTable(ScrollView, can_focus=True):
         at_cursor, marked, news, parts = look
         segments = [
             Segment("▌" if at_cursor else " ", self._style("bar")),
-            Segment(
-                "*" if marked else "♪" if news == "bell" else "•" if news else " ", self._style("mark" if marked else "news")
-            ),
+            Segment("*" if marked else "♪" if news == "bell" else "•" if news else " ", self._style("mark" if marked else "news")),
         ]
         gap = " " * self._columns().gap
         for style, text in parts:
