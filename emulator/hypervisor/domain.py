@@ -118,7 +118,7 @@ class Domain:
         for vcpu in self.vcpus:
             vcpu.upcall_masked = True
             self.layout.map_gdt(vcpu.number, ())
-        self.core.set_table(GDT, self.layout.gdt_address(0), (xen.GDT_PAGES << 12) - 1)
+        self.core.set_table(GDT, self.layout.gdt_address(0), (xen.RESERVED_GDT_PAGE + 1 << 12) - 1)
         self.time.write_clocks()
 
     # --- what others may call, from any thread ---------------------------------------------------------------------------------

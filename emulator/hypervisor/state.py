@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 VERSION: Final = 1
 _VCPU_FIELDS: Final = ("info", "kernel_mode", "kernel_sp", "kernel_ss", "cr3_kernel", "cr3_user", "gs_base_other", "handlers", "debug",
-                       "cr4", "iopl", "io_rights", "io_bitmap", "io_ports", "gdt_frames", "gdt_entries", "ldt_base", "ldt_entries", "ldt_frames", "blocked", "up",
-                       "polled", "poll_deadline", "timers", "runstate_area", "time_area")  # fmt: skip
+                       "cr4", "iopl", "io_rights", "io_bitmap", "io_ports", "gdt_frames", "gdt_entries", "ldt_base", "ldt_entries",
+                       "ldt_frames", "blocked", "up", "polled", "poll_deadline", "timers", "runstate_area", "time_area")  # fmt: skip
 _DOMAIN_FIELDS: Final = ("vm_assist", "ended", "crash_reason")
 
 

@@ -34,6 +34,7 @@ from emulator.cpu.core import MASK64, R8, R9, R10, R11, RAX, RCX, RDI, RDX, RSI
 from emulator.cpu.native import VECTOR_CPUID, VECTOR_SYSCALL, VECTOR_SYSENTER
 from emulator.hypervisor.clock import HYPERCALL_COST_NS, TRAP_COST_NS
 from emulator.hypervisor.emulation import Kind, Outcome
+from emulator.hypervisor.emulation.msrs import canonical
 from emulator.hypervisor.emulation_port import EmulationPort
 from emulator.hypervisor.hypercalls import HANDLERS
 from emulator.hypervisor.memory.frames import L1
@@ -75,7 +76,7 @@ class Traps:
             else:
                 domain.clock.charge(_TRAP_COST)
                 domain.stats.traps += 1
-                if vector == TRAP_PF:
+                if vector == TRAP_PF and not core.software_interrupt:
                     self._page_fault(vcpu, core.error_code, core.cr2)
                 else:
                     self._other(vcpu, vector)
@@ -197,18 +198,29 @@ class Traps:
             self._software_interrupt(vcpu, vector)
             return
         error_code = core.error_code if vector in TRAPS_WITH_ERROR_CODE else None
-        if vector == TRAP_GP and not error_code:
+        if vector == TRAP_GP and not error_code and canonical(core.rip):
             if self._carry_out(vcpu, domain.emulator.privileged(self._ports[vcpu.number])):
                 return
         elif vector == TRAP_UD:
             if self._carry_out(vcpu, domain.emulator.forced(self._ports[vcpu.number])):
                 return
+            vector, error_code = self._mend_invalid(vcpu)
         elif vector == TRAP_DB:
             vcpu.debug.dr6 = core.debug_register(6) & 0xFFFFFFFF
         elif vector == TRAP_NM:
             core.task_switched = False  # the trap is the guest's, once (do_device_not_available)
         vcpu.accounting.last_trap = f"{trap_name(vector)} at {core.rip:#x}"
         vcpu.inject(vector, error_code)
+
+    def _mend_invalid(self, vcpu: Vcpu) -> tuple[int, int | None]:
+        """What hardware raises for instructions that this core calls invalid: ICEBP is #DB behind it, RDPMC #GP in ring 3."""
+        code = self._ports[vcpu.number].fetch(self._core.rip, 2)
+        if code[:1] == b"\xf1":
+            self._core.rip += 1
+            return TRAP_DB, None
+        if code == b"\x0f\x33":
+            return TRAP_GP, 0
+        return TRAP_UD, None
 
     def _software_interrupt(self, vcpu: Vcpu, vector: int) -> None:
         """INT n by the guest's own table: its privilege level must admit the caller, else #GP at the INT."""

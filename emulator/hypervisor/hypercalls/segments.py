@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from emulator.abi import xen
-from emulator.abi.errno import EINVAL
+from emulator.abi.errno import EINVAL, ENODEV
 from emulator.cpu.core import FS, GS, MASK64
 from emulator.hypervisor.emulation.msrs import canonical
 from emulator.hypervisor.memory.frames import SEG_DESC
@@ -96,7 +96,7 @@ def set_debugreg(vcpu: Vcpu, number: int, value: int, *_: int) -> int:
 def get_debugreg(vcpu: Vcpu, number: int, *_: int) -> int:
     value = vcpu.debug.read(number, cr4=vcpu.cr4)
     if value is None:
-        raise Refusal(EINVAL, f"DR{number} does not exist")
+        raise Refusal(ENODEV, f"DR{number} does not exist")
     return value if value < 1 << 63 else value - (MASK64 + 1)
 
 
