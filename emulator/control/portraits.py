@@ -63,7 +63,7 @@ def _vcpus(guest: Guest) -> tuple[VcpuView, ...]:
         lived = domain.clock.now()
         times = {"cpu": kept.cpu, "guest_ns": kept.guest_ns - kept.hypervisor_ns, "hypervisor_ns": kept.hypervisor_ns,
                  "idle_ns": max(0, lived - kept.guest_ns)}  # fmt: skip
-        views.append(vcpu_view(vcpu_state(domain, vcpu), kept.last_trap, kept.last_hypercall, **times))
+        views.append(vcpu_view(vcpu_state(domain, vcpu), kept.last_trap, vcpu.last_hypercall, **times))
     return tuple(views)
 
 
@@ -122,8 +122,8 @@ def trace(domain: Domain, kept: Trace, since: int) -> TraceView:
 
 
 def _trace_line(event: TraceEvent) -> TraceLine:
-    detail = ", ".join(f"{a:#x}" if a > 9 else str(a) for a in event.arguments[: event.argument_count])
-    return TraceLine(event.seq, event.vtime_ns, event.vcpu, "hypercall", event.name, detail, event.result, event.reason, event.cost_ns)
+    detail = event.detail or ", ".join(f"{a:#x}" if a > 9 else str(a) for a in event.arguments[: event.argument_count])
+    return TraceLine(event.seq, event.vtime_ns, event.vcpu, event.kind, event.name, detail, event.result, event.reason, event.cost_ns)
 
 
 def config(kept: DomainConfig) -> dict[str, str]:

@@ -302,7 +302,7 @@ class Toolstack:
     def _autopsy(self, domain: Domain) -> Autopsy:
         vcpu = domain.current
         return Autopsy(domain.crash_reason or "the guest asked for it (SHUTDOWN_crash)", vcpu_state(domain, vcpu),
-                       vcpu.accounting.last_trap, vcpu.accounting.last_hypercall, time.time())  # fmt: skip
+                       vcpu.accounting.last_trap, vcpu.last_hypercall, time.time())  # fmt: skip
 
     def _remove(self, guest: Guest, reason: str, tell: bool = True) -> Obituary | None:
         """Take a domain off its CPU, keep its obituary, give everything back."""

@@ -19,21 +19,22 @@ ARGUMENTS = {"mmu_update": 4, "mmuext_op": 4, "update_va_mapping": 3, "set_callb
 
 
 class TraceEvent:
-    """One finished hypercall."""
+    """One finished hypercall (`arguments`), or a trap or event that reached the guest (`detail`)."""
 
-    __slots__ = ("arguments", "cost_ns", "number", "reason", "result", "seq", "vcpu", "vtime_ns")
+    __slots__ = ("arguments", "cost_ns", "detail", "kind", "name", "reason", "result", "seq", "vcpu", "vtime_ns")
 
-    def __init__(self, seq: int, vtime_ns: int, vcpu: int, number: int, arguments: tuple[int, ...]) -> None:
-        self.seq, self.vtime_ns, self.vcpu, self.number, self.arguments = seq, vtime_ns, vcpu, number, arguments
-        self.result, self.reason, self.cost_ns = "", "", 0
+    def __init__(self, seq: int, vtime_ns: int, vcpu: int, kind: str, name: str) -> None:
+        self.seq, self.vtime_ns, self.vcpu, self.kind, self.name = seq, vtime_ns, vcpu, kind, name
+        self.arguments: tuple[int, ...] = ()
+        self.detail, self.result, self.reason, self.cost_ns = "", "", "", 0
 
     @property
     def argument_count(self) -> int:
         return ARGUMENTS.get(self.name, 2)
 
-    @property
-    def name(self) -> str:
-        return HYPERCALLS[self.number] if self.number < len(HYPERCALLS) and HYPERCALLS[self.number] else f"hypercall_{self.number}"
+
+def call_name(number: int) -> str:
+    return HYPERCALLS[number] if number < len(HYPERCALLS) and HYPERCALLS[number] else f"hypercall_{number}"
 
 
 class Trace:
@@ -48,10 +49,18 @@ class Trace:
 
     def enter(self, vcpu: Vcpu, number: int, arguments: tuple[int, ...]) -> None:
         self.seq += 1
-        self._open = TraceEvent(self.seq, vcpu.domain.clock.now(), vcpu.number, number, arguments)
+        self._open = TraceEvent(self.seq, vcpu.domain.clock.now(), vcpu.number, "hypercall", call_name(number))
+        self._open.arguments = arguments
         self._began = time.perf_counter_ns()
 
-    def leave(self, vcpu: Vcpu, result: str, reason: str) -> None:
+    def note(self, vcpu: Vcpu, kind: str, name: str, detail: str = "") -> None:
+        """A trap or an event that was given to the guest."""
+        self.seq += 1
+        event = TraceEvent(self.seq, vcpu.domain.clock.now(), vcpu.number, kind, name)
+        event.detail = detail
+        self.events.append(event)
+
+    def leave(self, result: str, reason: str) -> None:
         event = self._open
         if event is None:
             return
@@ -59,5 +68,4 @@ class Trace:
         event.result, event.reason = result, reason
         self.events.append(event)
         self.histogram.setdefault(event.name, [0] * 32)[min(31, event.cost_ns.bit_length())] += 1
-        vcpu.accounting.last_hypercall = f"{event.name} = {result}"
         self._open = None

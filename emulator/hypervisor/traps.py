@@ -7,6 +7,7 @@ the guest's; then it is resumed, with its events delivered on the way out.
 
 from __future__ import annotations
 
+from time import perf_counter_ns
 from typing import TYPE_CHECKING
 
 from emulator.abi.errno import describe
@@ -39,6 +40,7 @@ from emulator.hypervisor.emulation_port import EmulationPort
 from emulator.hypervisor.hypercalls import HANDLERS
 from emulator.hypervisor.memory.frames import L1
 from emulator.hypervisor.refusal import DomainCrash, Refusal
+from emulator.hypervisor.trace import call_name
 from emulator.hypervisor.vcpu import USER_SYSCALL_SELECTORS
 
 if TYPE_CHECKING:
@@ -65,6 +67,7 @@ class Traps:
     def handle(self, vector: int) -> None:
         domain, core = self._domain, self._core
         vcpu = domain.current
+        began = perf_counter_ns()
         try:
             if vector == VECTOR_SYSCALL:
                 core.rip += 2
@@ -88,6 +91,7 @@ class Traps:
                 vcpu.deliver_events()
         except DomainCrash as crash:
             domain.crash(str(crash))
+        vcpu.accounting.hypervisor_ns += perf_counter_ns() - began
 
     # --- hypercalls and system calls -----------------------------------------------------------------------------------------
 
@@ -97,12 +101,14 @@ class Traps:
         domain.clock.charge(_HYPERCALL_COST)
         stats = domain.stats
         stats.hypercalls += 1
+        trace = domain.trace
         if number == _IRET:
             stats.by_number[_IRET] += 1
             regs[RAX] = vcpu.iret()
+            if trace is not None:
+                trace.note(vcpu, "hypercall", "iret", f"to {self._core.rip:#x}, {'kernel' if vcpu.kernel_mode else 'user'} mode")
             return
         handler = HANDLERS[number] if number < len(HANDLERS) else None
-        trace = domain.trace
         if trace is not None:
             trace.enter(vcpu, number, (regs[RDI], regs[RSI], regs[RDX], regs[R10], regs[R8], regs[R9]))
         if handler is None:
@@ -118,7 +124,10 @@ class Traps:
         # RCX and R11 are SYSCALL's own, for a guest that looks.
         regs[RAX] = result & MASK64
         if trace is not None:
-            trace.leave(vcpu, describe(result) if result < 0 else str(result), reason)
+            trace.leave(describe(result), reason)
+        elif reason:
+            domain.refusals.append((domain.clock.now(), call_name(number), reason))
+        vcpu.accounting.last_call = (number, result)
 
     def _system_call(self, vcpu: Vcpu) -> None:
         """SYSCALL in guest user mode: on to the kernel's own entry, with the flat selectors that Xen's entry leaves."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from emulator.abi.errno import EINVAL
+from emulator.abi.errno import EINVAL, describe
 from emulator.abi.xen import (
     FLAT_KERNEL_CS,
     FLAT_KERNEL_SS,
@@ -35,6 +35,7 @@ from emulator.cpu.core import AC, CS, DS, ES, FS, GS, IF, IOPL, MASK64, NT, R11,
 from emulator.cpu.native import IO_ALLOWED
 from emulator.hypervisor.emulation.control import DebugRegisters
 from emulator.hypervisor.refusal import DomainCrash, Refusal
+from emulator.hypervisor.trace import call_name
 
 if TYPE_CHECKING:
     from emulator.hypervisor.domain import Domain
@@ -82,7 +83,7 @@ class Accounting:
     """What consoles show; nothing here is seen by the guest."""
 
     last_trap: str = ""
-    last_hypercall: str = ""
+    last_call: tuple[int, int] = (-1, 0)  # number and result of the last hypercall
     guest_ns: int = 0
     hypervisor_ns: int = 0
     idle_ns: int = 0
@@ -180,6 +181,11 @@ class Vcpu:
         core.control[IO_ALLOWED] = self.io_rights[self.kernel_mode]
         core.cr3 = (self.cr3_kernel if self.kernel_mode else self.cr3_user) << 12
 
+    @property
+    def last_hypercall(self) -> str:
+        number, result = self.accounting.last_call
+        return f"{call_name(number)} = {describe(result)}" if number >= 0 else ""
+
     def bounce(self, address: int, masks: bool, what: str, error_code: int | None = None, failsafe: bool = False) -> None:
         """Interrupt the guest: a frame on its kernel stack, and on with `address`. Raises DomainCrash where Xen does."""
         core, regs, domain = self.core, self.core.regs, self.domain
@@ -222,6 +228,8 @@ class Vcpu:
         core.rflags = flags & ~_CLEARED_ON_TRAP
         core.load_code64(FLAT_KERNEL_CS, FLAT_KERNEL_SS)
         core.rip = address
+        if domain.trace is not None:
+            domain.trace.note(self, "event" if address == self.handlers.event.address else "trap", what, f"from {top[0]:#x}")
 
     def refresh_io_rights(self) -> None:
         """After the virtual IOPL or its meaning changed (iopl_ok in emul-priv-op.c): refused instructions trap, to be looked at."""
