@@ -64,7 +64,7 @@ IOPL, NT, RF, VM, AC, ID = 0x3000, 0x4000, 0x10000, 0x20000, 0x40000, 0x200000
 _ARITHMETIC = CF | PF | AF | ZF | SF | OF
 _CC_OP_EFLAGS = 1  # CC_SRC holds the flags themselves (target/i386/cpu.h)
 
-_CR0 = 0x8005003B  # PG AM WP NE ET TS=0 MP PE, as Xen shows a PV guest
+_CR0 = 0x80050033  # PG AM WP NE ET TS=0 MP PE, as Xen shows a PV guest
 _CR4_PAE, _CR4_OSFXSR, _CR4_OSXMMEXCPT = 0x20, 0x200, 0x400
 _MSR_EFER, _EFER = 0xC0000080, 0xD01  # NXE LMA LME SCE
 _HF_CPL3, _HF_CS32, _HF_SS32, _HF_TS, _HF_CS64 = 3, 1 << 4, 1 << 5, 1 << 11, 1 << 15

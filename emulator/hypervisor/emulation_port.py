@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from emulator.hypervisor.vcpu import Vcpu
 
 _SEGMENTS = {"es": ES, "cs": CS, "ss": SS, "ds": DS, "fs": FS, "gs": GS}
-_CR0_SHOWN = 0x8005003B
+_CR0_SHOWN = 0x80050033
 TSC_KHZ = 1_000_000
 
 

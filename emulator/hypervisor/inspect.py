@@ -68,7 +68,7 @@ def readable(domain: Domain, va: int, size: int) -> bytes:
 def vcpu_state(domain: Domain, vcpu: Vcpu) -> VcpuState:
     core = domain.core
     registers = {name: core.regs[index] for index, name in enumerate(_NAMES)}
-    registers |= {"rip": core.rip, "rflags": core.rflags, "cr0": 0x8005003B | (8 if core.task_switched else 0),
+    registers |= {"rip": core.rip, "rflags": core.rflags, "cr0": 0x80050033 | (8 if core.task_switched else 0),
                   "cr2": domain.memory.words[(vcpu.info + VI_CR2) >> 3], "cr3": core.cr3, "cr4": fix_cr4(vcpu.cr4)}  # fmt: skip
     for name, number in (("cs", CS), ("ss", SS), ("ds", DS), ("es", ES), ("fs", FS), ("gs", GS)):
         registers[name] = core.segment(number)[0]
