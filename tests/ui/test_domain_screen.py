@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -17,18 +16,13 @@ from xenconsole.screens.domain import DomainScreen
 from xenconsole.screens.domain_tabs import PARTS, TABS
 from xenconsole.widgets.domain_bar import Banner, DomainBar, ExplainBar
 from xenconsole.widgets.domain_summary import CrashPane, LifePane
-from xenconsole.widgets.pane import Pane, plain
+from xenconsole.widgets.lines import plain
+from xenconsole.widgets.pane import Pane
 from xenconsole.widgets.ports_panel import PortsPanel
 from xenconsole.widgets.ring_wheel import RingList, RingWheel
 from xenconsole.widgets.snapshots_panel import SnapshotList
 from xenconsole.widgets.trace_panel import TracePanel
 from xenconsole.widgets.vcpu_panel import RegistersPane, VcpuList
-
-
-@pytest.fixture(autouse=True)
-def utc(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TZ", "UTC")
-    time.tzset()
 
 
 class Bench:

@@ -13,8 +13,8 @@ from xenconsole.screens.domain_tabs import pair_of
 from xenconsole.widgets.canvas import Canvas
 from xenconsole.widgets.config_panel import tree_lines
 from xenconsole.widgets.domain_summary import life_lines, state_letter
+from xenconsole.widgets.lines import plain, width_of
 from xenconsole.widgets.memory_map import GLYPHS, legend_lines, map_lines, merge, scatter_lines
-from xenconsole.widgets.pane import plain, width_of
 from xenconsole.widgets.ports_panel import CountRates, PortsPanel
 from xenconsole.widgets.ring_wheel import BOTH, CONSUMER, PRODUCER, arcs, content_lines, distance, index_lines, wheel
 from xenconsole.widgets.snapshots_panel import next_name
@@ -177,9 +177,7 @@ def test_rates_of_counters_survive_a_counter_that_falls() -> None:
 
 
 def entry(**fields: object) -> TraceLine:
-    base = TraceLine(
-        seq=1, vtime_ns=1_500_000_000, vcpu=0, kind="hypercall", name="mmu_update", detail="1 update", result="0", cost_ns=900
-    )
+    base = TraceLine(seq=1, vtime_ns=1_500_000_000, vcpu=0, kind="hypercall", name="mmu_update", detail="1 update", result="0", cost_ns=900)
     return msgspec.structs.replace(base, **fields)
 
 

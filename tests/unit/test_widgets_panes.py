@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from emulator.control.views import FRAME_TYPES
 from xenconsole.explain import explain, table
-from xenconsole.widgets.pane import EMPTY, Span, beside, cut, harmless, line, pad, plain, resolve, width_of
+from xenconsole.widgets.lines import EMPTY, Span, beside, cut, harmless, line, pad, plain, resolve, width_of
 from xenconsole.widgets.text import hex_lines, tail_lines, visible_bytes, word_lines
 
 
@@ -94,20 +94,14 @@ def test_every_frame_type_is_explained(name: str) -> None:
     assert explain(f"frame:{name}") is not None
 
 
-@pytest.mark.parametrize(
-    "name", ["rax", "r15", "rip", "rflags", "cs", "gs", "fs_base", "gs_base_user", "cr0", "cr2", "cr3", "cr4"]
-)
+@pytest.mark.parametrize("name", ["rax", "r15", "rip", "rflags", "cs", "gs", "fs_base", "gs_base_user", "cr0", "cr2", "cr3", "cr4"])
 def test_every_register_is_explained(name: str) -> None:
     assert explain(f"reg:{name}") is not None
 
 
 def test_every_field_that_a_pane_names_is_in_the_table() -> None:
     folder = Path(__file__).parents[2] / "xenconsole" / "widgets"
-    names = {
-        m
-        for path in folder.glob("*.py")
-        for m in re.findall(r'"((?:vcpu|time|cpu|mem|ring|port|trace|dom):[a-z_0-9]+)"', path.read_text())
-    }
+    names = {m for path in folder.glob("*.py") for m in re.findall(r'"((?:vcpu|time|cpu|mem|ring|port|trace|dom):[a-z_0-9]+)"', path.read_text())}
     assert len(names) > 20
     assert not [name for name in names if explain(name) is None]
 

@@ -9,35 +9,32 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import ClassVar, Protocol, runtime_checkable
+from contextlib import suppress
+from typing import ClassVar
 
 from textual import events
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
+from textual.css.query import NoMatches
 from textual.screen import Screen
 from textual.widgets import Footer, Input
 
 from emulator.control.client import EngineFault
-from emulator.control.messages import ObituaryView
 from emulator.control.views import DomainDetail, DomainView
 from emulator.errors import UserError
 from xenconsole.app_protocol import Client, EngineNotice, OverviewArrived, shell
-from xenconsole.screens.domain_tabs import PARTS, PERIODS, TABS, DomainTabs, compose_tabs
+from xenconsole.screens.domain_keys import bindings
+from xenconsole.screens.domain_tabs import PARTS, PERIODS, TABS, DomainTabs, Remembers, compose_tabs
 from xenconsole.units import printable
 from xenconsole.widgets.domain_bar import Banner, DomainBar, ExplainBar, TabBar
 from xenconsole.widgets.domain_summary import SHUTDOWN
 from xenconsole.widgets.pane import ListPane, Pane
-from xenconsole.widgets.ring_wheel import RingList
 from xenconsole.widgets.snapshots_panel import SnapshotList, next_name
-from xenconsole.widgets.trace_panel import CallList, TracePanel
-from xenconsole.widgets.vcpu_panel import VcpuList
+from xenconsole.widgets.trace_panel import TracePanel
 
-
-@runtime_checkable
-class Remembers(Protocol):
-    """A client that can tell what became of a domain."""
-
-    async def obituary(self, domid: int) -> ObituaryView | None: ...
+FLAGS = ("READ-ONLY", "FROZEN", "GONE", "ENGINE LOST")
+NARROW = 100
+"""Columns below which one pane is shown at a time."""
 
 
 class DomainScreen(Screen[None]):
@@ -46,30 +43,9 @@ class DomainScreen(Screen[None]):
 
     CSS_PATH = "domain.tcss"
     AUTO_FOCUS = None
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-normal"), (180, "-wide")]  # noqa: RUF012 - as Textual declares it
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (NARROW, "-normal"), (180, "-wide")]  # noqa: RUF012 - as Textual declares it
     VERTICAL_BREAKPOINTS = [(0, "-short"), (30, "-tall")]  # noqa: RUF012
-    BINDINGS: ClassVar[list[BindingType]] = [
-        *(
-            Binding(str(n + 1), f"tab('{name}')", title, show=False, tooltip=f"tab: {title}", id=f"domain.tab-{name}")
-            for n, (name, title) in enumerate(TABS)
-        ),
-        Binding("left_square_bracket", "step_tab(-1)", "previous tab", show=False, id="domain.previous-tab"),
-        Binding("right_square_bracket", "step_tab(1)", "tab", key_display="[ ]", id="domain.next-tab"),
-        Binding("tab", "step_pane(1)", "pane", show=False, tooltip="next pane", id="domain.next-pane"),
-        Binding("shift+tab", "step_pane(-1)", "pane", show=False, tooltip="previous pane", id="domain.previous-pane"),
-        Binding("z", "zoom", "zoom", tooltip="this pane alone, or all", id="domain.zoom"),
-        Binding("right", "step_item(1)", "next", show=False, tooltip="next vCPU or ring", id="domain.next-item"),
-        Binding("left", "step_item(-1)", "previous", show=False, tooltip="previous vCPU or ring", id="domain.previous-item"),
-        Binding("less_than_sign", "step_domain(-1)", "previous domain", show=False, id="domain.previous"),
-        Binding("greater_than_sign", "step_domain(1)", "domain", key_display="< >", id="domain.next"),
-        Binding("slash", "filter", "filter", show=False, tooltip="filter the trace", id="domain.filter"),
-        Binding("S", "snapshot", "snapshot", show=False, tooltip="keep the present state", id="domain.snapshot"),
-        Binding("R", "restore", "restore", show=False, tooltip="go back to a snapshot", id="domain.restore"),
-        Binding("y", "agree", "yes", show=False, id="domain.agree"),
-        Binding("d,delete", "forget", "delete", show=False, tooltip="delete the chosen snapshot", id="domain.forget"),
-        Binding("enter", "follow", "follow", show=False, tooltip="to the domain that came after it", id="domain.follow"),
-        Binding("escape", "leave", "back", show=False, id="domain.back"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = bindings()
 
     def __init__(self, client: Client, domid: int, tab: str = "summary", *, hertz: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
@@ -84,6 +60,7 @@ class DomainScreen(Screen[None]):
         self.tabs = DomainTabs(self, clock)
         self._wake = asyncio.Event()
         self._ended: set[int] = set()
+        self._columns = NARROW
 
     def compose(self) -> ComposeResult:
         yield DomainBar(id="bar")
@@ -97,6 +74,7 @@ class DomainScreen(Screen[None]):
     # life
 
     def on_mount(self) -> None:
+        self._columns = self.app.size.width
         self.show_tab(self.tab)
         self.draw_bar()
         if self.hertz:
@@ -122,6 +100,10 @@ class DomainScreen(Screen[None]):
 
     async def pull(self) -> None:
         """Ask the engine for what the tab in front shows, and show it."""
+        with suppress(NoMatches):  # the screen was taken down while the engine answered
+            await self._pull()
+
+    async def _pull(self) -> None:
         if self.gone:
             return
         domid, tab = self.domid, self.tab
@@ -156,10 +138,8 @@ class DomainScreen(Screen[None]):
         """The domain is gone: keep what is shown and say what became of it."""
         obituary = None
         if isinstance(self.client, Remembers):
-            try:
+            with suppress(ConnectionError, UserError):  # none kept, or no one left to ask
                 obituary = await self.client.obituary(domid)
-            except (ConnectionError, UserError):
-                obituary = None
         if domid != self.domid or not self.is_attached:
             return
         self.gone = "this domain is gone"
@@ -200,21 +180,12 @@ class DomainScreen(Screen[None]):
 
     def draw_bar(self) -> None:
         """The first line: name, state, load."""
-        if not self.is_mounted or not self.is_attached:
-            return
         app = shell(self)
-        flags = tuple(
-            name
-            for name, on in (
-                ("READ-ONLY", app.read_only),
-                ("FROZEN", self.frozen),
-                ("GONE", bool(self.gone)),
-                ("ENGINE LOST", bool(self.client.lost)),
-            )
-            if on
-        )
+        states = (app.read_only, self.frozen, bool(self.gone), bool(self.client.lost))
+        flags = tuple(name for name, on in zip(FLAGS, states, strict=True) if on)
         rates, history = app.rates.of(self.domid), app.rates.history(self.domid)
-        self.query_one(DomainBar).show(self.domid, self.view, rates, history, flags)
+        for bar in self.query(DomainBar):  # none while the screen is taken down
+            bar.show(self.domid, self.view, rates, history, flags)
 
     # tabs and panes
 
@@ -244,7 +215,7 @@ class DomainScreen(Screen[None]):
     def front_pane(self) -> Pane:
         """The pane with the focus, else the tab's first choice."""
         panes = self.panes()
-        first = {"rings": "wheel" if self.size.width < 100 else "ring-list", "vcpus": "registers"}.get(self.tab, "")
+        first = {"rings": "wheel" if self._columns < NARROW else "ring-list", "vcpus": "registers"}.get(self.tab, "")
         default = next((pane for pane in panes if pane.id == first), panes[0])
         return next((pane for pane in panes if pane.has_class("-front")), default)
 
@@ -254,7 +225,7 @@ class DomainScreen(Screen[None]):
         front = front or self.front_pane()
         for pane in tab.query(Pane):
             pane.set_class(pane is front, "-front")
-        one = self.zoomed or self.size.width < 100
+        one = self.zoomed or self._columns < NARROW
         tab.set_class(one, "-one")
         for box in tab.query(".row, .column"):
             box.set_class(front in box.query(Pane), "-holds")
@@ -263,9 +234,11 @@ class DomainScreen(Screen[None]):
         panes = self.panes()
         for pane in panes:
             pane.set_place(f"{panes.index(pane) + 1} of {len(panes)}, Tab goes on" if one and len(panes) > 1 else "")
-        front.focus()
+        if self.focused is None or isinstance(self.focused, Pane):
+            self.set_focus(front)
 
-    def on_resize(self) -> None:
+    def on_resize(self, event: events.Resize) -> None:
+        self._columns = event.size.width
         if self.is_mounted:
             self.lay_out()
 
@@ -291,11 +264,8 @@ class DomainScreen(Screen[None]):
         self.lay_out()
 
     def action_step_item(self, by: int) -> None:
-        chooser: dict[str, type[VcpuList | RingList | SnapshotList | CallList]] = {
-            "vcpus": VcpuList, "rings": RingList, "snapshots": SnapshotList, "trace": CallList,
-        }  # fmt: skip
-        if self.tab in chooser:
-            self.query_one(chooser[self.tab]).action_step(by)
+        for chooser in self.query_one(f"#tab-{self.tab}").query(ListPane):
+            chooser.action_step(by)
 
     def on_tab_bar_picked(self, message: TabBar.Picked) -> None:
         self.show_tab(message.name)
@@ -366,7 +336,7 @@ class DomainScreen(Screen[None]):
 
     def on_input_submitted(self, message: Input.Submitted) -> None:
         message.input.remove_class("-open")
-        self.query_one(TracePanel).focus()
+        self.set_focus(self.query_one(TracePanel))
 
     def _close_filter(self) -> None:
         box = self.query_one("#filter", Input)
@@ -374,7 +344,7 @@ class DomainScreen(Screen[None]):
             box.value = ""
             box.remove_class("-open")
             self.query_one(TracePanel).set_filter("")
-            self.lay_out()
+            self.set_focus(self.query_one(TracePanel))
 
     # snapshots
 

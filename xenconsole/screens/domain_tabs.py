@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 
+from emulator.control.messages import ObituaryView
 from emulator.control.views import CrashView, DomainDetail, DomainView, RingView, SnapshotView
 from xenconsole.app_protocol import Client, shell
 from xenconsole.widgets.config_panel import ConfigPane, XenstorePane
@@ -104,6 +105,13 @@ def compose_tabs() -> ComposeResult:
     with Vertical(id="tab-config", classes="tab"), Horizontal(classes="row"):
         yield ConfigPane(id="config")
         yield XenstorePane(id="xenstore")
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """A client that can tell what became of a domain."""
+
+    async def obituary(self, domid: int) -> ObituaryView | None: ...
 
 
 class DomainTabs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from xenconsole.widgets.pane import Line, Span
+from xenconsole.widgets.lines import Line, Span
 
 _BITS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 BLANK = 0x2800

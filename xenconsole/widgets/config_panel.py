@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from rich.cells import chop_cells
 
 from xenconsole.units import printable
-from xenconsole.widgets.pane import Line, Pane, Span, line
+from xenconsole.widgets.lines import Line, Span, line
+from xenconsole.widgets.pane import Pane
 
 
 def wrap(label: Span, value: str, width: int) -> list[Line]:

@@ -14,7 +14,8 @@ from xenconsole.rates import DomainRates
 from xenconsole.units import amount, braille, printable, size
 from xenconsole.widgets.config_panel import wrap
 from xenconsole.widgets.domain_summary import state_letter
-from xenconsole.widgets.pane import Line, Pane, Span, line, width_of
+from xenconsole.widgets.lines import Line, Span, line, width_of
+from xenconsole.widgets.pane import Pane
 from xenconsole.widgets.vcpu_panel import state_span
 
 GLYPHS = {"r": "▶", "b": "●", "p": "Ⅱ", "s": "■", "c": "✖", "d": "■"}
@@ -35,9 +36,7 @@ class DomainBar(Bar):
         self.history: tuple[float, ...] = ()
         self.flags: tuple[str, ...] = ()
 
-    def show(
-        self, domid: int, view: DomainView | None, rates: DomainRates, history: tuple[float, ...], flags: tuple[str, ...]
-    ) -> None:
+    def show(self, domid: int, view: DomainView | None, rates: DomainRates, history: tuple[float, ...], flags: tuple[str, ...]) -> None:
         self.domid, self.view, self.rates, self.history, self.flags = domid, view, rates, history, flags
         self.rebuild()
 

@@ -9,7 +9,8 @@ from emulator.control.views import CrashView, DomainView
 from xenconsole.rates import NO_RATES, DomainRates
 from xenconsole.units import amount, braille, byte_rate, clock, fit, gauge, printable, size, span
 from xenconsole.widgets.config_panel import wrap
-from xenconsole.widgets.pane import EMPTY, Line, Pane, Span, beside, line
+from xenconsole.widgets.lines import EMPTY, Line, Span, beside, line
+from xenconsole.widgets.pane import Pane
 from xenconsole.widgets.text import tail_lines, word_lines
 from xenconsole.widgets.vcpu_panel import code_lines, register_lines, state_span
 

@@ -8,7 +8,8 @@ from itertools import groupby
 from emulator.control.views import FRAME_TYPES, MemoryView
 from xenconsole.units import gauge, size
 from xenconsole.widgets.canvas import Canvas
-from xenconsole.widgets.pane import EMPTY, Line, Pane, Span, line
+from xenconsole.widgets.lines import EMPTY, Line, Span, line
+from xenconsole.widgets.pane import Pane
 
 GLYPHS: dict[str, tuple[str, str]] = {
     "hole": ("·", "dim"),
@@ -42,9 +43,7 @@ def merge(types: bytes, group: int, counts: dict[str, int]) -> bytes:
         return types
     rank = {code: counts.get(frame_type(code), 0) for code in set(types)}
     cells = (types[at : at + group] for at in range(0, len(types), group))
-    return bytes(
-        cell[0] if cell.count(cell[0]) == len(cell) else min(set(cell), key=lambda code: (rank[code], code)) for cell in cells
-    )
+    return bytes(cell[0] if cell.count(cell[0]) == len(cell) else min(set(cell), key=lambda code: (rank[code], code)) for cell in cells)
 
 
 def map_lines(view: MemoryView, width: int, height: int) -> list[Line]:
@@ -129,17 +128,9 @@ def scatter_lines(view: MemoryView, width: int, height: int) -> list[Line]:
     out: list[Line] = []
     for row, spans in enumerate(canvas.lines()):
         text = (
-            f"{mfns - 1:>{label}x}"
-            if row == 0
-            else f"{0:>{label}x}"
-            if row == rows - 1
-            else "mfn".rjust(label)
-            if row == rows // 2
-            else " " * label
+            f"{mfns - 1:>{label}x}" if row == 0 else f"{0:>{label}x}" if row == rows - 1 else "mfn".rjust(label) if row == rows // 2 else " " * label
         )
-        out.append(
-            (Span(text, "dim", "mem:p2m" if "m" in text else ""), Span(" ┤" if row in (0, rows - 1) else " │", "rule"), *spans)
-        )
+        out.append((Span(text, "dim", "mem:p2m" if "m" in text else ""), Span(" ┤" if row in (0, rows - 1) else " │", "rule"), *spans))
     end = f"{pfns - 1:x}"
     out.append(line((" " * (label + 1) + "└" + "─" * columns, "rule")))
     middle = "pfn".center(max(columns - 1 - len(end), 3))

@@ -1,23 +1,19 @@
 """The panes of the domain screen: line-API widgets that repaint only the lines that changed.
 
-A pane's content is a list of lines, each a tuple of spans (text, style, field). `build` makes them from the pane's view and
-its size and is a pure matter of text, so a test needs no app. A style is a few words: attributes (`bold`, `reverse`,
-`underline`, `italic`, `strike`) and at most one theme variable as foreground (`dim`, `changed`, `state-running`, …); `on-NAME`
-takes a variable as background. A span with a `field` can be explained (`xenconsole.explain`).
+`build` makes a pane's lines from its view and its size and is a pure matter of text, so a test needs no app.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
-from textual.color import Color, ColorParseError
 from textual.geometry import Region, Size
 from textual.markup import escape
 from textual.message import Message
@@ -25,106 +21,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from xenconsole.units import printable
-
-ATTRIBUTES = frozenset({"bold", "reverse", "underline", "italic", "strike"})
-
-
-class Span(NamedTuple):
-    """A piece of a line in one style. `field` is a key of the table in `xenconsole.explain`, empty for none."""
-
-    text: str
-    style: str = ""
-    field: str = ""
-
-
-Line = tuple[Span, ...]
-EMPTY: Line = ()
-
-
-def line(*parts: str | Span | tuple[str, str]) -> Line:
-    """A line of plain strings and spans; empty ones are dropped."""
-    spans = (part if isinstance(part, Span) else Span(part) if isinstance(part, str) else Span(*part) for part in parts)
-    return tuple(span for span in spans if span.text)
-
-
-def width_of(spans: Iterable[Span]) -> int:
-    """Cells that the spans take."""
-    return sum(cell_len(span.text) for span in spans)
-
-
-def cut(spans: Line, width: int) -> Line:
-    """The line within `width` cells, an ellipsis at its end where it was cut."""
-    if width_of(spans) <= width:
-        return spans
-    if width <= 0:
-        return EMPTY
-    out: list[Span] = []
-    room = width - 1
-    for span in spans:
-        length = cell_len(span.text)
-        if length > room:
-            out.append(span._replace(text=set_cell_size(span.text, room) + "…"))
-            return tuple(out)
-        out.append(span)
-        room -= length
-    return tuple(out)
-
-
-def pad(spans: Line, width: int) -> Line:
-    """The line in exactly `width` cells."""
-    short = width - width_of(spans)
-    return (*spans, Span(" " * short)) if short > 0 else cut(spans, width)
-
-
-def beside(left: Sequence[Line], right: Sequence[Line], width: int, gap: int = 2) -> list[Line]:
-    """Two columns as one: `left` in `width` cells, then `gap` blanks, then `right`."""
-    out: list[Line] = []
-    for row in range(max(len(left), len(right))):
-        first = left[row] if row < len(left) else EMPTY
-        second = right[row] if row < len(right) else EMPTY
-        out.append((*pad(first, width), Span(" " * gap), *second) if second else first)
-    return out
-
-
-def plain(lines: Iterable[Line]) -> str:
-    """The lines as bare text, as a person without colours reads them."""
-    return "\n".join("".join(span.text for span in spans).rstrip() for spans in lines)
-
-
-def harmless(spans: Line) -> Line:
-    """The line without characters that could steer a terminal: much of what panes show was written by a guest."""
-    if all(span.text.isprintable() for span in spans):
-        return spans
-    return tuple(span._replace(text=printable(span.text)) for span in spans)
-
-
-def resolve(name: str, variables: dict[str, str]) -> Style:
-    """The Rich style of a span's style words under these theme variables; an unknown variable leaves the default colour."""
-    attributes: dict[str, bool] = {}
-    front: Color | None = None
-    back: Color | None = None
-    for word in name.split():
-        if word in ATTRIBUTES:
-            attributes[word] = True
-            continue
-        value = variables.get(word.removeprefix("on-") if word.startswith("on-") else word, "")
-        try:
-            colour = Color.parse(value) if value else None
-        except ColorParseError:
-            colour = None
-        if word.startswith("on-"):
-            back = colour or back
-        else:
-            front = colour or front
-    return Style(
-        color=front.rich_color if front else None,
-        bgcolor=back.rich_color if back else None,
-        bold=attributes.get("bold"),
-        reverse=attributes.get("reverse"),
-        underline=attributes.get("underline"),
-        italic=attributes.get("italic"),
-        strike=attributes.get("strike"),
-    )
+from xenconsole.widgets.lines import EMPTY, Line, Span, cut, harmless, pad, resolve, width_of
 
 
 class Pane(Widget, can_focus=True):
@@ -404,9 +301,7 @@ class ListPane(Pane):
         """The line of a row with the cursor's mark, which is seen without colour too."""
         if row != self.cursor:
             return (Span("  "), *spans)
-        return tuple(
-            span._replace(style=f"{span.style} on-cursor-row".strip()) for span in pad((Span("▸ ", "bold"), *spans), width)
-        )
+        return tuple(span._replace(style=f"{span.style} on-cursor-row".strip()) for span in pad((Span("▸ ", "bold"), *spans), width))
 
     def action_step(self, delta: int) -> None:
         self.choose(self.cursor + delta)

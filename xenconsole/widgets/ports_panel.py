@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from emulator.control.views import PortView
 from xenconsole.units import amount, fit, gauge
-from xenconsole.widgets.pane import Line, ListPane, Span, line
+from xenconsole.widgets.lines import Line, Span, line
+from xenconsole.widgets.pane import ListPane
 
 
 class CountRates:

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from emulator.control.views import RingView
 from xenconsole.units import byte_rate, fit, gauge
 from xenconsole.widgets.canvas import Canvas
-from xenconsole.widgets.pane import EMPTY, Line, ListPane, Pane, Span, beside, line, pad
+from xenconsole.widgets.lines import EMPTY, Line, Span, beside, line, pad
+from xenconsole.widgets.pane import ListPane, Pane
 from xenconsole.widgets.text import hex_lines, visible_bytes
 
 PRODUCER, CONSUMER, BOTH = "●", "○", "◉"

@@ -7,7 +7,8 @@ from datetime import datetime
 
 from emulator.control.views import SnapshotView
 from xenconsole.units import fit, printable, size, span
-from xenconsole.widgets.pane import EMPTY, Line, ListPane, Pane, Span, line
+from xenconsole.widgets.lines import EMPTY, Line, Span, line
+from xenconsole.widgets.pane import ListPane, Pane
 
 
 def next_name(taken: Sequence[SnapshotView]) -> str:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 
-from xenconsole.widgets.pane import Line, Span, line
+from xenconsole.widgets.lines import Line, Span, line
 
-_SEQUENCE = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_].*?(?:\x07|\x1b\\|$)|\x1b[ -/]*[0-~]|\x9b[0-?]*[ -/]*[@-~]", re.DOTALL
-)
+_SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_].*?(?:\x07|\x1b\\|$)|\x1b[ -/]*[0-~]|\x9b[0-?]*[ -/]*[@-~]", re.DOTALL)
 _NAMES = {"\r": "\\r", "\n": "\\n", "\t": "\\t", "\x1b": "␛", "\x07": "␇", "\x08": "␈", "\x00": "␀", "\x7f": "␡"}
 
 

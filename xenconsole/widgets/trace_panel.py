@@ -11,7 +11,8 @@ from rich.cells import cell_len
 
 from emulator.control.views import TraceLine, TraceView
 from xenconsole.units import amount, fit
-from xenconsole.widgets.pane import EMPTY, Line, ListPane, Pane, Span, cut, line, width_of
+from xenconsole.widgets.lines import EMPTY, Line, Span, cut, line, width_of
+from xenconsole.widgets.pane import ListPane, Pane
 
 KEPT = 4000
 """Lines of trace kept while the tab is open."""

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from emulator.control.views import VcpuView
 from xenconsole.units import clock, fit, gauge
-from xenconsole.widgets.pane import EMPTY, Line, ListPane, Pane, Span, beside, line
+from xenconsole.widgets.lines import EMPTY, Line, Span, beside, line
+from xenconsole.widgets.pane import ListPane, Pane
 from xenconsole.widgets.text import word_lines
 
 GENERAL = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
