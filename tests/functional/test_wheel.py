@@ -66,6 +66,7 @@ def test_the_command_runs_outside_of_the_checkout(installed: Path) -> None:
 
 def test_a_guest_of_the_wheel_boots_outside_of_the_checkout(installed: Path) -> None:
     """hello greets for ever, so its time runs out: exit status 4, with the greeting on standard output."""
-    booted = run(installed / "venv/bin/xenconsole", "create", "-c", "hello.cfg", "--timeout", "6", cwd=installed)
+    hello = next(installed.glob("venv/lib/python*/site-packages/xenconsole/data/guests/hello.cfg"))
+    booted = run(installed / "venv/bin/xenconsole", "create", "-c", hello, "--timeout", "6", cwd=installed)
     assert booted.returncode == 4, booted.stderr
     assert "hello" in booted.stdout.lower()
