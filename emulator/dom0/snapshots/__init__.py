@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from emulator.dom0.guest import Guest
 
 MAX_SNAPSHOTS = 64
+_MANY_FRAMES = 5000  # above this, forgetting all translations is cheaper than frame by frame (2 µs each)
 _SCREEN_LINES, _SCREEN_COLUMNS = 6, 80
 
 
@@ -101,9 +102,15 @@ class Album:
         memory.octets.reshape(-1, 4096)[wanted.frames] = wanted.contents
         load_domain(guest.domain, wanted.domain)
         guest.load_backends(wanted.backends)
-        # The code that was translated may not be what memory holds now.
-        guest.domain.core.flush_code()
-        guest.domain.core.flush_tlb()
+        # Frames that neither the present nor the past had changed hold what they held, and keep their translations.
+        changed = np.union1d(present.frames, wanted.frames)
+        core = guest.domain.core
+        if len(changed) > _MANY_FRAMES:
+            core.flush_code()
+        else:
+            for mfn in changed.tolist():
+                core.forget_frame(mfn)
+        core.flush_tlb()
         return present
 
     def forget(self, name: str) -> None:
