@@ -11,7 +11,8 @@ rbp rsi rdi r8 … r15) and `env` (64-bit words; see `layout`). A core belongs t
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from emulator.cpu import native
 from emulator.cpu.layout import (
@@ -224,6 +225,15 @@ class Core:
         self.env[ENV_CR + 3] = value
         self._lib.tlb_flush(self._cpu)
 
+    @contextmanager
+    def walking(self, cr3: int) -> Iterator[None]:
+        """Page walks by software (GuestMemory) follow `cr3` meanwhile; the core must not run."""
+        kept, self.env[ENV_CR + 3] = self.env[ENV_CR + 3], cr3
+        try:
+            yield
+        finally:
+            self.env[ENV_CR + 3] = kept
+
     def debug_register(self, number: int) -> int:
         return self.env[self._dr + number]
 
@@ -233,6 +243,9 @@ class Core:
         for number, address in enumerate(addresses):
             self._lib.set_dr(self._env_address, number, address)
         self._lib.set_dr(self._env_address, 7, dr7)
+
+    def disarm_breakpoints(self) -> None:
+        self._lib.set_dr(self._env_address, 7, 0x400)
 
     def segment(self, number: int) -> tuple[int, int]:
         """(selector, base) of ES CS SS DS FS GS."""
@@ -331,14 +344,24 @@ class Core:
     # --- state ---------------------------------------------------------------------------------------------------------------
 
     def save(self) -> bytes:
-        """The processor's whole state (CPUX86State up to its resettable end), for `load` and for hashes."""
-        return ctypes.string_at(self._env_address, self._env_bytes)
+        """The processor's whole state (CPUX86State up to its resettable end), for `load` and for hashes. Host pointers read as zero:
+        those of armed breakpoints (behind the debug registers) and `retaddr`, the last word."""
+        state = bytearray(ctypes.string_at(self._env_address, self._env_bytes))
+        pointers = (self._dr + 8) * 8
+        state[pointers : pointers + 32] = bytes(32)
+        state[-8:] = bytes(8)
+        return bytes(state)
 
     def load(self, state: bytes) -> None:
         """Put back what `save` returned, in this or another core of the same build. Flushes the TLB."""
         if len(state) != self._env_bytes:
             raise ValueError(f"state of {len(state)} bytes, {self._env_bytes} expected")
+        self.disarm_breakpoints()  # while their pointers are still the ones that Unicorn made
         ctypes.memmove(self._env_address, state, len(state))
+        armed = self.env[self._dr + 7]
+        if armed & 0xFF:
+            self.env[self._dr + 7] = 0x400
+            self._lib.set_dr(self._env_address, 7, armed)
         self._lib.tlb_flush(self._cpu)
 
     def _ctl(self, control: int, *arguments: object) -> None:
