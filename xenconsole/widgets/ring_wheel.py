@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from emulator.control.views import RingView
 from xenconsole.units import byte_rate, fit, gauge
@@ -69,32 +70,42 @@ def _fills(kind: str, x: int, y: int, place: float) -> bool:
     return place < 0.25 or place > 0.75
 
 
+@lru_cache(maxsize=8)
+def rim(rows: int) -> tuple[float, float, tuple[tuple[int, int, float, float], ...]]:
+    """Outer and inner radius of a wheel in dots, and its rim's dots: x, y, the turn (0 at the top, clockwise) and how far out."""
+    wide, high = rows * 4, rows * 4
+    cx, cy = (wide - 1) / 2, (high - 1) / 2
+    outer = min(cx, cy) - 4.5
+    inner = outer * 0.74
+    dots = []
+    for y in range(high):
+        for x in range(wide):
+            radius = math.hypot(x - cx, y - cy)
+            if inner - 0.5 <= radius <= outer + 0.5:
+                turn = (math.atan2(x - cx, cy - y) / math.tau) % 1.0
+                dots.append((x, y, turn, (radius - inner) / (outer - inner)))
+    return outer, inner, tuple(dots)
+
+
 def wheel(ring: RingView, rows: int, moved: int = 0) -> list[Line]:
     """The wheel in `rows` lines of `2 * rows` cells. `moved` slots behind the producer are its trail."""
     rows = max(rows, 5)
     canvas = Canvas(rows * 2, rows)
-    wide, high = canvas.dots
-    cx, cy = (wide - 1) / 2, (high - 1) / 2
-    outer = min(cx, cy) - 4.5
-    inner = outer * 0.74
+    outer, inner, dots = rim(rows)
     size = max(ring.size, 1)
     drawn = [(arc, (arc.start % size) / size, arc.count / size) for arc in arcs(ring) if arc.count]
     trail = min(moved, size) / size
     head = (ring.req_prod % size) / size
-    for y in range(high):
-        for x in range(wide):
-            dx, dy = x - cx, y - cy
-            radius = math.hypot(dx, dy)
-            if not inner - 0.5 <= radius <= outer + 0.5:
-                continue
-            turn = (math.atan2(dx, -dy) / math.tau) % 1.0
-            for arc, start, share in drawn:
-                if (turn - start) % 1.0 < share and _fills(arc.kind, x, y, (radius - inner) / (outer - inner)):
-                    canvas.dot(x, y, ARC_STYLES[arc.kind], 2)
-            if abs(radius - outer) <= 0.5 or (abs(radius - inner) <= 0.5 and x % 2 == 0):
-                canvas.dot(x, y, "dim", 0)
-            elif trail and (head - turn) % 1.0 <= trail and abs(radius - (inner + outer) / 2) <= 0.5 and (x + y) % 2 == 0:
-                canvas.dot(x, y, "graph-low", 1)
+    for x, y, turn, place in dots:
+        for arc, start, share in drawn:
+            if (turn - start) % 1.0 < share and _fills(arc.kind, x, y, place):
+                canvas.dot(x, y, ARC_STYLES[arc.kind], 2)
+        if place >= 1.0 - 0.5 / (outer - inner):
+            canvas.dot(x, y, "dim", 0)
+        elif place <= 0.5 / (outer - inner):
+            canvas.dot(x, y, "rule", 0)
+        elif trail and (head - turn) % 1.0 <= trail and abs(place - 0.5) * (outer - inner) <= 0.5 and (x + y) % 2 == 0:
+            canvas.dot(x, y, "graph-low", 1)
     _marks(canvas, ring.req_prod, ring.req_cons, size, outer + 3.0, "bold", "ring:req_prod", "ring:req_cons")
     if not is_bytes(ring):
         _marks(canvas, ring.rsp_prod, ring.rsp_cons, size, inner - 3.5, "bold ok", "ring:rsp_prod", "ring:rsp_cons")

@@ -117,7 +117,7 @@ def code_lines(vcpu: VcpuView, width: int) -> list[Line]:
     """The disassembly, the instruction at RIP marked by an arrow."""
     rip = vcpu.registers.get("rip", -1)
     out: list[Line] = []
-    room = 24 if width >= 72 else 0
+    room = 24 if width >= 84 else 0
     for insn in vcpu.disassembly:
         here = insn.address == rip
         word, _, rest = insn.text.partition(" ")
