@@ -1,0 +1,202 @@
+"""`xenconsole create -c` with the real engine and our own guests: pipes, exit statuses, bad input, and nothing left behind."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import pty
+import random
+import select
+import signal
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+GUESTS = ROOT / "guests"
+CREATE = [sys.executable, "-m", "xenconsole", "create", "-c"]
+
+
+def create(*args: str | Path, typed: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([*CREATE, *map(str, args), "--timeout", "40"], input=typed, capture_output=True, cwd=ROOT, timeout=60)
+
+
+def engines_of(parent: int) -> list[int]:
+    """Engine processes whose parent is that process."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                if int(fields[1]) == parent and b"emulator.control.engine" in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    return found
+
+
+def gone(pid: int, seconds: float = 6) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_a_guest_answers_what_a_pipe_types_and_powers_off() -> None:
+    done = create(GUESTS / "shell.cfg", typed=b"echo one two\npoweroff\n")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\r\none two\r\n" in done.stdout and done.stdout.endswith(b"powering off\r\n")
+
+
+def test_the_same_input_gives_the_same_bytes() -> None:
+    runs = {create(GUESTS / "shell.cfg", typed=b"help\nmem\npoweroff\n").stdout for _ in range(2)}
+    assert len(runs) == 1
+
+
+@pytest.mark.parametrize("on_crash", ["destroy", "preserve"])
+def test_a_crash_is_status_3_and_shows_where(on_crash: str) -> None:
+    done = create(GUESTS / "shell.cfg", f"on_crash={on_crash}", typed=b"crash hard\n")
+    assert done.returncode == 3
+    for part in (b"crashed:", b"rip     ffffffff8", b"ud2", b"stack at rsp"):
+        assert part in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_reboot_goes_on_and_may_be_refused() -> None:
+    session = subprocess.Popen([*CREATE, str(GUESTS / "shell.cfg")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
+    assert session.stdin and session.stdout
+    os.set_blocking(session.stdout.fileno(), True)
+    session.stdin.write(b"reboot\n")
+    session.stdin.flush()
+    seen = b""
+    while seen.count(b"xen> ") < 2:
+        seen += os.read(session.stdout.fileno(), 4096)
+    session.stdin.write(b"poweroff\n")
+    session.stdin.close()
+    assert session.wait(30) == 0
+    session.stdout.close()
+    refused = create(GUESTS / "shell.cfg", "on_reboot=destroy", typed=b"reboot\n")
+    assert refused.returncode == 1 and b"rebooted" in refused.stderr
+
+
+def test_a_guest_that_spins_deaf_is_ended_by_the_timeout() -> None:
+    done = subprocess.run([*CREATE, str(GUESTS / "shell.cfg"), "--timeout", "2"], input=b"spin 60 masked\n", capture_output=True, cwd=ROOT)
+    assert done.returncode == 4 and done.stderr.count(b"\n") == 1
+
+
+KERNEL = (GUESTS / "images" / "hello.elf").read_bytes()
+BAD_KERNELS = {
+    "empty": b"",
+    "truncated": KERNEL[: len(KERNEL) // 2],
+    "headers only": KERNEL[:64],
+    "random": random.Random(1).randbytes(100_000),
+    "text": b"#!/bin/sh\necho hello\n",
+    "no Xen kernel": Path("/bin/true").read_bytes() if Path("/bin/true").exists() else b"\x7fELF",
+    "a bomb": gzip.compress(bytes(1 << 26)),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_KERNELS)
+def test_a_bad_kernel_is_one_line_that_names_it(tmp_path: Path, kind: str) -> None:
+    kernel = tmp_path / "kernel"
+    kernel.write_bytes(BAD_KERNELS[kind])
+    (tmp_path / "bad.cfg").write_text('name = "bad"\nkernel = "kernel"\nmemory = 16\n')
+    done = create(tmp_path / "bad.cfg")
+    assert done.returncode == 2 and done.stdout == b""
+    assert str(kernel).encode() in done.stderr and done.stderr.count(b"\n") == 1, done.stderr
+
+
+def test_a_kernel_that_cannot_be_read_at_all_is_told_at_once(tmp_path: Path) -> None:
+    huge, pipe = tmp_path / "huge", tmp_path / "pipe"
+    with huge.open("wb") as file:
+        file.truncate(1 << 40)  # sparse
+    os.mkfifo(pipe)
+    for kernel, said in ((huge, b"too large"), (pipe, b"not a regular file")):
+        done = create(GUESTS / "hello.cfg", f"kernel={kernel}")
+        assert done.returncode == 2 and str(kernel).encode() in done.stderr and said in done.stderr and done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("kernel=/nonexistent", "/nonexistent"),
+        ("kernel=/", "not a regular file"),
+        ("ramdisk=/nonexistent", "/nonexistent"),
+        ("ramdisk=/dev/zero", "not a regular file"),
+        ("memory=0", "memory"),
+        ("memory=1000000", "memory"),
+        ("vcpus=0", "vcpus"),
+        ("on_crash=explode", "on_crash"),
+        ("name=", "name"),
+    ],
+)
+def test_a_bad_setting_is_one_line(setting: str, said: str) -> None:
+    done = create(GUESTS / "hello.cfg", setting)
+    assert done.returncode == 2 and done.stdout == b""
+    assert said.encode() in done.stderr and done.stderr.count(b"\n") == 1 and b"Traceback" not in done.stderr, done.stderr
+
+
+class OnTerminal:
+    """The shell guest on a pseudo-terminal."""
+
+    def __init__(self) -> None:
+        self.master, self.slave = pty.openpty()
+        self.before = termios.tcgetattr(self.slave)
+        self.process = subprocess.Popen(
+            [*CREATE, str(GUESTS / "shell.cfg")],
+            stdin=self.slave,
+            stdout=self.slave,
+            stderr=self.slave,
+            cwd=ROOT,
+            start_new_session=True,
+        )
+        self.seen = b""
+
+    def until(self, text: bytes) -> None:
+        deadline = time.monotonic() + 20
+        while text not in self.seen:
+            ready, _, _ = select.select([self.master], [], [], max(0.0, deadline - time.monotonic()))
+            assert ready, f"{text!r} did not come; came: {self.seen!r}"
+            self.seen += os.read(self.master, 65536)
+
+
+def test_on_a_terminal_keys_are_echoed_by_the_guest_and_all_is_restored() -> None:
+    terminal = OnTerminal()
+    terminal.until(b"xen> ")
+    (engine,) = engines_of(terminal.process.pid)
+    os.write(terminal.master, b"echo typed\r")
+    terminal.until(b"\r\ntyped\r\n")
+    os.write(terminal.master, b"\x1d")
+    terminal.until(b"y/n")
+    os.write(terminal.master, b"y")
+    assert terminal.process.wait(10) == 1
+    assert termios.tcgetattr(terminal.slave) == terminal.before
+    assert gone(engine)
+
+
+def test_a_killed_engine_is_told_and_the_terminal_restored() -> None:
+    terminal = OnTerminal()
+    terminal.until(b"xen> ")
+    (engine,) = engines_of(terminal.process.pid)
+    os.kill(engine, signal.SIGKILL)
+    terminal.until(b"the engine was killed by SIGKILL")
+    assert terminal.process.wait(10) == 1
+    assert termios.tcgetattr(terminal.slave) == terminal.before
+
+
+def test_killing_the_session_leaves_no_engine() -> None:
+    terminal = OnTerminal()
+    terminal.until(b"xen> ")
+    (engine,) = engines_of(terminal.process.pid)
+    terminal.process.kill()
+    terminal.process.wait(10)
+    assert gone(engine)
