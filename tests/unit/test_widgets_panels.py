@@ -247,6 +247,11 @@ def test_xenstore_is_a_tree_below_what_its_paths_share() -> None:
     assert "nothing" in plain(tree_lines([], 60))
 
 
+def test_a_directory_without_a_value_is_not_an_entry_of_its_own() -> None:
+    text = plain(tree_lines([("/local/domain/3", ""), ("/local/domain/3/data", ""), ("/local/domain/3/data/x", "1")], 60))
+    assert text.splitlines() == ["/local/domain/3/data", "  x  1"]
+
+
 def test_a_snapshot_gets_the_first_short_name_that_is_free() -> None:
     taken = [SnapshotView(domid=1, name=name, taken_unix=0.0, vtime_ns=0) for name in ("s1", "s3", "mine")]
     assert next_name(taken) == "s2" and next_name([]) == "s1"

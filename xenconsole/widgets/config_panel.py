@@ -19,10 +19,12 @@ def wrap(label: Span, value: str, width: int) -> list[Line]:
 
 
 def tree_lines(entries: Sequence[tuple[str, str]], width: int) -> list[Line]:
-    """Paths of xenstore as a tree, the common beginning once on top."""
+    """Paths of xenstore as a tree, the common beginning once on top; an empty directory is no entry of its own."""
     if not entries:
         return [line(("nothing in xenstore yet", "dim"))]
-    paths = sorted((tuple(path.strip("/").split("/")), value) for path, value in entries)
+    parents = {path.rpartition("/")[0] for path, _ in entries}
+    shown = [(path, value) for path, value in entries if value or path not in parents] or list(entries)
+    paths = sorted((tuple(path.strip("/").split("/")), value) for path, value in shown)
     first, last = paths[0][0], paths[-1][0]
     common = 0
     while common < min(len(first), len(last)) - 1 and first[common] == last[common]:

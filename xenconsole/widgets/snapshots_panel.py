@@ -77,7 +77,7 @@ class SnapshotList(ListPane):
             )
             out.append(self.marked(row, spans, width))
         if not self.snapshots:
-            out += [EMPTY, line(("no snapshot yet: S keeps the present state of memory, vCPUs, events and console", "dim"))]
+            out += [EMPTY, line("no snapshot yet"), line(("S keeps the present: memory, vCPUs, events, timers and console", "dim"))]
         if self.asking:
             out += [
                 EMPTY,

@@ -183,7 +183,9 @@ class TracePanel(Pane):
             self._shown.clear()
             self._append(self._entries)
         self._entitle()
-        return list(self._shown) or [line(("nothing matches yet" if self.filter.text else "nothing traced yet", "dim"))]
+        return list(self._shown) or [
+            line(("nothing matches yet" if self.filter.text else "recorded while this tab is open; nothing has happened yet", "dim"))
+        ]
 
 
 class CallList(ListPane):
@@ -226,7 +228,7 @@ class CallList(ListPane):
             half, most = percentile(counts, 0.5), percentile(counts, 0.99)
             spans = line(
                 Span(fit(name, room), "" if name != ALL else "dim", f"call:{name}" if name != ALL else ""),
-                Span(f"{amount(total):>6}"),
+                Span(f"{total if total < 1000 else amount(total):>6}"),
                 Span(f"{duration(half) if half else '–':>8}", "dim", "trace:cost"),
                 Span(f"{duration(most) if most else '–':>8}", "dim", "trace:cost"),
             )

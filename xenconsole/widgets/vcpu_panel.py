@@ -9,6 +9,7 @@ from xenconsole.units import clock, fit, gauge
 from xenconsole.widgets.lines import EMPTY, Line, Span, beside, line
 from xenconsole.widgets.pane import ListPane, Pane
 from xenconsole.widgets.text import word_lines
+from xenconsole.widgets.trace_panel import duration
 
 GENERAL = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
 POINTERS = ("rip", "rflags")
@@ -149,7 +150,7 @@ def share_bars(vcpu: VcpuView, width: int) -> list[Line]:
                 Span(full, style),
                 Span(empty, "rule"),
                 Span(f" {share * 100:5.1f} %"),
-                Span(f" {clock(ns / 1e9):>9}", "dim"),
+                Span(f" {duration(ns) if ns < 1e9 else clock(ns / 1e9):>9}", "dim"),
             )
         )
     return out
