@@ -82,7 +82,9 @@ UVMF_FLUSHTYPE_MASK, UVMF_NONE, UVMF_TLB_FLUSH, UVMF_INVLPG = 3, 0, 1, 2
 (XENMEM_increase_reservation, XENMEM_decrease_reservation, XENMEM_maximum_ram_page, XENMEM_current_reservation,
  XENMEM_maximum_reservation, XENMEM_machphys_mfn_list, XENMEM_populate_physmap, XENMEM_add_to_physmap, _XENMEM_8,
  XENMEM_memory_map, XENMEM_machine_memory_map, XENMEM_exchange, XENMEM_machphys_mapping) = range(13)  # fmt: skip
-XENMEM_MACHPHYS_COMPAT, XENMEM_get_pod_target = 25, 17
+(XENMEM_set_memory_map, XENMEM_maximum_gpfn, XENMEM_remove_from_physmap, XENMEM_set_pod_target, XENMEM_get_pod_target) = range(13, 18)
+(XENMEM_add_to_physmap_batch, XENMEM_claim_pages, XENMEM_machphys_compat_mfn_list, XENMEM_get_vnumainfo,
+ XENMEM_reserved_device_memory_map, XENMEM_acquire_resource) = range(23, 29)  # fmt: skip
 
 # --- version and features ----------------------------------------------------------------------------------------------------
 (XENVER_version, XENVER_extraversion, XENVER_compile_info, XENVER_capabilities, XENVER_changeset, XENVER_platform_parameters,

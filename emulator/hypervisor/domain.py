@@ -25,6 +25,7 @@ from emulator.hypervisor.emulation import Emulator
 from emulator.hypervisor.events import EventChannels
 from emulator.hypervisor.layout import XenLayout, hypervisor_frames, permutation
 from emulator.hypervisor.mailbox import Level, Logged, Mailbox, Message
+from emulator.hypervisor.memory.descriptors import check_descriptor
 from emulator.hypervisor.memory.frames import L4, SEG_DESC, WRITABLE, FrameTable
 from emulator.hypervisor.memory.guestmem import GuestMemory
 from emulator.hypervisor.memory.pagetables import PageTables
@@ -95,13 +96,15 @@ class Domain:
         self.emulator = Emulator()
         self.p2m = permutation(spec.max_frames, self.layout.first_guest)
         self.reservation = Reservation(self.memory, self.frames, self.layout, self.core, self.p2m, spec.frames)
+        self.tables.freed = self.reservation.give
+        self.tables.descriptor_check = check_descriptor
         shared = self.layout.shared_info_mfn << 12
         self.vcpus = [Vcpu(self, n, shared + n * xen.VCPU_INFO_SIZE) for n in range(spec.vcpus)]
         self.current = self.vcpus[0]
         self.events = EventChannels(self.memory.bytes, self.memory.words, shared, self.vcpus)
         self.stats, self.sinks = Stats(), Sinks()
         self.trace: Trace | None = None
-        self.refusals: deque[tuple[int, str, str]] = deque(maxlen=200)  # (time ns, what, reason)
+        self.refusals: deque[tuple[int, str, int, str]] = deque(maxlen=200)  # (time ns, what, errno, reason)
         self.receivers: dict[str, Callable[[bytes], None]] = {}
         self.vm_assist = 0
         self.paused = 0
@@ -237,7 +240,8 @@ class Domain:
             self.shutdown("crash")
 
     def refused(self, what: str, refusal: Refusal) -> None:
-        self.refusals.append((self.clock.now(), what, refusal.reason))
+        """Keep a refusal for whoever looks."""
+        self.refusals.append((self.clock.now(), what, refusal.errno, refusal.reason))
 
     def hypercall_totals(self) -> dict[str, int]:
         return {name: count for name, count in zip(HYPERCALLS, self.stats.by_number, strict=True) if name}
@@ -246,6 +250,8 @@ class Domain:
         """MMUEXT_NEW_BASEPTR and MOV to CR3: the guest kernel's L4."""
         if mfn != vcpu.cr3_kernel:
             self.tables.get_type(mfn, L4)
+            if vcpu.ldt_frames:
+                self.drop_ldt(vcpu)
             if vcpu.cr3_kernel:
                 self.tables.put_type(vcpu.cr3_kernel)
             vcpu.cr3_kernel = mfn
@@ -263,15 +269,20 @@ class Domain:
 
     def set_ldt(self, vcpu: Vcpu, base: int, entries: int) -> None:
         """MMUEXT_SET_LDT: its pages are mapped at their first use (pv_map_ldt_shadow_page)."""
-        if entries > 8192 or base & 0xFFF:
+        if entries > 8192 or entries and (base & 0xFFF or 0x800000000000 <= base < xen.HYPERVISOR_VIRT_END):
             raise Refusal(EINVAL, f"an LDT of {entries} entries at {base:#x}")
-        for page, mfn in vcpu.ldt_frames.items():
-            self.layout.map_ldt(vcpu.number, page, 0)
-            self.tables.put_type(mfn)
-        vcpu.ldt_frames = {}
+        self.drop_ldt(vcpu)
         vcpu.ldt_base, vcpu.ldt_entries = base, entries
         self.core.set_table(LDT, self.layout.gdt_address(vcpu.number) + (xen.GDT_PAGES << 12), max(0, entries * 8 - 1))
         self.tables.stale = True
+
+    def drop_ldt(self, vcpu: Vcpu) -> None:
+        """pv_destroy_ldt: its pages are looked up anew."""
+        for page, mfn in vcpu.ldt_frames.items():
+            self.layout.map_ldt(vcpu.number, page, 0)
+            self.tables.put_type(mfn)
+            self.tables.stale = True
+        vcpu.ldt_frames = {}
 
     def map_ldt_page(self, vcpu: Vcpu, page: int) -> bool:
         if page * 512 >= vcpu.ldt_entries or page in vcpu.ldt_frames:

@@ -14,3 +14,11 @@ class Refusal(Exception):
 
 class DomainCrash(Exception):
     """The guest did what Xen answers by crashing the domain (domain_crash). The text is shown to people."""
+
+
+class Preempted(Exception):
+    """A hypercall has done enough for once: it is to be issued again with these arguments (hypercall_create_continuation)."""
+
+    def __init__(self, *arguments: int) -> None:
+        super().__init__("preempted")
+        self.arguments = arguments

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from emulator.cpu import native
+from emulator.hypervisor.memory.frames import Saved as FrameState
+from emulator.hypervisor.memory.reservation import Saved as ReservationState
 
 if TYPE_CHECKING:
     from emulator.hypervisor.domain import Domain
@@ -30,10 +32,10 @@ class DomainState:
     core: bytes
     io_allowed: int
     clock: tuple[int, int]
-    frames: tuple[bytes, bytes, bytes, bytes]
+    frames: FrameState
     vcpus: tuple[dict[str, Any], ...]
     events: tuple[Any, Any]
-    reservation: tuple[int, tuple[int, ...]]
+    reservation: ReservationState
     time: list[tuple[int, int, list[int]]]
     domain: dict[str, Any]
 

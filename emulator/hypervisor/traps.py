@@ -39,7 +39,7 @@ from emulator.hypervisor.emulation.msrs import canonical
 from emulator.hypervisor.emulation_port import EmulationPort
 from emulator.hypervisor.hypercalls import HANDLERS
 from emulator.hypervisor.memory.frames import L1
-from emulator.hypervisor.refusal import DomainCrash, Refusal
+from emulator.hypervisor.refusal import DomainCrash, Preempted, Refusal
 from emulator.hypervisor.trace import call_name
 from emulator.hypervisor.vcpu import USER_SYSCALL_SELECTORS
 
@@ -121,12 +121,17 @@ class Traps:
                 result = handler(vcpu, regs[RDI], regs[RSI], regs[RDX], regs[R10], regs[R8], regs[R9])
             except Refusal as refusal:
                 result, reason = -refusal.errno, refusal.reason
+            except Preempted as preempted:
+                for register, argument in zip((RDI, RSI, RDX, R10, R8, R9), preempted.arguments, strict=False):
+                    regs[register] = argument & MASK64
+                self._core.rip -= 2
+                result = number
+        if reason:
+            domain.refused(call_name(number), Refusal(-result, reason))
         # RCX and R11 are SYSCALL's own, for a guest that looks.
         regs[RAX] = result & MASK64
         if trace is not None:
             trace.leave(describe(result), reason)
-        elif reason:
-            domain.refusals.append((domain.clock.now(), call_name(number), reason))
         vcpu.accounting.last_call = (number, result)
 
     def _system_call(self, vcpu: Vcpu) -> None:

@@ -22,6 +22,8 @@ FRAME = 1 << FRAME_SHIFT
 _PROT_READ_WRITE, _MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED, _MAP_NORESERVE = 3, 1, 2, 0x10, 0x4000
 _PAGE_PRESENT, _PAGE_SWAPPED, _PAGE_FILE = 1 << 63, 1 << 62, 1 << 61  # bits of a pagemap entry
 _MAP_FAILED = (1 << 64) - 1
+_MADV_REMOVE = 9
+_ZEROS = bytes(FRAME)
 
 
 @cache
@@ -30,6 +32,7 @@ def _libc() -> ctypes.CDLL:
     libc.mmap.restype = ctypes.c_uint64
     libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64)
     libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+    libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     return libc
 
 
@@ -48,6 +51,7 @@ class MachineMemory:
         if self.address == _MAP_FAILED:
             os.close(self.fd)
             raise UserError(f"no room for {self.size >> 20} MiB", where="memory", why=os.strerror(ctypes.get_errno()), fix="lower memory=")
+        self._private = False
         self._array = (ctypes.c_uint8 * self.size).from_address(self.address)
         self.bytes = memoryview(self._array).cast("B")
         self.words = self.bytes.cast("Q")
@@ -57,6 +61,11 @@ class MachineMemory:
     def frame(self, mfn: int) -> memoryview:
         """The 4096 bytes of a machine frame."""
         return self.bytes[mfn << FRAME_SHIFT : (mfn + 1) << FRAME_SHIFT]
+
+    def scrub(self, mfn: int) -> None:
+        """Zero a frame. Its memory goes back to the host where nothing but this mapping stands on it."""
+        if self._private or _libc().madvise(self.address + (mfn << FRAME_SHIFT), FRAME, _MADV_REMOVE):
+            self.bytes[mfn << FRAME_SHIFT : (mfn + 1) << FRAME_SHIFT] = _ZEROS
 
     def private_frames(self) -> NDArray[np.int64]:
         """The frames written since `map_private`: pages of our own, no longer the file's (Documentation/admin-guide/mm/pagemap.rst)."""
@@ -78,6 +87,7 @@ class MachineMemory:
         flags = kind | _MAP_FIXED | _MAP_NORESERVE
         if _libc().mmap(self.address, self.size, _PROT_READ_WRITE, flags, fd, 0) == _MAP_FAILED:
             raise OSError(ctypes.get_errno(), "mmap over a domain's memory")
+        self._private = kind == _MAP_PRIVATE
 
     def close(self) -> None:
         """Unmap. Views still held by others would dangle: the owner closes last."""

@@ -1,15 +1,21 @@
-"""mmu_update, update_va_mapping, mmuext_op: a guest changes its page tables (xen/arch/x86/mm.c)."""
+"""mmu_update, update_va_mapping, mmuext_op: a guest changes its page tables (xen/arch/x86/mm.c).
+
+Long lists are done in pieces of `_PIECE` operations: the hypercall is issued again for the rest, with events delivered between,
+always at the same place, so that the guest's time stays a function of what it executes.
+"""
 
 from __future__ import annotations
 
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from emulator.abi import xen
-from emulator.abi.errno import EINVAL, ENOSYS, EPERM, ESRCH
-from emulator.abi.xen import DOMID_SELF, MMUEXT_NAMES
-from emulator.hypervisor.memory.frames import L1, NONE, WRITABLE
-from emulator.hypervisor.refusal import Refusal
+from emulator.abi.errno import EACCES, EINVAL, ENOSYS, EOPNOTSUPP, EPERM, ESRCH
+from emulator.abi.xen import DOMID_IO, DOMID_SELF, DOMID_XEN, HYPERVISOR_VIRT_END, MMUEXT_NAMES
+from emulator.hypervisor.memory.frames import GUEST, L1, NONE, SHARED, WRITABLE
+from emulator.hypervisor.refusal import Preempted, Refusal
 
 if TYPE_CHECKING:
     from emulator.hypervisor.domain import Domain
@@ -17,100 +23,202 @@ if TYPE_CHECKING:
 
 _UPDATE: Final = Struct("<QQ")  # struct mmu_update: ptr val
 _EXT: Final = Struct("<IxxxxQQ")  # struct mmuext_op: cmd arg1 arg2
-_PREEMPTED: Final = 1 << 31  # MMU_UPDATE_PREEMPTED: a continuation of ours; a guest has no business with it
+_PREEMPTED: Final = 1 << 31  # MMU_UPDATE_PREEMPTED: a continuation
+_PIECE: Final = 4096
+_MANY: Final = 24  # entries from which on a whole list is cheaper than each by itself (measured)
 
 
-def _check_domain(vcpu: Vcpu, foreign: int) -> None:
-    foreign &= 0xFFFFFFFF
-    if foreign & 0xFFFF not in (DOMID_SELF, vcpu.domain.domid) or foreign >> 16 not in (0, DOMID_SELF + 1, vcpu.domain.domid + 1):
-        known = vcpu.domain.domid_exists(foreign & 0xFFFF)
-        raise Refusal(EPERM if known else ESRCH, f"domain {foreign & 0xFFFF}'s memory is not the caller's")
+def page_owner(vcpu: Vcpu, domid: int) -> bool:
+    """get_pg_owner: whether `domid` is the caller by the one name it has here. Raises Refusal where there is no such domain."""
+    if domid == DOMID_SELF:
+        return True
+    if domid == vcpu.domain.domid:
+        raise Refusal(ESRCH, f"domain {domid} is the caller itself: DOMID_SELF is its name here")
+    if domid not in (DOMID_IO, DOMID_XEN) and not vcpu.domain.domid_exists(domid):
+        raise Refusal(ESRCH, f"domain {domid} does not exist")
+    return False
+
+
+def _foreign(domid: int) -> Refusal:
+    return Refusal(EPERM, f"domain {domid}'s memory is not the caller's")
+
+
+def _done_so_far(vcpu: Vcpu, count: int, done_at: int) -> tuple[int, int]:
+    """(operations to do, done by earlier pieces)."""
+    if not count & _PREEMPTED:
+        return count, 0
+    try:
+        return count & ~_PREEMPTED, vcpu.domain.guest.read_u32(done_at) if done_at else 0
+    except Refusal:
+        return count & ~_PREEMPTED, 0  # the copy's failure is ignored
 
 
 def _report(vcpu: Vcpu, done_at: int, done: int) -> None:
+    """`done` for the guest; whether it can be written changes nothing."""
     if done_at:
-        vcpu.domain.guest.write_u32(done_at, done)
+        try:
+            vcpu.domain.guest.write_u32(done_at, done & 0xFFFFFFFF)
+        except Refusal as refusal:
+            vcpu.domain.refused("done count", refusal)
+
+
+def _signed(value: int) -> int:
+    value &= 0xFFFFFFFF
+    return value - (1 << 32) if value >> 31 else value
 
 
 def mmu_update(vcpu: Vcpu, updates: int, count: int, done_at: int, foreign: int, *_: int) -> int:
     """A list of (machine address of an entry | command, value). `done` counts those carried out before the first refusal."""
-    domain = vcpu.domain
     count &= 0xFFFFFFFF
-    if count & _PREEMPTED:
-        raise Refusal(EINVAL, "a continuation that nobody began")
-    if foreign & 0xFFFFFFFF != DOMID_SELF:
-        _check_domain(vcpu, foreign)
-    guest, tables, frames = domain.guest, domain.tables, domain.frames
+    if count == _PREEMPTED and not updates:
+        return _signed(foreign)
+    count, before = _done_so_far(vcpu, count, done_at)
+    vcpu.domain.guest.check_range(updates)
+    table_owner = foreign >> 16 & 0xFFFF
+    own_tables = not table_owner or table_owner - 1 == vcpu.domain.domid
+    if not own_tables and (table_owner - 1 >= DOMID_SELF or not vcpu.domain.domid_exists(table_owner - 1)):
+        raise Refusal(ESRCH, f"domain {table_owner - 1} does not exist")
     done = 0
+    domain = vcpu.domain
     try:
-        while done < count:
-            batch = min(count - done, 256)
-            data = guest.read(updates + done * 16, batch * 16)
-            for pointer, value in _UPDATE.iter_unpack(data):
-                command = pointer & 3
-                mfn = pointer >> 12
-                if command == xen.MMU_MACHPHYS_UPDATE:
-                    if not frames.owned(mfn):
-                        raise Refusal(EINVAL, f"frame {mfn:#x} is not the domain's own")
-                    domain.layout.set_m2p(mfn, value)
-                elif command == xen.MMU_PT_UPDATE_NO_TRANSLATE:
-                    raise Refusal(ENOSYS, "MMU_PT_UPDATE_NO_TRANSLATE is for translated domains")
-                elif mfn >= frames.frames:
-                    raise Refusal(EINVAL, f"frame {mfn:#x} is beyond the machine's end")
-                elif frames.type[mfn] == L1:
-                    if pointer & 4:
-                        raise Refusal(EINVAL, f"entry address {pointer:#x} is not 8-byte aligned")
-                    tables.write_l1(pointer >> 3, value, command == xen.MMU_PT_UPDATE_PRESERVE_AD)
-                elif frames.type[mfn] in (NONE, WRITABLE):
-                    # Any other page of the guest's own may be written too, where no table is concerned.
-                    tables.get_type(mfn, WRITABLE)
-                    domain.memory.words[pointer >> 3] = value
-                    tables.put_type(mfn)
-                else:
-                    tables.write_entry(mfn, pointer >> 3 & 511, value, command == xen.MMU_PT_UPDATE_PRESERVE_AD)
-                done += 1
+        if foreign & 0xFFFF != DOMID_SELF and not page_owner(vcpu, foreign & 0xFFFF):
+            if count:
+                domain.guest.read(updates, _UPDATE.size)
+                raise _foreign(foreign & 0xFFFF)
+            return 0
+        if not own_tables and count:
+            raise _foreign(table_owner - 1)
+        piece = min(count, _PIECE)
+        while done < piece:
+            done += _updates(domain, updates + done * 16, piece - done)
+    except _Partly as partly:
+        done += partly.done
+        raise partly.refusal from None
     finally:
         domain.stats.mmu_entries += done
-        _report(vcpu, done_at, done)
+        _report(vcpu, done_at, before + done)
+    if done < count:
+        raise Preempted(updates + done * 16, count - done | _PREEMPTED, done_at, foreign)
     return 0
+
+
+class _Partly(Exception):
+    """Some of a batch was done before the refusal."""
+
+    def __init__(self, done: int, refusal: Refusal) -> None:
+        super().__init__(refusal.reason)
+        self.done, self.refusal = done, refusal
+
+
+def _updates(domain: Domain, at: int, count: int) -> int:
+    """Those updates that lie on one page of the list; how many were done. Raises _Partly."""
+    batch = min(count, (4096 - (at & 0xFFF)) // 16) or 1
+    try:
+        data = domain.guest.read(at, batch * 16)
+    except Refusal as refusal:
+        raise _Partly(0, refusal) from None
+    if batch >= _MANY and _all_at_once(domain, data):
+        return batch
+    frames, tables, words = domain.frames, domain.tables, domain.memory.words
+    types, limit = frames.type, frames.frames
+    done = 0
+    try:
+        for pointer, value in _UPDATE.iter_unpack(data):
+            command, mfn = pointer & 7, pointer >> 12
+            if command == xen.MMU_MACHPHYS_UPDATE:
+                if not frames.owned(mfn):
+                    raise Refusal(EINVAL, f"frame {mfn:#x} is not the domain's own")
+                domain.layout.set_m2p(mfn, value)
+            elif command > xen.MMU_PT_UPDATE_NO_TRANSLATE:
+                raise Refusal(ENOSYS, f"mmu_update command {command} does not exist")
+            elif mfn >= limit or frames.owner[mfn] not in (GUEST, SHARED):
+                raise Refusal(EINVAL, f"frame {mfn:#x} is not the domain's own")
+            elif types[mfn] == L1:
+                tables.write_l1(pointer >> 3, value, command == xen.MMU_PT_UPDATE_PRESERVE_AD)
+            elif types[mfn] in (NONE, WRITABLE):
+                # Any other page of the guest's own may be written too, where no table is concerned. It may be the list itself.
+                tables.get_type(mfn, WRITABLE)
+                words[pointer >> 3] = value
+                tables.put_type(mfn)
+                return done + 1
+            else:
+                tables.write_entry(mfn, pointer >> 3 & 511, value, command == xen.MMU_PT_UPDATE_PRESERVE_AD)
+            done += 1
+    except Refusal as refusal:
+        raise _Partly(done, refusal) from None
+    return done
+
+
+def _all_at_once(domain: Domain, data: bytes) -> bool:
+    """A list of L1 entries and nothing else, each named once; False when it is not, or one of them would be refused."""
+    pairs = np.frombuffer(data, dtype=np.uint64).reshape(-1, 2)
+    pointers = pairs[:, 0]
+    command = int(pointers[0]) & 7
+    if command not in (xen.MMU_NORMAL_PT_UPDATE, xen.MMU_PT_UPDATE_PRESERVE_AD) or (pointers & np.uint64(7) != np.uint64(command)).any():
+        return False
+    mfns = pointers >> np.uint64(12)
+    frames = domain.frames
+    if int(mfns.max()) >= frames.frames or (frames.types[mfns] != L1).any():
+        return False
+    at = (pointers >> np.uint64(3)).astype(np.int64)
+    if not (at[1:] > at[:-1]).all() and np.unique(at).size != at.size:
+        return False
+    return domain.tables.write_leaves(at, pairs[:, 1], command == xen.MMU_PT_UPDATE_PRESERVE_AD)
 
 
 def update_va_mapping(vcpu: Vcpu, va: int, value: int, flags: int, *_: int) -> int:
     """Replace the L1 entry that maps `va` in the current tables, then flush as asked."""
     domain = vcpu.domain
+    if 0x800000000000 <= va < HYPERVISOR_VIRT_END:
+        raise Refusal(EINVAL, f"{va:#x} is the hypervisor's, or no address")
     index = domain.guest.entry_index(va)
-    if index < 0 or xen.HYPERVISOR_VIRT_START <= va < xen.HYPERVISOR_VIRT_END:
+    if index < 0:
         raise Refusal(EINVAL, f"no L1 table maps {va:#x}")
     if domain.frames.type[index >> 9] != L1:
         raise Refusal(EINVAL, f"frame {index >> 9:#x}, which maps {va:#x}, is no L1 table")
     domain.tables.write_l1(index, value)
-    kind = flags & xen.UVMF_FLUSHTYPE_MASK
-    if kind == xen.UVMF_TLB_FLUSH:
-        domain.tables.stale = True
-    elif kind == xen.UVMF_INVLPG:
-        vcpu.core.flush_page(va)
+    kind, mask = flags & xen.UVMF_FLUSHTYPE_MASK, flags & ~xen.UVMF_FLUSHTYPE_MASK
+    if kind in (xen.UVMF_TLB_FLUSH, xen.UVMF_INVLPG):
+        if mask not in (0, 1 << 2):  # UVMF_LOCAL, UVMF_ALL
+            _vcpu_mask(domain, mask)
+        if kind == xen.UVMF_TLB_FLUSH:
+            domain.tables.stale = True
+        else:
+            vcpu.core.flush_page(va)
     return 0
 
 
+def _vcpu_mask(domain: Domain, bitmap: int) -> None:
+    """A bitmap of vCPUs must be readable; all of them share one processor here, which is flushed whoever is named."""
+    for word in range(-(-len(domain.vcpus) // 64)):
+        domain.guest.read_u64(bitmap + 8 * word)
+
+
 def update_va_mapping_otherdomain(vcpu: Vcpu, va: int, value: int, flags: int, domid: int, *_: int) -> int:
-    _check_domain(vcpu, domid)
+    if not page_owner(vcpu, domid & 0xFFFF):
+        raise _foreign(domid & 0xFFFF)
     return update_va_mapping(vcpu, va, value, flags)
 
 
 def mmuext_op(vcpu: Vcpu, operations: int, count: int, done_at: int, foreign: int, *_: int) -> int:
     count &= 0xFFFFFFFF
-    if count & _PREEMPTED:
-        raise Refusal(EINVAL, "a continuation that nobody began")
-    if foreign & 0xFFFFFFFF != DOMID_SELF:
-        _check_domain(vcpu, foreign)
-    done = 0
+    if count == _PREEMPTED and not operations:
+        return _signed(foreign)
+    count, before = _done_so_far(vcpu, count, done_at)
+    domain = vcpu.domain
+    domain.guest.check_range(operations)
+    if foreign & 0xFFFF != DOMID_SELF and not page_owner(vcpu, foreign & 0xFFFF):
+        raise _foreign(foreign & 0xFFFF)
+    done, piece = 0, min(count, _PIECE)
     try:
-        while done < count:
-            command, arg1, arg2 = _EXT.unpack(vcpu.domain.guest.read(operations + done * _EXT.size, _EXT.size))
-            _one_ext(vcpu, vcpu.domain, command, arg1, arg2)
+        while done < piece:
+            command, arg1, arg2 = _EXT.unpack(domain.guest.read(operations + done * _EXT.size, _EXT.size))
+            _one_ext(vcpu, domain, command, arg1, arg2)
             done += 1
     finally:
-        _report(vcpu, done_at, done)
+        _report(vcpu, done_at, before + done)
+    if done < count:
+        raise Preempted(operations + done * _EXT.size, count - done | _PREEMPTED, done_at, foreign)
     return 0
 
 
@@ -119,27 +227,40 @@ def _one_ext(vcpu: Vcpu, domain: Domain, command: int, arg1: int, arg2: int) -> 
     if command <= xen.MMUEXT_PIN_L4_TABLE:
         tables.pin(arg1, L1 + command)
     elif command == xen.MMUEXT_UNPIN_TABLE:
+        if not domain.frames.owned(arg1):
+            raise Refusal(EINVAL, f"frame {arg1:#x} is not the domain's own")
         tables.unpin(arg1)
     elif command == xen.MMUEXT_NEW_BASEPTR:
         domain.new_baseptr(vcpu, arg1)
     elif command == xen.MMUEXT_NEW_USER_BASEPTR:
         domain.new_user_baseptr(vcpu, arg1)
-    elif command in (xen.MMUEXT_TLB_FLUSH_LOCAL, xen.MMUEXT_TLB_FLUSH_MULTI, xen.MMUEXT_TLB_FLUSH_ALL):
+    elif command in (xen.MMUEXT_TLB_FLUSH_LOCAL, xen.MMUEXT_TLB_FLUSH_ALL):
         tables.stale = True
-    elif command in (xen.MMUEXT_INVLPG_LOCAL, xen.MMUEXT_INVLPG_MULTI, xen.MMUEXT_INVLPG_ALL):
+    elif command in (xen.MMUEXT_INVLPG_LOCAL, xen.MMUEXT_INVLPG_ALL):
         vcpu.core.flush_page(arg1)
-    elif command == xen.MMUEXT_FLUSH_CACHE or command == xen.MMUEXT_FLUSH_CACHE_GLOBAL:
-        raise Refusal(EPERM, "no device, no cache to flush (cache_flush_permitted)")
+    elif command in (xen.MMUEXT_TLB_FLUSH_MULTI, xen.MMUEXT_INVLPG_MULTI):
+        try:
+            _vcpu_mask(domain, arg2)
+        except Refusal as refusal:
+            raise Refusal(EINVAL, f"the bitmap of vCPUs: {refusal.reason}") from None
+        if command == xen.MMUEXT_TLB_FLUSH_MULTI:
+            tables.stale = True
+        else:
+            vcpu.core.flush_page(arg1)
+    elif command == xen.MMUEXT_FLUSH_CACHE:
+        raise Refusal(EACCES, "no device, no cache to flush (cache_flush_permitted)")
+    elif command == xen.MMUEXT_FLUSH_CACHE_GLOBAL:
+        raise Refusal(EINVAL, "no device, no cache to flush (cache_flush_permitted)")
     elif command == xen.MMUEXT_SET_LDT:
-        domain.set_ldt(vcpu, arg1, arg2)
+        domain.set_ldt(vcpu, arg1, arg2 & 0xFFFFFFFF)
     elif command == xen.MMUEXT_CLEAR_PAGE:
         _plain(domain, arg1)[:] = bytes(4096)
     elif command == xen.MMUEXT_COPY_PAGE:
         if not domain.frames.owned(arg2):
             raise Refusal(EINVAL, f"frame {arg2:#x} is not the domain's own")
-        _plain(domain, arg1)[:] = domain.memory.frame(arg2)
+        _plain(domain, arg1)[:] = bytes(domain.memory.frame(arg2))
     elif command in (xen.MMUEXT_MARK_SUPER, xen.MMUEXT_UNMARK_SUPER):
-        raise Refusal(ENOSYS, "superpages are not for PV guests")
+        raise Refusal(EOPNOTSUPP, "superpages are not for PV guests")
     else:
         raise Refusal(ENOSYS, f"mmuext_op {MMUEXT_NAMES[command] if command < len(MMUEXT_NAMES) else command} does not exist")
 

@@ -8,7 +8,8 @@ from emulator.abi import xen
 from emulator.abi.errno import EINVAL, ENODEV
 from emulator.cpu.core import FS, GS, MASK64
 from emulator.hypervisor.emulation.msrs import canonical
-from emulator.hypervisor.memory.frames import SEG_DESC
+from emulator.hypervisor.memory.descriptors import check_descriptor
+from emulator.hypervisor.memory.frames import SEG_DESC, WRITABLE
 from emulator.hypervisor.refusal import Refusal
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 def set_gdt(vcpu: Vcpu, frames_at: int, entries: int, *_: int) -> int:
     """`entries` descriptors in as many validated frames as that takes."""
     domain = vcpu.domain
+    entries &= 0xFFFFFFFF
     if entries > xen.RESERVED_GDT_ENTRY:
         raise Refusal(EINVAL, f"a GDT of {entries} entries, {xen.RESERVED_GDT_ENTRY} at most")
     count = -(-entries // 512)
@@ -37,15 +39,6 @@ def set_gdt(vcpu: Vcpu, frames_at: int, entries: int, *_: int) -> int:
     return 0
 
 
-def check_descriptor(descriptor: int) -> int:
-    """check_descriptor: the descriptor with its DPL fixed up, or Refusal. Of gates, none is accepted."""
-    if not descriptor >> 47 & 1:
-        return descriptor
-    if not descriptor >> 44 & 1 and descriptor >> 40 & 0xF:
-        raise Refusal(EINVAL, f"descriptor {descriptor:#018x} is a system descriptor")
-    return descriptor | 3 << 45
-
-
 def update_descriptor(vcpu: Vcpu, address: int, descriptor: int, *_: int) -> int:
     """One 8-byte descriptor at a machine address, in a descriptor page or a page of plain memory."""
     domain = vcpu.domain
@@ -53,13 +46,11 @@ def update_descriptor(vcpu: Vcpu, address: int, descriptor: int, *_: int) -> int
     if address & 7:
         raise Refusal(EINVAL, f"descriptor address {address:#x} is not 8-byte aligned")
     checked = check_descriptor(descriptor)
-    kind = domain.frames.type[mfn] if mfn < domain.frames.frames and domain.frames.count[mfn] else 0
-    if kind == SEG_DESC:
-        domain.memory.words[address >> 3] = checked
-    else:
-        domain.tables.get_type(mfn, domain.WRITABLE)
-        domain.memory.words[address >> 3] = checked
-        domain.tables.put_type(mfn)
+    in_use = mfn < domain.frames.frames and domain.frames.count[mfn] and domain.frames.type[mfn] == SEG_DESC
+    kind = SEG_DESC if in_use else WRITABLE
+    domain.tables.get_type(mfn, kind)
+    domain.memory.words[address >> 3] = checked
+    domain.tables.put_type(mfn)
     return 0
 
 

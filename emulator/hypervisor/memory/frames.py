@@ -1,4 +1,4 @@
-"""What each machine frame of a domain is used for, and how often: Xen's page_info, reduced to type and type count.
+"""What each machine frame of a domain is used for, and how often: Xen's page_info, reduced to owner, type and two counts.
 
 A frame is at any moment of one type with a count of its uses as that type (asm-x86/mm.h, PGT_*):
 
@@ -8,7 +8,11 @@ A frame is at any moment of one type with a count of its uses as that type (asm-
     WRITABLE   mapped writable that many times
 
 Types exclude each other while the count is above zero: a page table is never mapped writable. That one rule keeps a guest out of
-its own page tables. Frames owned by Xen (`owner` 0) cannot be typed by a guest at all, but for those shared with it on purpose.
+its own page tables. `readers` counts the uses that ask for no type: read-only mappings, and the grants of it that others use. Xen's
+general count (PGC_count_mask) is the sum of both and 1 for the allocation. A frame that its domain gives back while it is in use is
+`leaving`: still the domain's, and gone with its last use (PGC_allocated clear).
+
+`linear` is Xen's linear_pt_count: above zero, so many entries of this table name tables of its own level; below, it is named so.
 """
 
 from __future__ import annotations
@@ -20,8 +24,12 @@ from numpy.typing import NDArray
 
 NONE, L1, L2, L3, L4, SEG_DESC, WRITABLE = range(7)
 TYPE_NAMES = ("none", "L1 table", "L2 table", "L3 table", "L4 table", "descriptor page", "writable")
-XEN, GUEST, SHARED, FREE = range(4)
-"""Owners: the hypervisor itself; the guest; Xen's but shared with the guest; nobody (ballooned out, not yet populated)."""
+XEN, GUEST, SHARED, FREE, FOREIGN = range(5)
+"""Owners: the hypervisor itself; the guest; Xen's but shared with the guest; nobody (ballooned out, not yet populated); another
+domain, whose granted frame is seen through this one."""
+OWNER_NAMES = ("Xen", "the domain", "Xen, shared", "nobody", "another domain")
+
+Saved = tuple[bytes, bytes, bytes, bytes, bytes, bytes, tuple[int, ...]]
 
 
 class FrameTable:
@@ -31,22 +39,43 @@ class FrameTable:
         self.frames = frames
         self.type = bytearray(frames)
         self.count = array("i", bytes(4 * frames))
+        self.readers = array("i", bytes(4 * frames))
+        self.linear = array("h", bytes(2 * frames))
         self.pinned = bytearray(frames)
         self.owner = bytearray(frames)
+        self.leaving: set[int] = set()
         self.types: NDArray[np.uint8] = np.frombuffer(self.type, dtype=np.uint8)
         self.counts: NDArray[np.int32] = np.frombuffer(self.count, dtype=np.int32)
+        self.reads: NDArray[np.int32] = np.frombuffer(self.readers, dtype=np.int32)
         self.owners: NDArray[np.uint8] = np.frombuffer(self.owner, dtype=np.uint8)
 
     def owned(self, mfn: int) -> bool:
         """Whether the guest may name this frame in a mapping."""
         return mfn < self.frames and self.owner[mfn] in (GUEST, SHARED)
 
-    def save(self) -> tuple[bytes, bytes, bytes, bytes]:
-        return bytes(self.type), self.count.tobytes(), bytes(self.pinned), bytes(self.owner)
+    def uses(self, mfn: int) -> int:
+        """Xen's general count without the allocation."""
+        return self.count[mfn] + self.readers[mfn]
 
-    def load(self, state: tuple[bytes, bytes, bytes, bytes]) -> None:
-        kinds, counts, pins, owners = state
+    def share(self, mfn: int) -> None:
+        """share_xen_page_with_guest, SHARE_rw: a frame of Xen's that the guest may map writable, and use as nothing else."""
+        self.owner[mfn], self.type[mfn], self.count[mfn] = SHARED, WRITABLE, 1
+
+    def describe(self, mfn: int) -> str:
+        """What stands in the way of another use, for people."""
+        kind, count = TYPE_NAMES[self.type[mfn]], self.count[mfn]
+        return f"{'mapped' if self.type[mfn] == WRITABLE else 'a'} {kind} (used {count} time{'s' if count != 1 else ''})"
+
+    def save(self) -> Saved:
+        return (bytes(self.type), self.count.tobytes(), bytes(self.pinned), bytes(self.owner), self.readers.tobytes(), self.linear.tobytes(),
+                tuple(sorted(self.leaving)))  # fmt: skip
+
+    def load(self, state: Saved) -> None:
+        kinds, counts, pins, owners, readers, linear, leaving = state
         self.type[:] = kinds
         self.counts[:] = np.frombuffer(counts, dtype=np.int32)
+        self.reads[:] = np.frombuffer(readers, dtype=np.int32)
+        self.linear[:] = array("h", linear)
         self.pinned[:] = pins
         self.owner[:] = owners
+        self.leaving = set(leaving)

@@ -44,6 +44,17 @@ class GuestMemory:
             table = entry & FRAME_MASK
         return (table >> 3) + (va >> 12 & 511)
 
+    def _writable_above(self, va: int) -> bool:
+        """Whether the levels above the leaf let `va` be written: a linear map is read-only from its top, and its leaves are tables."""
+        words = self._words
+        table = self._core.cr3 & FRAME_MASK
+        for shift in (39, 30, 21):
+            entry = words[(table >> 3) + (va >> shift & 511)]
+            if not entry & RW:
+                return False
+            table = entry & FRAME_MASK
+        return True
+
     def offset(self, va: int, write: bool = False) -> int:
         """Where the byte at `va` lies in the machine memory. Marks the entry accessed (and dirty), as the processor would."""
         if not -0x800000000000 <= (va if va < 1 << 63 else va - (1 << 64)) < 0x800000000000:
@@ -56,12 +67,20 @@ class GuestMemory:
         need = PRESENT | USER | RW if write else PRESENT | USER
         if entry & need != need:
             raise Refusal(EFAULT, f"address {va:#x} is not {'writable' if entry & PRESENT else 'mapped'}")
+        if write and not self._writable_above(va):
+            raise Refusal(EFAULT, f"address {va:#x} is not writable")
         mark = ACCESSED | DIRTY if write else ACCESSED
         if entry & mark != mark:
             words[index] = entry | mark
         if write and not entry & NX:
             self._core.forget_frame((entry & FRAME_MASK) >> 12)
         return entry & FRAME_MASK | va & 0xFFF
+
+    @staticmethod
+    def check_range(va: int) -> None:
+        """guest_handle_okay: whether a list may begin at `va` (one that begins below the hypervisor's range meets a hole before it)."""
+        if 0x800000000000 <= va < HYPERVISOR_VIRT_END:
+            raise Refusal(EFAULT, f"a list at {va:#x}, which is the hypervisor's or no address")
 
     def read(self, va: int, size: int) -> bytes:
         at = self.offset(va)
