@@ -69,7 +69,10 @@ _CR0 = 0x80050033  # PG AM WP NE ET TS=0 MP PE, as Xen shows a PV guest
 _CR4_PAE, _CR4_OSFXSR, _CR4_OSXMMEXCPT = 0x20, 0x200, 0x400
 _MSR_EFER, _EFER = 0xC0000080, 0xD01  # NXE LMA LME SCE
 _HF_CPL3, _HF_CS32, _HF_SS32, _HF_TS, _HF_CS64 = 3, 1 << 4, 1 << 5, 1 << 11, 1 << 15
-_FLAGS_CODE64, _FLAGS_DATA, _FLAGS_ABSENT = 0xA0FB00, 0xC0F300, 0
+_HF_CODE = _HF_CS64 | _HF_CS32 | _HF_SS32
+_MAX_CODE_IMAGES = 64
+FLAT_CODE64, FLAT_DATA = 0x00AFFB000000FFFF, 0x00CFF3000000FFFF
+"""Descriptors of flat ring-3 segments: 64-bit code, and data."""
 
 INVALID_OPCODE = 6
 
@@ -103,6 +106,8 @@ class Core:
         self.env = raw.cast("Q")
         self.env32 = raw.cast("I")
         self.regs = self.env[0:16]
+        self._cs_ss = raw[ENV_SEGMENTS + CS * SEGMENT_BYTES : ENV_SEGMENTS + (SS + 1) * SEGMENT_BYTES]
+        self._code_images: dict[tuple[int, int, int, int], tuple[bytes, int]] = {}
         self._dr, self._error_code = layout.dr // 8, layout.error_code // 4
         self._old_exception = (ctypes.c_int32).from_address(env + layout.old_exception)
 
@@ -134,7 +139,7 @@ class Core:
     def close(self) -> None:
         """Give the engine back. The memory stays its owner's."""
         if self._engine:
-            for view in (self.regs, self.env, self.env32):
+            for view in (self.regs, self._cs_ss, self.env, self.env32):
                 view.release()  # a use after this is a ValueError and not a wild write
             self._lib.close(self._engine)
             self._engine = 0
@@ -255,20 +260,23 @@ class Core:
     def set_segment_base(self, number: int, base: int) -> None:
         self.env[(ENV_SEGMENTS + number * SEGMENT_BYTES) // 8 + 1] = base
 
-    def load_flat(self, number: int, selector: int, flags: int) -> None:
-        """Load a segment's hidden part as if its descriptor were flat (Xen's own selectors): no table is read."""
-        offset = ENV_SEGMENTS + number * SEGMENT_BYTES
-        self.env32[offset // 4] = selector
-        if number not in (FS, GS):
-            self.env[offset // 8 + 1] = 0
-        self.env32[offset // 4 + 4] = 0xFFFFFFFF if flags else 0
-        self.env32[offset // 4 + 5] = flags
-
     def load_code64(self, cs: int, ss: int) -> None:
         """CS and SS as flat 64-bit ring-3 segments under these selectors."""
-        self.load_flat(CS, cs, _FLAGS_CODE64)
-        self.load_flat(SS, ss, _FLAGS_DATA)
-        self.env32[ENV_HFLAGS] |= _HF_CS64 | _HF_CS32 | _HF_SS32
+        self.load_code(cs, FLAT_CODE64, ss, FLAT_DATA)
+
+    def load_code(self, cs: int, code: int, ss: int, stack: int) -> None:
+        """CS and SS from selectors and 8-byte descriptors, without any check. Every crossing between the guest's two modes does
+        this, so what it comes to is kept: two neighbouring segments and three bits of hflags."""
+        key = (cs, code, ss, stack)
+        kept = self._code_images.get(key)
+        if kept is None:
+            if len(self._code_images) >= _MAX_CODE_IMAGES:
+                self._code_images.clear()
+            self.load_descriptor(CS, cs, code)
+            self.load_descriptor(SS, ss, stack)
+            kept = self._code_images[key] = (bytes(self._cs_ss), self.env32[ENV_HFLAGS] & _HF_CODE)
+        self._cs_ss[:] = kept[0]
+        self.env32[ENV_HFLAGS] = self.env32[ENV_HFLAGS] & ~_HF_CODE | kept[1]
 
     def load_descriptor(self, number: int, selector: int, descriptor: int) -> None:
         """Load a segment register from an 8-byte code or data descriptor, without any check (the caller made them)."""
@@ -290,7 +298,12 @@ class Core:
             self.env32[ENV_HFLAGS] = hidden
 
     def clear_segment(self, number: int) -> None:
-        self.load_flat(number, 0, _FLAGS_ABSENT)
+        """A null selector; FS and GS keep their bases, which the guest sets apart."""
+        offset = ENV_SEGMENTS + number * SEGMENT_BYTES
+        self.env32[offset // 4] = 0
+        if number not in (FS, GS):
+            self.env[offset // 8 + 1] = 0
+        self.env32[offset // 4 + 4] = self.env32[offset // 4 + 5] = 0
 
     def set_table(self, number: int, base: int, limit: int) -> None:
         """GDT, LDT: where descriptors are read from (linear address) and the last valid byte."""
