@@ -40,11 +40,13 @@ async def engine() -> AsyncIterator[tuple[FakeHost, EngineClient]]:
         host.stop()
 
 
-async def collect(client: EngineClient, domid: int, *, hold: bool = False, pause: float = 0.0) -> list[ConsoleChunk]:
-    chunks = []
+async def collect(client: EngineClient, domid: int, *, hold: bool = False, nap: float = 0.0) -> list[ConsoleChunk]:
+    """All chunks of a console; `nap`: seconds that the reader takes after its first."""
+    chunks: list[ConsoleChunk] = []
     async for chunk in client.console_attach(domid, 0, hold=hold):
+        if not chunks:
+            await asyncio.sleep(nap)
         chunks.append(chunk)
-        await asyncio.sleep(pause)
     return chunks
 
 
@@ -154,7 +156,7 @@ async def test_attaching_to_nothing_is_a_mistake() -> None:
 
 async def test_a_held_flood_arrives_whole_at_a_slow_reader() -> None:
     async with engine() as (host, client):
-        chunks = await asyncio.wait_for(collect(client, host.add("flood"), hold=True, pause=0.01), 30)
+        chunks = await asyncio.wait_for(collect(client, host.add("flood"), hold=True, nap=0.6), 30)
         assert b"".join(chunk.data for chunk in chunks) == FLOOD
         assert "pause" in host.calls and len(FLOOD) > 3 * KEPT
 
