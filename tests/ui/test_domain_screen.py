@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import msgspec
 import pytest
 from textual.pilot import Pilot
 from textual.strip import Strip
 
+from emulator.control.views import TraceLine, TraceView
 from emulator.errors import UserError
 from tests.ui.fake_details import RichEngine
 from xenconsole.app import ConsoleApp
@@ -168,6 +170,17 @@ async def test_the_trace_is_filtered_while_the_filter_is_typed_and_esc_takes_it_
         await b.press("slash", "escape")
         assert "sched_op" in b.text("#trace")
         assert b.screen.is_current
+
+
+async def test_a_flood_is_cut_and_the_filter_still_sees_all_of_it() -> None:
+    async with bench(tab="trace") as b:
+        trace = b.screen.query_one(TracePanel)
+        calls = [TraceLine(seq=trace.seq + n, vtime_ns=n, vcpu=0, kind="hypercall", name="iret", detail="", result="") for n in range(1, 3001)]
+        calls[7] = msgspec.structs.replace(calls[7], result="-EPERM", reason="only Domain-0 may")
+        trace.show(TraceView(lines=tuple(calls), seq=calls[-1].seq))
+        assert "2,700 more" in b.text("#trace") and "EPERM" not in b.text("#trace").split("more")[1]
+        trace.set_filter("EPERM")
+        assert "only Domain-0 may" in b.text("#trace")
 
 
 async def test_the_chosen_call_has_its_latencies_drawn() -> None:
@@ -343,8 +356,8 @@ async def test_what_a_guest_names_itself_is_shown_and_never_obeyed() -> None:
     async with bench(domid=3) as b:
         b.engine.domains[3].name = "[red]\x1b[2Jx[/]"
         await b.turn()
-        assert "[red]·[2Jx[/]" in plain(b.screen.query_one(DomainBar).lines)
-        assert "[red]·[2Jx[/]" in b.text("#life")
+        assert "[red]·[2Jx[/]" in plain(b.screen.query_one(DomainBar).shown())
+        assert "[red]·[2Jx[/]" in plain(b.screen.query_one(LifePane).shown())
 
 
 async def test_only_changed_lines_are_painted_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,6 +60,7 @@ class Pane(Widget, can_focus=True):
         self.at_end = self.follows
         self.explaining = False
         self._chosen = 0
+        self._painted: list[Line] = []
         self._styles_by_name: dict[str, Style] = {}
         self.place = ""
         self._title = self._subtitle = ""
@@ -84,19 +85,20 @@ class Pane(Widget, can_focus=True):
         width, height = self.content_size
         if width <= 0 or height <= 0:
             return
-        before = self._visible(height)
-        self.lines = [harmless(spans) for spans in self.build(width, height)]
+        before = self._painted
+        self.lines = list(self.build(width, height))
         self.top = self._limit if self.at_end else min(self.top, self._limit)
         self._repaint(before)
 
-    def _visible(self, height: int) -> list[Line]:
-        body = self.lines[self.pinned + self.top : self.top + height]
-        shown = self.lines[: self.pinned] + body
-        return shown + [EMPTY] * (height - len(shown))
+    def shown(self) -> list[Line]:
+        """What stands in the pane now, a line a row, without a character that could steer the terminal."""
+        height = self.content_size.height
+        body = self.lines[: self.pinned] + self.lines[self.pinned + self.top : self.top + height]
+        return [harmless(spans) for spans in body[:height]] + [EMPTY] * (height - len(body))
 
     def _repaint(self, before: list[Line]) -> None:
         width, height = self.content_size
-        after = self._visible(height)
+        after = self._painted = self.shown()
         if self.explaining or len(before) != len(after):
             self.refresh()
         else:
@@ -128,7 +130,7 @@ class Pane(Widget, can_focus=True):
 
     def scroll_lines(self, delta: int) -> None:
         """Scroll by so many lines within the content."""
-        before = self._visible(self.content_size.height)
+        before = self._painted
         self.top = min(max(self.top + delta, 0), self._limit)
         self.at_end = self.follows and self.top == self._limit
         self._repaint(before)
@@ -164,7 +166,7 @@ class Pane(Widget, can_focus=True):
     def fields(self) -> list[tuple[int, int, int, str]]:
         """Row, column, width and key of every visible field that can be explained, in reading order."""
         found: list[tuple[int, int, int, str]] = []
-        for row, spans in enumerate(self._visible(self.content_size.height)):
+        for row, spans in enumerate(self._painted):
             column = 0
             for key, run in groupby(spans, key=lambda span: span.field):
                 length = width_of(run)
@@ -240,9 +242,8 @@ class Pane(Widget, can_focus=True):
         return style
 
     def render_line(self, y: int) -> Strip:
-        width, height = self.content_size
-        visible = self._visible(height)
-        spans = visible[y] if y < len(visible) else EMPTY
+        width = self.content_size.width
+        spans = self._painted[y] if y < len(self._painted) else EMPTY
         chosen = range(0)
         if self.explaining:
             found = self.fields()
