@@ -1,0 +1,274 @@
+"""One virtual disk of one guest: the handshake, the ring when there is one, and the image's worker.
+
+All but `answered` of the worker's threads runs in the domain's holder. What the disk answers comes back as a message
+(`DiskAnswer`) and carries the data read, so that the log of messages is enough to run the domain again without the disk.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from emulator.abi.blkif import SECTOR, VDISK_CDROM, VDISK_READONLY, XENBUS_INITIALISING
+from emulator.dom0.backends.block.requests import MAX_INDIRECT
+from emulator.dom0.backends.block.ring import BlockRing, RingCounters, RingState
+from emulator.dom0.diskspec import DiskSpec
+from emulator.dom0.grants import GrantAccess, GrantError
+from emulator.dom0.storage import DiskWorker, Done, Image
+from emulator.dom0.xenbus import BackendHandshake, Command, Connect, Disconnect, SwitchTo
+from emulator.dom0.xenstore import Perm, Store
+from emulator.errors import UserError
+
+MAX_RING_ORDER: Final = 2
+_READ: Final = 1  # tree.READ
+
+
+class GuestSide(Protocol):
+    """What a device needs of its guest."""
+
+    domid: int
+    memory: memoryview
+    grants: GrantAccess
+
+    def bind(self, port: int, name: str) -> None:
+        """Take the far end of an event channel that the guest offers to Domain-0. ValueError says why not."""
+
+    def unbind(self, port: int, name: str) -> None: ...
+
+    def notify(self, port: int, name: str) -> None:
+        """An event for the guest, if the port is still ours."""
+
+    def post(self, name: str, done: tuple[Done, ...]) -> None:
+        """Have `answered(done)` called in the holder's turn."""
+
+    def log(self, level: str, text: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class DeviceState:
+    """A saved device; the image's contents by its mark (None: it cannot go back)."""
+
+    spec: DiskSpec
+    handshake: tuple[int, int, bool, bool, bool]
+    ring: RingState | None
+    grefs: tuple[int, ...]
+    frames: tuple[int, ...]
+    port: int
+    mark: object
+    can_rewind: str  # empty, or why the image cannot go back
+
+
+class BlockDevice:
+    """`gone` is called once the device's nodes are removed, in the holder's turn."""
+
+    def __init__(self, spec: DiskSpec, image: Image, side: GuestSide, store: Store, gone: Callable[[BlockDevice], None]) -> None:
+        self.spec, self.image = spec, image
+        self.name = f"vbd-{spec.devid}"
+        self._side, self._store, self._gone = side, store, gone
+        self.worker = DiskWorker(image, f"{self.name}-{side.domid}", lambda done: side.post(self.name, done))
+        self.handshake = BackendHandshake()
+        self.ring: BlockRing | None = None
+        self.port = 0
+        self.grefs: tuple[int, ...] = ()
+        self.frames: tuple[int, ...] = ()
+        self.counters = RingCounters()
+        self._tags = itertools.count(1)
+        self.trouble = ""  # why the device was closed on the frontend
+        self.closed = threading.Event()
+        self.front = f"/local/domain/{side.domid}/device/vbd/{spec.devid}"
+        self.back = f"/local/domain/0/backend/vbd/{side.domid}/{spec.devid}"
+
+    # --- xenstore --------------------------------------------------------------------------------------------------------------
+
+    def advertise(self) -> None:
+        """The nodes as libxl writes them, then what this backend can do; the handshake starts."""
+        spec, domid = self.spec, self._side.domid
+        kind = "cdrom" if spec.cdrom else "disk"
+        back = {
+            "frontend": self.front, "params": str(spec.target), "frontend-id": str(domid), "online": "1", "removable": str(int(spec.cdrom)),
+            "bootable": "1", "state": str(XENBUS_INITIALISING), "dev": spec.vdev, "type": "qdisk", "mode": "r" if spec.readonly else "w",
+            "device-type": kind, "discard-enable": str(int(spec.discard)), "specification": "xen",
+        }  # fmt: skip
+        front = {"backend": self.back, "backend-id": "0", "state": str(XENBUS_INITIALISING), "virtual-device": str(spec.devid),
+                 "device-type": kind, "trusted": "1"}  # fmt: skip
+        self._write_nodes(self.back, back, (Perm(0, 0), Perm(domid, _READ)))
+        self._write_nodes(self.front, front, (Perm(domid, 0), Perm(0, _READ)))
+        self._write_nodes(f"/libxl/{domid}/device/vbd/{spec.devid}", {"frontend": self.front, "backend": self.back, "type": "qdisk"}, (Perm(0, 0),))
+        features = {"feature-flush-cache": "1", "feature-barrier": "0", "feature-max-indirect-segments": str(MAX_INDIRECT),
+                    "max-ring-page-order": str(MAX_RING_ORDER), "feature-persistent": "0"}  # fmt: skip
+        if spec.discard and not spec.readonly:
+            features |= {"feature-discard": "1", "discard-granularity": "4096", "discard-alignment": "0", "discard-secure": "0"}
+        self._write_nodes(self.back, features, ())
+        self.run(self.handshake.start())
+
+    def _write_nodes(self, top: str, nodes: dict[str, str], perms: tuple[Perm, ...]) -> None:
+        """Nodes below `top`, which gets `perms`; they inherit them."""
+        with self._store.changing():
+            if perms:
+                self._store.write(top, "")
+                self._store.set_permissions(top, perms)
+            for key, value in nodes.items():
+                self._store.write(f"{top}/{key}", value)
+
+    def _number(self, key: str, limit: int, default: int | None = None) -> int:
+        """A number that the frontend wrote; GrantError when it is none."""
+        text = self._store.read(f"{self.front}/{key}")
+        if text is None and default is not None:
+            return default
+        if text is None or not text.isascii() or not text.isdigit() or len(text) > 10 or int(text) > limit:
+            raise GrantError(f"its {key} is {ascii(text)[:40]}")
+        return int(text)
+
+    # --- the handshake ---------------------------------------------------------------------------------------------------------
+
+    def frontend_changed(self, value: str | None) -> None:
+        """The frontend's state node reads `value` now (None: it is gone)."""
+        state = int(value) if value and value.isascii() and value.isdigit() and len(value) < 4 else 0
+        self.run(self.handshake.frontend_changed(state))
+
+    def run(self, commands: list[Command]) -> None:
+        for command in commands:
+            if isinstance(command, SwitchTo):
+                self._store.write(f"{self.back}/state", str(command.state))
+            elif isinstance(command, Connect):
+                self._connect()
+            elif isinstance(command, Disconnect):
+                self._disconnect()
+            else:
+                for path in (self.front, self.back, f"/libxl/{self._side.domid}/device/vbd/{self.spec.devid}"):
+                    self._store.remove(path)
+                self._gone(self)
+
+    def detach(self, force: bool = False) -> None:
+        """Unplug."""
+        self._store.write(f"{self.back}/online", "0")
+        self.run(self.handshake.detach(force))
+
+    def _connect(self) -> None:
+        """connect_ring of xen-blkback: the ring's grants, the event channel, then what the frontend must know of the disk."""
+        try:
+            protocol = self._store.read(f"{self.front}/protocol")
+            if protocol not in (None, "", "x86_64-abi"):
+                raise GrantError(f"its protocol is {ascii(protocol)[:40]}, x86_64-abi is offered")
+            order = self._number("ring-page-order", MAX_RING_ORDER, -1)
+            keys = ["ring-ref"] if order < 0 else [f"ring-ref{page}" for page in range(1 << order)]
+            grefs = [self._number(key, (1 << 32) - 1) for key in keys]
+            port = self._number("event-channel", (1 << 32) - 1)
+            frames: list[int] = []
+            try:
+                for gref in grefs:
+                    frames.append(self._side.grants.begin(gref, True))
+                self._side.bind(port, self.name)
+            except (GrantError, ValueError):
+                for gref in grefs[: len(frames)]:
+                    self._side.grants.end(gref, True)
+                raise
+        except (GrantError, ValueError) as bad:
+            self.fail(f"cannot connect: {bad}")
+            return
+        self.grefs, self.frames, self.port = tuple(grefs), tuple(frames), port
+        self.ring = self._new_ring()
+        info = (VDISK_READONLY if self.spec.readonly else 0) | (VDISK_CDROM if self.spec.cdrom else 0)
+        nodes = {"sectors": str(self.image.size // SECTOR), "info": str(info), "sector-size": str(SECTOR), "physical-sector-size": "4096"}
+        self._write_nodes(self.back, nodes, ())
+        self.trouble = ""
+        self.run(self.handshake.connected())
+        self._side.notify(port, self.name)
+        self.kick()
+
+    def _new_ring(self) -> BlockRing:
+        ring = BlockRing(self._side.memory, self.frames, self._side.grants, self.image.size, self.spec.readonly, self._tags)
+        ring.counters = self.counters
+        return ring
+
+    def _disconnect(self) -> None:
+        if self.ring is not None:
+            self.ring.abandon()
+            self.ring = None
+        self._side.unbind(self.port, self.name)
+        for gref in self.grefs:
+            self._side.grants.end(gref, True)
+        self.grefs, self.frames, self.port = (), (), 0
+
+    def fail(self, why: str) -> None:
+        """Close the device on this frontend, and say why; the guest's other devices and other guests are not concerned."""
+        self.trouble = why
+        self._side.log("warning", f"{self.spec.vdev} closed: {why}")
+        self.run(self.handshake.failed())
+
+    # --- requests --------------------------------------------------------------------------------------------------------------
+
+    def kick(self) -> None:
+        """The frontend sent an event."""
+        ring = self.ring
+        if ring is None:
+            return
+        jobs = ring.take()
+        if jobs:
+            self.worker.submit(jobs)
+        self._push(ring)
+
+    def answered(self, done: tuple[Done, ...]) -> None:
+        ring = self.ring
+        if ring is None:
+            return
+        for one in done:
+            ring.finish(one.tag, one.failure, one.data)
+        self._push(ring)
+
+    def _push(self, ring: BlockRing) -> None:
+        if ring.push():
+            self._side.notify(self.port, self.name)
+        if ring.broken:
+            self.fail(ring.broken)
+
+    # --- end, saving -----------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Let the image go, what was written flushed. Waits for the disk."""
+        try:
+            self.worker.close()
+        except OSError as bad:
+            self._side.log("error", f"{self.spec.vdev}: {bad.strerror or bad} while closing {self.spec.target}")
+        finally:
+            self.closed.set()
+
+    def save(self) -> DeviceState:
+        """Between two slices. The disk's contents are those of this moment: what is in flight will be done again."""
+        mark, why = None, ""
+        self.worker.drain()
+        try:
+            mark = self.image.mark()
+        except UserError as bad:
+            why = bad.line()
+        ring = self.ring.save() if self.ring is not None else None
+        return DeviceState(self.spec, self.handshake.save(), ring, self.grefs, self.frames, self.port, mark, why)
+
+    def load(self, state: DeviceState) -> None:
+        """The guest's memory, grants and event channels are those of `state` already."""
+        self.worker.drain()
+        self.image.rewind(state.mark)
+        self.handshake.load(state.handshake)
+        self.grefs, self.frames, self.port = state.grefs, state.frames, state.port
+        self.ring = None
+        if state.ring is not None:
+            self.ring = self._new_ring()
+            jobs = self.ring.load(state.ring)
+            if jobs:
+                self.worker.submit(jobs)
+
+
+@dataclass(frozen=True, slots=True)
+class DiskAnswer:
+    """A message: what a disk did for one device."""
+
+    name: str
+    done: tuple[Done, ...]
+
+    def apply(self, domain: Any) -> None:
+        receiver = domain.receivers.get(self.name)
+        if receiver is not None:
+            receiver(self.done)

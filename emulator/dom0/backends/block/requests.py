@@ -1,0 +1,126 @@
+"""Block requests: decoded from a private copy of their slot, checked before anything else looks at them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from emulator.abi.blkif import (
+    BLKIF_MAX_SEGMENTS_PER_REQUEST,
+    BLKIF_OP_DISCARD,
+    BLKIF_OP_FLUSH_DISKCACHE,
+    BLKIF_OP_INDIRECT,
+    BLKIF_OP_NAMES,
+    BLKIF_OP_READ,
+    BLKIF_OP_WRITE,
+    BLKIF_RSP_EOPNOTSUPP,
+    BLKIF_RSP_ERROR,
+    DISCARD,
+    INDIRECT,
+    REQUEST,
+    SECTOR,
+    SECTORS_PER_FRAME,
+    SEGMENT,
+    SEGMENTS_PER_INDIRECT_PAGE,
+)
+
+MAX_INDIRECT: Final = 64
+"""Segments of an indirect request: 256 KiB. Bounds what a ring full of requests can hold."""
+
+READ: Final = BLKIF_OP_READ
+WRITE: Final = BLKIF_OP_WRITE
+FLUSH: Final = BLKIF_OP_FLUSH_DISKCACHE
+DISCARD_OP: Final = BLKIF_OP_DISCARD
+
+
+class BadRequest(Exception):
+    """A request that is answered with an error at once; the device goes on."""
+
+    def __init__(self, why: str, status: int = BLKIF_RSP_ERROR) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+Segment = tuple[int, int, int]
+"""gref, first byte in the frame, bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be done. `operation`: as it came, for the response; `kind`: READ, WRITE, FLUSH or DISCARD_OP. Bytes, not sectors."""
+
+    ident: int
+    operation: int
+    kind: int
+    offset: int
+    size: int
+    segments: tuple[Segment, ...] = ()
+    indirect: tuple[int, ...] = ()  # grefs of pages of segments, not yet read
+    indirect_count: int = 0
+
+    def text(self) -> str:
+        """For people: `write 8 sectors at 2048`."""
+        name = BLKIF_OP_NAMES[self.kind]
+        if self.indirect_count:
+            return f"{name} {self.indirect_count} indirect segments at {self.offset // SECTOR}"
+        return f"{name} {self.size // SECTOR} sectors at {self.offset // SECTOR}" if self.size or self.kind != FLUSH else name
+
+
+def ident_of(slot: bytes) -> tuple[int, int]:
+    """(id, operation): where every request has them."""
+    return int.from_bytes(slot[8:16], "little"), slot[0]
+
+
+def decode(slot: bytes) -> Request:
+    """A request from the copy of its slot; segments of an indirect one are still to be read. Raises BadRequest."""
+    operation = slot[0]
+    if operation in (BLKIF_OP_READ, BLKIF_OP_WRITE, BLKIF_OP_FLUSH_DISKCACHE):
+        _, count, _, ident, sector, table = REQUEST.unpack_from(slot)
+        if count > BLKIF_MAX_SEGMENTS_PER_REQUEST or (not count and operation != BLKIF_OP_FLUSH_DISKCACHE):
+            raise BadRequest(f"{BLKIF_OP_NAMES[operation]} of {count} segments")
+        segments, size = _segments(table, count)
+        # The sector of an empty flush means nothing.
+        return Request(ident, operation, operation, sector * SECTOR if count else 0, size, segments)
+    if operation == BLKIF_OP_DISCARD:
+        _, _, _, ident, sector, sectors = DISCARD.unpack_from(slot)
+        return Request(ident, operation, DISCARD_OP, sector * SECTOR, sectors * SECTOR)
+    if operation == BLKIF_OP_INDIRECT:
+        _, inner, count, ident, sector, _, *grefs = INDIRECT.unpack_from(slot)
+        if inner not in (BLKIF_OP_READ, BLKIF_OP_WRITE):
+            raise BadRequest(f"an indirect {BLKIF_OP_NAMES[inner] if inner < len(BLKIF_OP_NAMES) else inner}")
+        if not 0 < count <= MAX_INDIRECT:
+            raise BadRequest(f"{count} indirect segments")
+        pages = -(-count // SEGMENTS_PER_INDIRECT_PAGE)
+        return Request(ident, operation, inner, sector * SECTOR, 0, (), tuple(grefs[:pages]), count)
+    name = BLKIF_OP_NAMES[operation] if operation < len(BLKIF_OP_NAMES) else f"operation {operation}"
+    raise BadRequest(f"{name} is not offered", BLKIF_RSP_EOPNOTSUPP)
+
+
+def with_segments(request: Request, table: bytes) -> Request:
+    """An indirect request with its segments, from a copy of the pages that hold them. Raises BadRequest."""
+    segments, size = _segments(table, request.indirect_count)
+    return Request(request.ident, request.operation, request.kind, request.offset, size, segments)
+
+
+def _segments(table: bytes, count: int) -> tuple[tuple[Segment, ...], int]:
+    segments, total = [], 0
+    for gref, first, last in SEGMENT.iter_unpack(table[: count * SEGMENT.size]):
+        if first > last or last >= SECTORS_PER_FRAME:
+            raise BadRequest(f"a segment from sector {first} to {last} of a frame")
+        size = (last - first + 1) * SECTOR
+        segments.append((gref, first * SECTOR, size))
+        total += size
+    return tuple(segments), total
+
+
+def check_range(request: Request, capacity: int, readonly: bool) -> None:
+    """Raises BadRequest when the request reaches beyond the disk or writes to a read-only one."""
+    if readonly and request.kind in (WRITE, DISCARD_OP):
+        raise BadRequest(f"{BLKIF_OP_NAMES[request.kind]} to a read-only disk")
+    if readonly and request.kind == FLUSH and request.size:
+        raise BadRequest("a flush with data to a read-only disk")
+    if request.kind == FLUSH and not request.size:
+        return
+    # Python's integers don't wrap: a sector number near 2**64 is simply too large.
+    if request.offset + request.size > capacity:
+        raise BadRequest(f"{request.text()}, the disk has {capacity // SECTOR}")

@@ -1,0 +1,292 @@
+"""The backend's end of a block ring, sans-I/O: requests in by `take`, answers by `finish`, `push` tells whether to notify.
+
+    frontend                     backend
+    req_prod ->  slots  -> req_cons (ours alone)
+    rsp_cons <-  slots  <- rsp_prod (ours alone; the copy in the page is the frontend's to read)
+
+A frontend may write anything at any time. Each slot is copied once and the copy is checked and used; our own indices are never
+read back; what is written is copied out of the guest before the request leaves for the disk. A bad request is answered with
+an error, as Linux's blkback does; indices that make no sense break the ring: it is not served again until it is connected anew.
+
+Frames stay granted ("in use") from `take` to `finish`.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from emulator.abi.blkif import (
+    BLKIF_RSP_ERROR,
+    BLKIF_RSP_OKAY,
+    REQ_EVENT,
+    REQ_PROD,
+    RESPONSE,
+    RING_HEADER,
+    RSP_EVENT,
+    RSP_PROD,
+    SLOT,
+    ring_slots,
+)
+from emulator.dom0.backends.block.requests import (
+    READ,
+    WRITE,
+    BadRequest,
+    Request,
+    check_range,
+    decode,
+    ident_of,
+    with_segments,
+)
+from emulator.dom0.grants import GrantAccess, GrantError
+
+_U32: Final = struct.Struct("<I")
+_MASK: Final = 0xFFFFFFFF
+FRAME: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One thing for the disk to do. `data`: what is to be written. `tag` comes back with the answer."""
+
+    tag: int
+    kind: int
+    offset: int
+    size: int
+    data: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class RingState:
+    """A saved ring: indices, and the requests in flight with the frames they use."""
+
+    req_cons: int
+    rsp_prod: int
+    broken: str
+    flying: tuple[tuple[Request, tuple[int, ...]], ...]
+
+
+@dataclass(slots=True)
+class RingCounters:
+    requests: int = 0
+    errors: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
+    flushes: int = 0
+    refused: str = ""  # the last request that was answered with an error, and why
+
+
+class BlockRing:
+    """`memory`: the guest's machine memory. `frames`: the ring's machine frames, which the caller keeps granted.
+
+    `capacity`: bytes of the disk. `tags`: numbers never used before with this disk, whose late answers must find nobody."""
+
+    def __init__(self, memory: memoryview, frames: Sequence[int], grants: GrantAccess, capacity: int, readonly: bool, tags: Iterator[int]) -> None:
+        self._memory = memory
+        self._base = [mfn * FRAME for mfn in frames]
+        self._head = self._base[0]
+        self._grants = grants
+        self._capacity, self._readonly = capacity, readonly
+        self.size = ring_slots(len(frames))
+        self.req_cons = self.rsp_prod = 0
+        self.broken = ""  # why the ring is no longer served; one line
+        self.counters = RingCounters()
+        self._told = 0  # rsp_prod as the frontend last saw it
+        self._tags = tags
+        self._flying: dict[int, tuple[Request, tuple[int, ...], int]] = {}  # tag -> request, frames, since when (ns)
+
+    # --- the ring's memory ---------------------------------------------------------------------------------------------------
+
+    def _load(self, at: int) -> int:
+        value: int = _U32.unpack_from(self._memory, self._head + at)[0]
+        return value
+
+    def _store(self, at: int, value: int) -> None:
+        _U32.pack_into(self._memory, self._head + at, value & _MASK)
+
+    def _slot(self, index: int) -> bytes:
+        """A copy of a slot; slots may lie across two pages."""
+        at = RING_HEADER + (index & self.size - 1) * SLOT
+        page, start = at // FRAME, at % FRAME
+        base = self._base[page] + start
+        if start + SLOT <= FRAME:
+            return bytes(self._memory[base : base + SLOT])
+        first = FRAME - start
+        rest = self._base[page + 1]
+        return bytes(self._memory[base : base + first]) + bytes(self._memory[rest : rest + SLOT - first])
+
+    def _put_response(self, data: bytes) -> None:
+        at = RING_HEADER + (self.rsp_prod & self.size - 1) * SLOT
+        for offset in (0, 8):  # 16 bytes of an 8-aligned slot: a half never crosses a page
+            page, start = (at + offset) // FRAME, (at + offset) % FRAME
+            base = self._base[page] + start
+            self._memory[base : base + 8] = data[offset : offset + 8]
+        self.rsp_prod = self.rsp_prod + 1 & _MASK
+
+    # --- requests --------------------------------------------------------------------------------------------------------------
+
+    def take(self) -> list[Job]:
+        """All requests that wait, as work for the disk. Bad ones are answered here: `push` afterwards."""
+        jobs: list[Job] = []
+        if self.broken:
+            return jobs
+        while True:
+            prod = self._load(REQ_PROD)
+            if prod - self.rsp_prod & _MASK > self.size:
+                self.broken = f"req_prod {prod:#x} is {prod - self.rsp_prod & _MASK} past rsp_prod {self.rsp_prod:#x}, the ring has {self.size} slots"
+                return jobs
+            if prod - self.req_cons & _MASK > self.size:
+                self.broken = f"req_prod {prod:#x} went back behind req_cons {self.req_cons:#x}"
+                return jobs
+            if prod == self.req_cons:
+                # RING_FINAL_CHECK_FOR_REQUESTS: ask for an event, then look once more. The guest stands still meanwhile.
+                self._store(REQ_EVENT, self.req_cons + 1)
+                return jobs
+            while self.req_cons != prod:
+                slot = self._slot(self.req_cons)
+                self.req_cons = self.req_cons + 1 & _MASK
+                self.counters.requests += 1
+                try:
+                    jobs.append(self._accept(slot))
+                except BadRequest as bad:
+                    self.counters.refused = str(bad)
+                    self._respond(*ident_of(slot), bad.status)
+
+    def _accept(self, slot: bytes) -> Job:
+        request = decode(slot)
+        if request.indirect:
+            request = with_segments(request, self._read_indirect(request))
+        check_range(request, self._capacity, self._readonly)
+        return self._start(request, self._hold(request))
+
+    def _read_indirect(self, request: Request) -> bytes:
+        """A copy of the pages that hold an indirect request's segments."""
+        pages = []
+        for gref in request.indirect:
+            try:
+                mfn = self._grants.begin(gref, False)
+            except GrantError as bad:
+                raise BadRequest(f"indirect segments: {bad}") from bad
+            pages.append(bytes(self._memory[mfn * FRAME : (mfn + 1) * FRAME]))
+            self._grants.end(gref, False)
+        return b"".join(pages)
+
+    def _hold(self, request: Request) -> tuple[int, ...]:
+        """The frames of a request, all in use, or BadRequest and none."""
+        write = request.kind == READ  # a read from the disk writes to the frame
+        frames: list[int] = []
+        try:
+            for gref, _, _ in request.segments:
+                frames.append(self._grants.begin(gref, write))
+        except GrantError as bad:
+            for gref, _, _ in request.segments[: len(frames)]:
+                self._grants.end(gref, write)
+            raise BadRequest(f"{request.text()}: {bad}") from bad
+        return tuple(frames)
+
+    def _start(self, request: Request, frames: tuple[int, ...]) -> Job:
+        data = b""
+        if request.kind != READ and frames:
+            memory = self._memory
+            at = [(mfn * FRAME + first, size) for mfn, (_, first, size) in zip(frames, request.segments, strict=True)]
+            data = b"".join([memory[start : start + size] for start, size in at])
+        tag = next(self._tags)
+        self._flying[tag] = (request, frames, time.monotonic_ns())
+        return Job(tag, request.kind, request.offset, request.size, data)
+
+    # --- answers ---------------------------------------------------------------------------------------------------------------
+
+    def finish(self, tag: int, failure: str, data: bytes = b"") -> None:
+        """The disk is done with a job: `failure` is empty or says why not, `data` is what was read. Unknown tags are ignored."""
+        found = self._flying.pop(tag, None)
+        if found is None:
+            return
+        request, frames, _ = found
+        if request.kind == READ and not failure:
+            memory, at = self._memory, 0
+            view = memoryview(data)
+            for mfn, (_, first, size) in zip(frames, request.segments, strict=True):
+                start = mfn * FRAME + first
+                memory[start : start + size] = view[at : at + size]
+                at += size
+            self.counters.read_bytes += request.size
+        elif request.kind == WRITE and not failure:
+            self.counters.written_bytes += request.size
+        elif not failure:
+            self.counters.flushes += 1
+        self._release(request)
+        if failure:
+            self.counters.refused = failure
+        if not self.broken:
+            self._respond(request.ident, request.operation, BLKIF_RSP_ERROR if failure else BLKIF_RSP_OKAY)
+
+    def _release(self, request: Request) -> None:
+        for gref, _, _ in request.segments:
+            self._grants.end(gref, request.kind == READ)
+
+    def _respond(self, ident: int, operation: int, status: int) -> None:
+        if status:
+            self.counters.errors += 1
+        self._put_response(RESPONSE.pack(ident, operation, status) + bytes(4))
+
+    def push(self) -> bool:
+        """Make the answers visible (RING_PUSH_RESPONSES_AND_CHECK_NOTIFY); whether the frontend wants an event."""
+        old, new = self._told, self.rsp_prod
+        if old == new:
+            return False
+        self._store(RSP_PROD, new)
+        self._told = new
+        return new - self._load(RSP_EVENT) & _MASK < new - old & _MASK
+
+    def abandon(self) -> None:
+        """The frontend is gone or closing: give its frames back; answers that still come are ignored."""
+        for request, _, _ in self._flying.values():
+            self._release(request)
+        self._flying.clear()
+        self.broken = self.broken or "closed"
+
+    # --- looking, saving ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._flying)
+
+    def oldest_ns(self) -> int:
+        """Monotonic time at which the oldest request in flight came, 0 when there is none."""
+        return min((since for _, _, since in self._flying.values()), default=0)
+
+    def indices(self) -> tuple[int, int, int, int]:
+        """req_prod, req_cons, rsp_prod, rsp_cons; the last is told only by rsp_event, which Linux keeps one ahead of it."""
+        seen = self._load(RSP_EVENT) - 1 & _MASK
+        rsp_cons = seen if self.rsp_prod - seen & _MASK <= self.size else self.rsp_prod
+        return self._load(REQ_PROD), self.req_cons, self.rsp_prod, rsp_cons
+
+    def slots(self) -> tuple[str, ...]:
+        """Every slot as it reads now: the request in it, or the answer."""
+        shown = []
+        req_prod = self._load(REQ_PROD)
+        waiting = {index & self.size - 1 for index in range(self.rsp_prod, self.rsp_prod + min(self.size, req_prod - self.rsp_prod & _MASK))}
+        for index in range(self.size):
+            slot = self._slot(index)
+            if index in waiting:
+                try:
+                    shown.append(decode(slot).text())
+                except BadRequest as bad:
+                    shown.append(f"bad: {bad}")
+            else:
+                ident, _, status = RESPONSE.unpack_from(slot)
+                shown.append(f"answered {ident}: {'done' if status == BLKIF_RSP_OKAY else 'failed'}" if any(slot) else "")
+        return tuple(shown)
+
+    def save(self) -> RingState:
+        return RingState(self.req_cons, self.rsp_prod, self.broken, tuple((request, frames) for request, frames, _ in self._flying.values()))
+
+    def load(self, state: RingState) -> list[Job]:
+        """Back to `state`, the guest's memory and grants being what they were; what was in flight is to be done again."""
+        self.req_cons, self.rsp_prod, self.broken = state.req_cons, state.rsp_prod, state.broken
+        self._told = state.rsp_prod
+        self._flying.clear()
+        return [self._start(request, frames) for request, frames in state.flying]
