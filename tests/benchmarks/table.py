@@ -43,12 +43,13 @@ def render(rows: list[Row]) -> str:
 
 
 def circumstances() -> str:
-    """Date, commit, processor and Python of this run."""
+    """Date, commit, processor, Python and how busy the machine is (a neighbour makes every figure worse) of this run."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     processor = model.group(1) if model else platform.machine()
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    return f"{today}, commit {commit or 'unknown'}, {os.cpu_count()} × {processor}, Python {platform.python_version()}"
+    where = f"{os.cpu_count()} × {processor}, Python {platform.python_version()}"
+    return f"{today}, commit {commit or 'unknown'}, {where}, load {os.getloadavg()[2]:.1f}"
 
 
 def write(rows: list[Row]) -> None:

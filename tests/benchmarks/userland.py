@@ -13,7 +13,7 @@ from tests.benchmarks.pipeguest import PipeGuest
 from tests.benchmarks.table import Row
 
 LOOP_ROUNDS = 200_000_000
-TRIES = 3  # the best of these is taken: a busy machine only ever makes work slower
+TRIES = 3  # the best of these is taken: neighbours on the machine only ever make work slower
 SYSCALLS = 100_000
 FORKS = 100
 COPIES = 30
@@ -33,7 +33,7 @@ COMMANDS = {
 
 
 def measure(guest: PipeGuest) -> tuple[dict[str, float], dict[str, str]]:
-    """Seconds of every piece of work in a booted guest, and what the commands answered."""
+    """CPU seconds of every piece of work in a booted guest, and what the commands answered."""
     guest.boot()
     for command in PREPARE:
         guest.run(command)
