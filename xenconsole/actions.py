@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import glob
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from textual.screen import ModalScreen
 
@@ -58,7 +58,7 @@ class Actions:
             "sort-time": lambda v: table().sort_by("time"),
             "sort-name": lambda v: table().sort_by("name"),
             "sort-next": lambda v: table().sort_next(),
-            "filter": self._filter,
+            "filter": self.filter,
             "freeze": lambda v: app.set_frozen(not app.frozen),
             "delay": self._delay,
             "read-only": self._read_only,
@@ -144,8 +144,8 @@ class Actions:
         )
         return await self.ask(screen) is True
 
-    async def ask(self, screen: ModalScreen[_Answer]) -> _Answer | None:
-        """Show a dialog and wait for its answer; None when it was taken away."""
+    def ask(self, screen: ModalScreen[_Answer]) -> asyncio.Future[_Answer | None]:
+        """Show a dialog at once, so that the next key is already its own; the answer, None when it was taken away."""
         answer: asyncio.Future[_Answer | None] = asyncio.get_running_loop().create_future()
 
         def take(value: _Answer | None) -> None:
@@ -153,7 +153,7 @@ class Actions:
                 answer.set_result(value)
 
         self.app.push_screen(screen, take)
-        return await answer
+        return answer
 
     async def _snapshot_name(self, domid: int) -> str:
         """The first of NAME-1, NAME-2, … that is not taken."""
@@ -202,14 +202,17 @@ class Actions:
         except (ConnectionError, UserError):
             return  # completion does without
 
-    async def prompt(self, line: str = "") -> None:
-        """Take a command line and carry it out."""
-        await self._refresh_snapshot_names()
-        around = self.around()
-        screen = PromptScreen(":", line, complete=lambda text: complete(text, around), hint=usage_at, history=self.history)
-        typed = await self.ask(screen)
-        if typed and typed.strip():
-            await self.take_line(typed)
+    def prompt(self, line: str = "") -> Coroutine[Any, Any, None]:
+        """Show the prompt at once; the coroutine returned takes the line and carries it out."""
+        answer = self.ask(PromptScreen(":", line, complete=lambda text: complete(text, self.around()), hint=usage_at, history=self.history))
+
+        async def carry_out() -> None:
+            await self._refresh_snapshot_names()
+            typed = await answer
+            if typed and typed.strip():
+                await self.take_line(typed)
+
+        return carry_out()
 
     async def take_line(self, line: str) -> None:
         """Carry out a typed line; one that lacks arguments is put back into the prompt."""
@@ -247,7 +250,8 @@ class Actions:
         else:
             table.clear_marks()
 
-    async def _filter(self, values: Values) -> None:
+    def filter(self, values: Values) -> Coroutine[Any, Any, None] | None:
+        """Filter by the given pattern, or show the line that takes one at once."""
         screen = self.app.screen
         target = screen.set_filter if isinstance(screen, LogsScreen) else self.app.base_table().set_filter
 
@@ -257,14 +261,18 @@ class Actions:
             return problem
 
         if "pattern" in values:
-            problem = watch(str(values["pattern"]))
-            if problem:
+            if problem := watch(str(values["pattern"])):
                 self.app.notify(problem, severity="error", markup=False)
-            return
+            return None
         before = "" if isinstance(screen, LogsScreen) else self.app.base_table().filter_text
         hint = "regular expression on ID, name and state; ! in front shows the others"
-        if await self.ask(PromptScreen("/", before, hint=lambda text: hint, watch=watch)) is None:
-            watch(before)
+        answer = self.ask(PromptScreen("/", before, hint=lambda text: hint, watch=watch))
+
+        async def undo() -> None:
+            if await answer is None:
+                watch(before)
+
+        return undo()
 
     async def _delay(self, values: Values) -> None:
         seconds = float(values["seconds"])

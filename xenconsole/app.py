@@ -337,10 +337,17 @@ class ConsoleApp(App[int], inherit_bindings=False):
         return not name.startswith("sort") or isinstance(front, OverviewScreen)
 
     def action_command(self, name: str) -> None:
-        self.start(self.actions.perform(name))
+        if name == "prompt":  # these two take the very next key
+            self.start(self.actions.prompt())
+        elif name == "filter" and (rest := self.actions.filter({})) is not None:
+            self.start(rest)
+        else:
+            self.start(self.actions.perform(name))
 
     def action_to_console(self, number: int) -> None:
-        self.switch_console(number)
+        """A console in front shows the domain in its tiles if it has several."""
+        if not (isinstance(self.screen, ConsoleScreen) and self.screen.switch_tile(number)):
+            self.switch_console(number)
 
     def take_line(self, line: str) -> None:
         """A line from the palette: carried out, or put into the prompt when something is left to type."""

@@ -7,11 +7,13 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
-from textual.screen import ModalScreen
+from textual.geometry import Size
 from textual.widgets import Button, Input, Static
 
+from xenconsole.screens.dialog import Dialog
 
-class ConfirmScreen(ModalScreen[bool]):
+
+class ConfirmScreen(Dialog[bool]):
     """Asks `question`; dismissed with True only on a clear yes. With `must_type` the yes is typing that text."""
 
     CSS_PATH = "dialogs.tcss"
@@ -60,7 +62,7 @@ class ConfirmScreen(ModalScreen[bool]):
         self.dismiss(event.button.id == "yes")
 
 
-class LostScreen(ModalScreen[str]):
+class LostScreen(Dialog[str]):
     """The engine is gone: why, what it last said, and what can be done. Dismissed with restart, look or quit."""
 
     CSS_PATH = "dialogs.tcss"
@@ -98,7 +100,7 @@ class LostScreen(ModalScreen[str]):
         self.dismiss(event.button.id or "look")
 
 
-class TooSmallScreen(ModalScreen[None]):
+class TooSmallScreen(Dialog[None]):
     """Shown while the terminal is too small to draw anything worth reading."""
 
     CSS_PATH = "dialogs.tcss"
@@ -115,6 +117,14 @@ class TooSmallScreen(ModalScreen[None]):
 
     def on_resize(self) -> None:
         self.tell()
+
+    def on_screen_resume(self) -> None:
+        """A dialog that lay over it may have been there while the terminal grew."""
+        if self.fits(self.app.size):
+            self.call_later(self.dismiss, None)
+
+    def fits(self, size: Size) -> bool:
+        return size.width >= self._least[0] and size.height >= self._least[1]
 
     def tell(self) -> None:
         size = self.app.size

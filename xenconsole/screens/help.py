@@ -12,10 +12,10 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
-from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from xenconsole.commands import COMMANDS, GROUPS, find_command
+from xenconsole.screens.dialog import Dialog
 
 KeyLine = tuple[str, str, str]
 """(group, key as shown, what it does)."""
@@ -29,7 +29,7 @@ def group_of(name: str) -> str:
     return "consoles from anywhere" if name.startswith("to-console") else "moving and marking"
 
 
-class HelpScreen(ModalScreen[None]):
+class HelpScreen(Dialog[None]):
     """Takes the keys as they are bound on the screen it is opened over."""
 
     CSS_PATH = "dialogs.tcss"

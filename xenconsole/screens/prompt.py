@@ -9,25 +9,27 @@ from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
-from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
+from xenconsole.screens.dialog import Dialog
 from xenconsole.units import fit
 
 SHOWN = 6
 
 
-class PromptScreen(ModalScreen[str | None]):
+class PromptScreen(Dialog[str | None]):
     """Dismissed with the line on Enter, None on Escape. `complete(line)` gives words for the last one, `hint(line)` a line of
     help, `watch(line)` is told of every change and may answer with what is wrong."""
 
     CSS_PATH = "dialogs.tcss"
+    AUTO_FOCUS = ""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,ctrl+c", "cancel", "Cancel", show=False, id="prompt.cancel"),
-        Binding("tab", "complete(1)", "Complete", show=False, priority=True, id="prompt.complete"),
-        Binding("shift+tab", "complete(-1)", "Complete back", show=False, priority=True, id="prompt.complete-back"),
-        Binding("up", "history(-1)", "Older", show=False, priority=True, id="prompt.older"),
-        Binding("down", "history(1)", "Newer", show=False, priority=True, id="prompt.newer"),
+        # none has priority: keys that were typed before Tab must reach the line before Tab completes it
+        Binding("tab", "complete(1)", "Complete", show=False, id="prompt.complete"),
+        Binding("shift+tab", "complete(-1)", "Complete back", show=False, id="prompt.complete-back"),
+        Binding("up", "history(-1)", "Older", show=False, id="prompt.older"),
+        Binding("down", "history(1)", "Newer", show=False, id="prompt.newer"),
     ]
 
     def __init__(
@@ -48,6 +50,7 @@ class PromptScreen(ModalScreen[str | None]):
         self._candidates: list[str] = []
         self._chosen = -1
         self._stem = ""
+        self._looked = line
         self._setting = False
 
     def compose(self) -> ComposeResult:
@@ -60,9 +63,20 @@ class PromptScreen(ModalScreen[str | None]):
 
     def on_mount(self) -> None:
         entry = self.query_one(Input)
-        entry.focus()
         entry.cursor_position = len(self._first)
         self._look()
+        self.call_later(entry.focus)
+
+    def on_key(self, event: events.Key) -> None:
+        """Keys that came before the line had the focus: whoever types fast loses none."""
+        if self.focused is not None:
+            return
+        if event.key == "enter":
+            event.stop()
+            self.dismiss(self.query_one(Input).value)
+        elif event.character is not None and event.is_printable:
+            event.stop()
+            self.query_one(Input).insert_text_at_cursor(event.character)
 
     def on_input_changed(self, event: Input.Changed) -> None:
         if self._setting:
@@ -84,7 +98,7 @@ class PromptScreen(ModalScreen[str | None]):
 
     def _look(self) -> None:
         """Find the words that could follow and show them."""
-        line = self.query_one(Input).value
+        line = self._looked = self.query_one(Input).value
         self._candidates = self._complete(line)[:200] if self._complete is not None else []
         self._stem = line[: len(line) - len(line.rsplit(" ", 1)[-1])]
         self._draw()
@@ -116,7 +130,9 @@ class PromptScreen(ModalScreen[str | None]):
         entry.cursor_position = len(line)
 
     def action_complete(self, by: int) -> None:
-        """The only word, the words' common beginning, then each in turn."""
+        """The only word, else each in turn."""
+        if self._chosen < 0 and self._looked != self.query_one(Input).value:
+            self._look()
         if not self._candidates:
             return
         if len(self._candidates) == 1:

@@ -1,0 +1,1 @@
+"""Soaks: long runs of seeded chance, each a command of its own."""
