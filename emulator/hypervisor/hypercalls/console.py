@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING, Final
 
 from emulator.abi.errno import ENOSYS
 from emulator.abi.xen import CONSOLEIO_read, CONSOLEIO_write
-from emulator.hypervisor.refusal import Refusal
+from emulator.hypervisor.refusal import Preempted, Refusal
 
 if TYPE_CHECKING:
     from emulator.hypervisor.vcpu import Vcpu
 
-_CHUNK: Final = 1 << 16
+_PIECE: Final = 4096
 
 
 def console_io(vcpu: Vcpu, command: int, count: int, buffer: int, *_: int) -> int:
     if command == CONSOLEIO_write:
         count &= 0xFFFFFFFF
-        done = 0
-        while done < count:
-            part = vcpu.domain.guest.read(buffer + done, min(_CHUNK, count - done))
-            vcpu.domain.sinks.console_io(part)
-            done += len(part)
+        piece = min(_PIECE, count)
+        if piece:
+            vcpu.domain.sinks.console_io(vcpu.domain.guest.read(buffer, piece))
+        if piece < count:
+            raise Preempted(command, count - piece, buffer + piece)
         return 0
     if command == CONSOLEIO_read:
         return 0  # nobody types into the hypervisor's console

@@ -16,11 +16,12 @@ from emulator.abi.xen import (
     VMASST_TYPE_writable_pagetables,
 )
 from emulator.hypervisor import hypercalls
-from emulator.hypervisor.refusal import Refusal
+from emulator.hypervisor.refusal import Preempted, Refusal
 
 if TYPE_CHECKING:
     from emulator.hypervisor.vcpu import Vcpu
 
+_PIECE: Final = 256
 _ENTRY: Final = Struct("<Qq6Q")  # struct multicall_entry: op result args[6]
 _ASSISTS: Final = (1 << VMASST_TYPE_writable_pagetables | 1 << VMASST_TYPE_architectural_iopl | 1 << VMASST_TYPE_runstate_update_flag
                    | 1 << VMASST_TYPE_m2p_strict)  # fmt: skip
@@ -32,10 +33,17 @@ def multicall(vcpu: Vcpu, calls: int, count: int, *_: int) -> int:
     """do_multicall: each entry's result is written back; a fault on the list itself ends it with -EFAULT."""
     domain, guest = vcpu.domain, vcpu.domain.guest
     size = _ENTRY.size
-    for index in range(count & 0xFFFFFFFF):
+    count &= 0xFFFFFFFF
+    for index in range(count):
         at = calls + index * size
+        if index == _PIECE:
+            raise Preempted(at, count - index)
         number, _result, *arguments = _ENTRY.unpack(guest.read(at, size))
-        result = _one(vcpu, number, arguments)
+        try:
+            result = _one(vcpu, number, arguments)
+        except Preempted as preempted:  # the entry itself says what is left of it
+            guest.write(at + 16, b"".join((value & (1 << 64) - 1).to_bytes(8, "little") for value in preempted.arguments))
+            raise Preempted(at, count - index) from None
         guest.write(at + 8, (result & (1 << 64) - 1).to_bytes(8, "little"))
         if domain.ended or vcpu.blocked:
             break

@@ -28,8 +28,7 @@ def event_channel_op(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
     elif command == xen.EVTCHNOP_alloc_unbound:
         fields = guest.read(argument, 8)
         owner, remote = int.from_bytes(fields[0:2], "little"), int.from_bytes(fields[2:4], "little")
-        if owner not in (DOMID_SELF, domid):
-            raise Refusal(EPERM, f"domain {owner} is not the caller")
+        _check_self(vcpu, owner)
         port = events.allocate(Port(UNBOUND, remote_domain=domid if remote == DOMID_SELF else remote))
         guest.write_u32(argument + 4, port)
     elif command == xen.EVTCHNOP_bind_interdomain:
@@ -42,14 +41,20 @@ def event_channel_op(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
     elif command == xen.EVTCHNOP_status:
         _status(vcpu, argument)
     elif command == xen.EVTCHNOP_reset:
-        if guest.read_u32(argument) & 0xFFFF not in (DOMID_SELF, domid):
-            raise Refusal(EPERM, "only the domain's own channels may be reset")
+        _check_self(vcpu, guest.read_u32(argument) & 0xFFFF)
         events.reset()
     elif command == xen.EVTCHNOP_bind_pirq:
         raise Refusal(EINVAL, "no physical interrupt is this domain's")
     else:  # the FIFO operations too: the guest goes on with two levels
         raise Refusal(ENOSYS, f"event_channel_op {command} is not there")
     return 0
+
+
+def _check_self(vcpu: Vcpu, domid: int) -> None:
+    """Only Domain-0 works on another domain's channels."""
+    if domid not in (DOMID_SELF, vcpu.domain.domid):
+        known = vcpu.domain.domid_exists(domid)
+        raise Refusal(EPERM if known else ESRCH, f"domain {domid} is not the caller" if known else f"domain {domid} does not exist")
 
 
 def _bind_interdomain(vcpu: Vcpu, remote: int, remote_port: int) -> int:
@@ -69,10 +74,11 @@ def _bind_interdomain(vcpu: Vcpu, remote: int, remote_port: int) -> int:
 def _status(vcpu: Vcpu, argument: int) -> None:
     """struct evtchn_status: u16 dom, u32 port, u32 status, u32 vcpu, union of the far end."""
     events, guest = vcpu.domain.events, vcpu.domain.guest
-    dom = guest.read_u32(argument) & 0xFFFF
-    if dom not in (DOMID_SELF, vcpu.domain.domid):
-        raise Refusal(EPERM, f"domain {dom} is not the caller")
-    port = events.ports.get(guest.read_u32(argument + 4))
+    _check_self(vcpu, guest.read_u32(argument) & 0xFFFF)
+    number = guest.read_u32(argument + 4)
+    if number >= xen.EVENT_PORTS:
+        raise Refusal(EINVAL, f"port {number} does not exist")
+    port = events.ports.get(number)
     kind, bound, first, second = (0, 0, 0, 0)
     if port is not None:
         kind, bound = port.kind, port.vcpu
