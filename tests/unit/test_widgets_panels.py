@@ -144,6 +144,7 @@ def test_slots_are_marked_by_who_holds_them() -> None:
     ring = RingView(name="b", kind="block", size=8, req_prod=4, req_cons=3, rsp_prod=2, rsp_cons=1, slots=tuple("abcdefgh"))
     marks = [row[0] for row in plain(content_lines(ring, 30, 8)).splitlines()]
     assert marks == [" ", "═", "▒", "█", " ", " ", " ", " "]
+    assert [row[0] for row in plain(content_lines(ring, 30, 4)).splitlines()] == ["═", "▒", "█", " "], "first what is on its way"
 
 
 def test_the_two_directions_of_a_console_are_a_pair_and_two_disks_are_not() -> None:

@@ -188,7 +188,10 @@ def content_lines(ring: RingView, width: int, rows: int) -> list[Line]:
     if rows <= 0:
         return []
     if ring.slots:
-        return [*[_slot(ring, at, text) for at, text in enumerate(ring.slots)]][:rows]
+        count = len(ring.slots)
+        first = arcs(ring)[0].start % max(ring.size, 1) if count > rows else 0  # what is on its way is seen first
+        order = [at % count for at in range(first, first + count)]
+        return [_slot(ring, at, ring.slots[at]) for at in order[:rows]]
     if not ring.recent:
         return [line(("nothing has gone through it yet", "dim"))]
     text = visible_bytes(ring.recent, width, max(rows // 2, min(rows, 4)))
