@@ -10,6 +10,7 @@ Runs in the domain's holder, between two slices.
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 MAX_SNAPSHOTS = 64
 _MANY_FRAMES = 5000  # above this, forgetting all translations is cheaper than frame by frame (2 µs each)
+_SEQUENCE = re.compile(r"\x1b(?:\[[0-9;:<=>?]*[ -/]*[@-~]|[\]P^_X][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])")
+"""A terminal control sequence (ECMA-48): CSI, a string such as OSC with its end, or a plain escape."""
 _SCREEN_LINES, _SCREEN_COLUMNS = 6, 80
 
 
@@ -126,5 +129,6 @@ class Album:
     def _screen(self) -> str:
         """The console's last lines, printable."""
         text = self._guest.transcript.tail(2000).decode("utf-8", "replace").replace("\r", "")
+        text = _SEQUENCE.sub("", text)
         lines = ["".join(c for c in line if c.isprintable())[:_SCREEN_COLUMNS] for line in text.split("\n")]
         return "\n".join(lines[-_SCREEN_LINES:])
