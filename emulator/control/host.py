@@ -31,7 +31,9 @@ from emulator.dom0.config import DomainConfig
 from emulator.dom0.guest import Guest
 from emulator.dom0.toolstack import Autopsy, Toolstack
 from emulator.errors import UserError
+from emulator.hypervisor.domain import Domain
 from emulator.hypervisor.trace import Trace
+from emulator.hypervisor.vcpu import Vcpu
 
 T = TypeVar("T")
 _ASK_SECONDS = 10.0
@@ -159,12 +161,11 @@ class Host:
         domain = guest.domain
         running = domain.domid in self._tools.cpus.running
         ended = domain.ended
-        blocked = not running and not ended and not domain.paused and domain.current.blocked
+        blocked = not running and not ended and not domain.paused and domain.blocked
         letters = (("r", running), ("b", blocked), ("p", bool(domain.paused)), ("s", bool(ended) and ended != "crash"),
                    ("c", ended == "crash"), ("d", False))  # fmt: skip
         state = "".join(letter if on else "-" for letter, on in letters)
-        one = "r" if running else "b" if blocked else "p" if domain.paused else "-"
-        vcpus = tuple(VcpuSummary(v.number, one, v.accounting.cpu, domain.stats.cpu_ns) for v in domain.vcpus)
+        vcpus = tuple(self._vcpu_summary(domain, v, running) for v in domain.vcpus)
         stats, console = domain.stats, guest.console
         return DomainView(
             domain.domid, name=guest.name, uuid=guest.config.uuid, state=state, shutdown=ended, started_unix=guest.started_unix,
@@ -173,6 +174,17 @@ class Host:
             traffic=RingTraffic(console_in=console.bytes_in, console_out=console.bytes_out), console_end=guest.transcript.end,
             console_bell=guest.transcript.bells, crash=domain.crash_reason, config_file=guest.config.file, snapshots=len(guest.album.snapshots()),
         )  # fmt: skip
+
+    @staticmethod
+    def _vcpu_summary(domain: Domain, vcpu: Vcpu, running: bool) -> VcpuSummary:
+        if not vcpu.up:
+            state = "d"
+        elif domain.paused:
+            state = "p"
+        else:
+            state = "b" if vcpu.blocked else "r" if running and vcpu is domain.current else "-"
+        kept = vcpu.accounting
+        return VcpuSummary(vcpu.number, state, kept.cpu, kept.guest_ns, kept.hypervisor_ns)
 
     def detail(self, domid: int, parts: tuple[str, ...], since_trace: int = 0) -> DomainDetail:
         if domid == 0:

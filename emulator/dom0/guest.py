@@ -39,6 +39,7 @@ class Guest:
         self._told = False
         self._epoch = time.monotonic_ns()
         self._rate = _FIRST_RATE
+        self._left_at = 0  # when a turn ended in which there was more to run (monotonic ns)
         console_port, store_port = ports
         events = domain.events
         self.console = ConsoleBackend(domain.memory.frame(mfns[0]), lambda: events.set_pending(console_port), self._said)
@@ -66,10 +67,10 @@ class Guest:
         """See machine.physical_cpus.Actor."""
         domain = self.domain
         now = time.monotonic_ns()
-        vcpu = domain.current
-        vcpu.accounting.cpu = cpu
+        stolen = now - self._left_at if self._left_at else 0
+        domain.current.accounting.cpu = cpu
         count, spent = domain.clock.count, domain.stats.cpu_ns
-        domain.slice(max(_MIN_BUDGET, int(self._rate * slice_ns)), now - self._epoch)
+        domain.slice(max(_MIN_BUDGET, int(self._rate * slice_ns)), now - self._epoch, stolen)
         spent = domain.stats.cpu_ns - spent
         if spent > 200_000:
             measured = (domain.clock.count - count) / spent
@@ -77,7 +78,8 @@ class Guest:
         if domain.ended and not self._told:
             self._told = True
             self.on_ended(self)
-        if domain.attention or domain.runnable or (domain.mailbox and not domain.ended and not domain.paused):
+        self._left_at = time.monotonic_ns() if domain.runnable else 0
+        if domain.attention or self._left_at or (domain.mailbox and not domain.ended and not domain.paused):
             return 0
         if domain.ended or domain.paused:
             return None
@@ -153,7 +155,7 @@ def build_guest(config: DomainConfig, domid: int, store: Store, progress: Callab
     ramdisk = load_ramdisk(read_file(config.ramdisk, "ramdisk"), source=str(config.ramdisk)) if config.ramdisk else b""
     layout = plan_domain(image, nr_pages=frames, ramdisk=ramdisk, cmdline=config.cmdline, ramdisk_source=str(config.ramdisk or ""))
     progress(f"building {config.name}: {config.memory_mib} MiB")
-    spec = DomainSpec(domid, config.name, uuid.UUID(config.uuid).bytes, frames, maximum, wallclock_ns=time.time_ns(),
+    spec = DomainSpec(domid, config.name, uuid.UUID(config.uuid).bytes, frames, maximum, config.maxvcpus, wallclock_ns=time.time_ns(),
                       translation_buffer=_SMALL_BUFFER if frames < _SMALL_FRAMES else _BUFFER)  # fmt: skip
     domain = Domain(spec)
     try:
@@ -162,7 +164,8 @@ def build_guest(config: DomainConfig, domid: int, store: Store, progress: Callab
         state = write_domain(layout, image, ramdisk, domain.memory.octets, domain.p2m, ids)
         if layout.hypercall_pfn is not None:
             domain.write_hypercall_page(int(domain.p2m[layout.hypercall_pfn]))
-        nodes = standard_nodes(domid, name=config.name, uuid=config.uuid, memory_kib=frames * 4, maxmem_kib=maximum * 4, vcpus=1,
+        nodes = standard_nodes(domid, name=config.name, uuid=config.uuid, memory_kib=frames * 4, maxmem_kib=maximum * 4, vcpus=config.vcpus,
+                               maxvcpus=config.maxvcpus,
                                console_gfn=state.console_mfn, console_port=ports[0], store_gfn=state.store_mfn, store_port=ports[1])  # fmt: skip
         store.introduce(domid, config.name, nodes=nodes)
         domain.start(state.rip, state.rsp, state.rsi, state.cr3, state.kernel_sp, state.text)

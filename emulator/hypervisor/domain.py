@@ -24,13 +24,14 @@ from emulator.hypervisor.clock import Clock
 from emulator.hypervisor.emulation import Emulator
 from emulator.hypervisor.events import EventChannels
 from emulator.hypervisor.layout import XenLayout, hypervisor_frames, permutation
-from emulator.hypervisor.mailbox import Level, Logged, Mailbox, Message
+from emulator.hypervisor.mailbox import Level, Logged, Mailbox, Message, Rotate
 from emulator.hypervisor.memory.descriptors import check_descriptor
 from emulator.hypervisor.memory.frames import L4, SEG_DESC, WRITABLE, FrameTable
 from emulator.hypervisor.memory.guestmem import GuestMemory
 from emulator.hypervisor.memory.pagetables import PageTables
 from emulator.hypervisor.memory.reservation import Reservation
 from emulator.hypervisor.refusal import DomainCrash, Refusal
+from emulator.hypervisor.rotation import Rotation
 from emulator.hypervisor.timekeeping import Timekeeper
 from emulator.hypervisor.trace import Trace
 from emulator.hypervisor.traps import Traps, trap_name
@@ -99,7 +100,7 @@ class Domain:
         self.tables.freed = self.reservation.give
         self.tables.descriptor_check = check_descriptor
         shared = self.layout.shared_info_mfn << 12
-        self.vcpus = [Vcpu(self, n, shared + n * xen.VCPU_INFO_SIZE) for n in range(spec.vcpus)]
+        self.vcpus = [Vcpu(self, n, shared + n * xen.VCPU_INFO_SIZE if n < xen.LEGACY_MAX_VCPUS else 0) for n in range(spec.vcpus)]
         self.current = self.vcpus[0]
         self.events = EventChannels(self.memory.bytes, self.memory.words, shared, self.vcpus)
         self.stats, self.sinks = Stats(), Sinks()
@@ -114,12 +115,15 @@ class Domain:
         self.recording: list[Logged] | None = None
         self._questions: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self.attention = False
+        self.yielded = False
         self.wake: Callable[[Domain], None] = lambda domain: None
         self.domid_exists: Callable[[int], bool] = lambda domid: domid == 0
         self.time = Timekeeper(self)
+        self.rotation = Rotation(self, self.core.save())
         self.core.on_trap = Traps(self).handle
         for vcpu in self.vcpus:
-            vcpu.upcall_masked = True
+            if vcpu.number < xen.LEGACY_MAX_VCPUS:
+                vcpu.upcall_masked = True
             self.layout.map_gdt(vcpu.number, ())
         self.core.set_table(GDT, self.layout.gdt_address(0), (xen.RESERVED_GDT_PAGE + 1 << 12) - 1)
         self.time.write_clocks()
@@ -146,7 +150,12 @@ class Domain:
 
     @property
     def runnable(self) -> bool:
-        return not self.ended and not self.paused and not self.current.blocked
+        return not self.ended and not self.paused and not self.blocked
+
+    @property
+    def blocked(self) -> bool:
+        """No vCPU has anything to do."""
+        return not any(vcpu.can_run for vcpu in self.vcpus)
 
     def serve(self) -> None:
         """Answer the questions that wait."""
@@ -159,13 +168,16 @@ class Domain:
                 except BaseException as failure:  # noqa: BLE001 - the asker's to handle
                     future.set_exception(failure)
 
-    def slice(self, budget: int, real_ns: int | None = None) -> None:
-        """Serve questions and messages, then run the guest for at most `budget` counts. `real_ns`: the real clock."""
+    def slice(self, budget: int, real_ns: int | None = None, stolen_ns: int = 0) -> None:
+        """Serve questions and messages, then run the guest for at most `budget` counts. `real_ns`: the real clock; `stolen_ns`:
+        for how long before it the domain would have run, but had no physical CPU."""
         self.serve()
         if self.ended or self.paused:
             return
         if real_ns is not None and real_ns > self.clock.now() + _LEVEL_GRAIN_NS:
-            self._apply(Level(real_ns))
+            self._apply(Level(real_ns, stolen_ns))
+        if self.rotation.overdue():
+            self._apply(Rotate())
         while (message := self.mailbox.take()) is not None:
             self._apply(message)
         self._run(self.clock.count + budget)
@@ -181,31 +193,42 @@ class Domain:
         while self.clock.count < count and not self.ended:
             before = self.clock.count
             self._run(count)
-            if self.clock.count == before and self.current.blocked:
+            if self.clock.count == before and self.blocked:
                 raise RuntimeError(f"replay went astray: blocked at count {before} before {count}")
 
     def _apply(self, message: Message) -> None:
         if self.recording is not None:
             self.recording.append(Logged(self.clock.count, message))
         message.apply(self)
+        self.rotation.fresh = True
 
     def _run(self, limit: int) -> None:
-        """Timers that are due, then the guest up to `limit` or the next deadline."""
-        self.time.fire_timers()
-        vcpu = self.current
-        if vcpu.blocked or self.ended:
-            return
-        self.clock.set_limit(limit)
-        deadline = self.time.next_deadline()
-        if deadline:
-            self.clock.shorten(deadline)
-        if self.attention:
-            return
-        try:
-            vcpu.deliver_events()
-        except DomainCrash as crash:
-            self.crash(str(crash))
-            return
+        """The guest up to `limit`, turn by turn, timers fired when they are due."""
+        while not self.ended:
+            self.time.fire_timers()
+            if self.ended or (vcpu := self.rotation.choose()) is None:
+                return
+            self.clock.set_limit(limit)
+            deadline = self.time.next_deadline()
+            if deadline:
+                self.clock.shorten(deadline)
+            self.rotation.bound()
+            if self.attention:
+                return
+            self._turn(vcpu)
+            if self.yielded or self.clock.count >= limit:
+                self.yielded = False
+                return
+
+    def _turn(self, vcpu: Vcpu) -> None:
+        """Run the loaded vCPU to the core's limit. Events are delivered where something happened, not where somebody looked."""
+        if self.rotation.fresh:
+            self.rotation.fresh = False
+            try:
+                vcpu.deliver_events()
+            except DomainCrash as crash:
+                self.crash(str(crash))
+                return
         if self.tables.stale:
             self.tables.stale = False
             self.core.flush_tlb()
@@ -226,6 +249,9 @@ class Domain:
         self.core.stop()
 
     def yield_slice(self) -> None:
+        """SCHEDOP_yield: another vCPU's turn, or another domain's."""
+        self.yielded = not self.rotation.waiting()
+        self.rotation.give_up()
         self.core.stop()
 
     def shutdown(self, reason: str) -> None:

@@ -110,6 +110,8 @@ class EventChannels:
                 handler()
         elif port.kind == IPI:
             self.set_pending(number)
+            target = self.vcpus[port.vcpu]
+            target.domain.rotation.hurry(target)
         elif port.kind != UNBOUND:  # a send to an unbound port is silently lost, as in Xen
             raise Refusal(EINVAL, f"port {number} is a {KINDS[port.kind]}: nothing to send to")
 

@@ -66,6 +66,11 @@ def readable(domain: Domain, va: int, size: int) -> bytes:
 
 
 def vcpu_state(domain: Domain, vcpu: Vcpu) -> VcpuState:
+    with domain.rotation.borrowed(vcpu):
+        return _loaded_state(domain, vcpu)
+
+
+def _loaded_state(domain: Domain, vcpu: Vcpu) -> VcpuState:
     core = domain.core
     registers = {name: core.regs[index] for index, name in enumerate(_NAMES)}
     registers |= {"rip": core.rip, "rflags": core.rflags, "cr0": 0x80050033 | (8 if core.task_switched else 0),

@@ -42,13 +42,14 @@ _FLAT_SEGMENTS = {0x20 >> 3: 0x00CFFB000000FFFF, 0x28 >> 3: 0x00CFF3000000FFFF, 
 _SUPERVISOR = PRESENT | RW | ACCESSED | DIRTY | NX
 _TABLE = PRESENT | RW | USER | ACCESSED
 _VCPU_PAGES = 32  # 16 of GDT, 16 of LDT
+_PERDOMAIN_L1S = 8  # 16 vCPUs each
 
 
 def hypervisor_frames(guest_frames: int) -> int:
     """Frames needed beside `guest_frames` (the domain's maximum)."""
     total = guest_frames + RESERVE_FRAMES + 64
     m2p = -(-total * 8 // 4096) + 1
-    return 4 + 1 + 1 + -(-m2p // 512) + 3 + m2p + RESERVE_FRAMES
+    return 4 + 1 + 1 + -(-m2p // 512) + 2 + _PERDOMAIN_L1S + m2p + RESERVE_FRAMES
 
 
 def permutation(count: int, base: int) -> NDArray[np.uint64]:
@@ -79,7 +80,7 @@ class XenLayout:
         first_l1 = 6
         self._perdomain_l1 = first_l1 + l1_count + 2
         perdomain_l3, perdomain_l2 = first_l1 + l1_count, first_l1 + l1_count + 1
-        first_m2p = self._perdomain_l1 + 1
+        first_m2p = self._perdomain_l1 + _PERDOMAIN_L1S
         self.m2p: NDArray[np.uint64] = memory.quads[first_m2p << 9 : (first_m2p << 9) + memory.frames]
         self.m2p[:] = np.uint64(INVALID_M2P)
         self._m2p_words = memory.words[first_m2p << 9 : (first_m2p << 9) + memory.frames]
@@ -89,7 +90,8 @@ class XenLayout:
         for number in range(m2p_frames):
             words[(first_l1 << 9) + number] = first_m2p + number << 12 | PRESENT | USER | ACCESSED | NX
         words[perdomain_l3 << 9] = perdomain_l2 << 12 | _TABLE & ~USER
-        words[perdomain_l2 << 9] = self._perdomain_l1 << 12 | _TABLE & ~USER
+        for number in range(_PERDOMAIN_L1S):
+            words[(perdomain_l2 << 9) + number] = self._perdomain_l1 + number << 12 | _TABLE & ~USER
         self.reserve = list(range(first_m2p + m2p_frames, first_m2p + m2p_frames + RESERVE_FRAMES))
         self.first_guest = first_m2p + m2p_frames + RESERVE_FRAMES
         if self.first_guest + guest_frames > memory.frames:
@@ -125,6 +127,6 @@ class XenLayout:
     def ldt_page(self, address: int) -> tuple[int, int] | None:
         """(vCPU, LDT page) when a linear address lies in the per-domain area's LDT part."""
         number = (address - PERDOMAIN_VIRT_START) >> 12
-        if not 0 <= number < 512 or number % _VCPU_PAGES < GDT_PAGES:
+        if not 0 <= number < 512 * _PERDOMAIN_L1S or number % _VCPU_PAGES < GDT_PAGES:
             return None
         return number // _VCPU_PAGES, number % _VCPU_PAGES - GDT_PAGES

@@ -19,12 +19,23 @@ class Message(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """The real clock, in ns since the domain's creation."""
+    """The real clock, in ns since the domain's creation, and how much of what passed was other domains' (steal)."""
 
     ns: int
+    stolen: int = 0
 
     def apply(self, domain: Domain) -> None:
+        if self.stolen:
+            domain.time.stolen(min(self.stolen, self.ns - domain.clock.now()))
         domain.clock.level(self.ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Rotate:
+    """The vCPU that has the core held it long enough by the real clock."""
+
+    def apply(self, domain: Domain) -> None:
+        domain.rotation.give_up()
 
 
 @dataclass(frozen=True, slots=True)

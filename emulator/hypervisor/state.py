@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 VERSION: Final = 1
 _VCPU_FIELDS: Final = ("info", "kernel_mode", "kernel_sp", "kernel_ss", "cr3_kernel", "cr3_user", "gs_base_other", "handlers", "debug",
                        "cr4", "iopl", "io_rights", "io_bitmap", "io_ports", "gdt_frames", "gdt_entries", "ldt_base", "ldt_entries",
-                       "ldt_frames", "blocked", "up", "polled", "poll_deadline", "timers", "runstate_area", "time_area")  # fmt: skip
+                       "ldt_frames", "blocked", "up", "initialised", "context", "nmi_pending", "polled", "poll_deadline", "timers",
+                       "runstate_area", "time_area")  # fmt: skip
 _DOMAIN_FIELDS: Final = ("vm_assist", "ended", "crash_reason")
 
 
@@ -36,7 +37,8 @@ class DomainState:
     vcpus: tuple[dict[str, Any], ...]
     events: tuple[Any, Any]
     reservation: ReservationState
-    time: list[tuple[int, int, list[int]]]
+    time: Any
+    rotation: dict[str, Any]
     domain: dict[str, Any]
 
 
@@ -48,7 +50,7 @@ def save_domain(domain: Domain) -> DomainState:
     return DomainState(
         VERSION, domain.core.save(), domain.core.control[native.IO_ALLOWED], domain.clock.save(), domain.frames.save(),
         tuple(_vcpu(vcpu) for vcpu in domain.vcpus), (copy.deepcopy(domain.events.ports), dict(domain.events.virqs)),
-        domain.reservation.save(), domain.time.save(),
+        domain.reservation.save(), domain.time.save(), domain.rotation.save(),
         {name: copy.deepcopy(getattr(domain, name)) for name in _DOMAIN_FIELDS},
     )  # fmt: skip
 
@@ -68,5 +70,6 @@ def load_domain(domain: Domain, state: DomainState) -> None:
     domain.events.ports, domain.events.virqs = copy.deepcopy(ports), dict(virqs)
     domain.reservation.load(state.reservation)
     domain.time.load(state.time)
+    domain.rotation.load(state.rotation)
     for name, value in state.domain.items():
         setattr(domain, name, copy.deepcopy(value))

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 _RUNSTATE: Final = Struct("<iiQ4Q")  # struct vcpu_runstate_info: state, pad, state_entry_time, time[4]
 _TIME_INFO: Final = Struct("<IIQQIbBH")  # struct vcpu_time_info
-_RUNNING, _RUNNABLE, _BLOCKED, _OFFLINE = range(4)
+RUNNING, RUNNABLE, BLOCKED, OFFLINE = range(4)
+WATCHDOGS: Final = 2
 
 
 class Timekeeper:
@@ -22,12 +23,21 @@ class Timekeeper:
 
     def __init__(self, domain: Domain) -> None:
         self._domain = domain
-        self._runstate = [(_RUNNING, 0, [0, 0, 0, 0]) for _ in domain.vcpus]
+        self._runstate = [(RUNNING if vcpu.number == 0 else OFFLINE, 0, [0, 0, 0, 0]) for vcpu in domain.vcpus]
+        self.watchdogs = [0] * WATCHDOGS  # deadlines, 0: not in use
 
     def next_deadline(self) -> int:
-        """System time of the next timer of any vCPU, 0 when none."""
-        times = [t for v in self._domain.vcpus for t in (v.timers.deadline(), v.poll_deadline) if t]
-        return min(times, default=0)
+        """System time of the next timer of any vCPU or watchdog, 0 when none."""
+        earliest = 0
+        for vcpu in self._domain.vcpus:
+            timers = vcpu.timers
+            for at in (timers.singleshot, timers.next_period, vcpu.poll_deadline):
+                if at and (not earliest or at < earliest):
+                    earliest = at
+        for at in self.watchdogs:
+            if at and (not earliest or at < earliest):
+                earliest = at
+        return earliest
 
     def fire_timers(self) -> None:
         """VIRQ_TIMER for what is due. A periodic timer that missed several periods fires once."""
@@ -44,6 +54,9 @@ class Timekeeper:
             if vcpu.poll_deadline and vcpu.poll_deadline <= now:
                 vcpu.poll_deadline = 0
                 vcpu.wake()
+        for at in self.watchdogs:
+            if at and at <= now and not self._domain.ended:
+                self._domain.shutdown("watchdog")
 
     def timer_changed(self, vcpu: Vcpu) -> None:
         """The running slice may have to end sooner."""
@@ -62,6 +75,13 @@ class Timekeeper:
             at = base + number * xen.VCPU_INFO_SIZE + xen.VI_TIME
             memory[at : at + _TIME_INFO.size] = self._time_info()
 
+    def blank_info(self) -> bytes:
+        """A vcpu_info with upcalls masked."""
+        info = bytearray(xen.VCPU_INFO_SIZE)
+        info[xen.VI_UPCALL_MASK] = 1
+        info[xen.VI_TIME : xen.VI_TIME + _TIME_INFO.size] = self._time_info()
+        return bytes(info)
+
     @staticmethod
     def _time_info() -> bytes:
         """Version 2 (even: not being written), multiplier 1.0, stable between vCPUs."""
@@ -76,24 +96,62 @@ class Timekeeper:
         state, since, times = self._runstate[vcpu.number]
         now = self._domain.clock.now()
         shown = list(times)
-        shown[state] += now - since
+        shown[state] += max(0, now - since)
         return _RUNSTATE.pack(state, 0, now, *shown)
 
     def runstate_changed(self, vcpu: Vcpu) -> None:
-        """The vCPU blocked or woke: account, and tell the area it registered."""
+        """The vCPU blocked, woke, came up or went down."""
+        if vcpu is self._domain.current:
+            self._enter(vcpu, RUNNING if vcpu.can_run else BLOCKED if vcpu.up else OFFLINE, tell=True)
+        else:
+            self._enter(vcpu, RUNNABLE if vcpu.can_run else BLOCKED if vcpu.up else OFFLINE, tell=False)
+
+    def scheduled(self, vcpu: Vcpu) -> None:
+        """The vCPU has the core now, its page tables are live."""
+        self._enter(vcpu, RUNNING, tell=True)
+
+    def descheduled(self, vcpu: Vcpu) -> None:
+        """The vCPU is about to leave the core."""
+        self._enter(vcpu, RUNNABLE if vcpu.can_run else BLOCKED if vcpu.up else OFFLINE, tell=True)
+
+    def stolen(self, ns: int) -> None:
+        """The last `ns` before now passed on another domain: who ran was runnable only."""
+        if ns <= 0:
+            return
+        vcpu = self._domain.current
         state, since, times = self._runstate[vcpu.number]
+        if state == RUNNING:
+            times[RUNNABLE] += ns
+            self._runstate[vcpu.number] = (state, since + ns, times)
+
+    def _enter(self, vcpu: Vcpu, state: int, tell: bool) -> None:
+        was, since, times = self._runstate[vcpu.number]
         now = self._domain.clock.now()
-        times[state] += now - since
-        state = _BLOCKED if vcpu.blocked else _RUNNING
-        self._runstate[vcpu.number] = (state, now, times)
-        if vcpu.runstate_area:
-            try:
-                self._domain.guest.write(vcpu.runstate_area, _RUNSTATE.pack(state, 0, now, *times))
-            except Refusal as refusal:  # the guest unmapped it: Xen's update_runstate_area lets it be too
-                self._domain.refused("runstate area", refusal)
+        times[was] += max(0, now - since)
+        self._runstate[vcpu.number] = (state, max(now, since), times)
+        if tell and vcpu.runstate_area:
+            self._tell(vcpu, _RUNSTATE.pack(state, 0, now, *times))
 
-    def save(self) -> list[tuple[int, int, list[int]]]:
-        return [(state, since, list(times)) for state, since, times in self._runstate]
+    def _tell(self, vcpu: Vcpu, image: bytes) -> None:
+        """update_runstate_area: by the guest kernel's tables, whichever mode it was interrupted in."""
+        domain = self._domain
+        try:
+            with domain.core.walking(vcpu.cr3_kernel << 12):
+                domain.guest.write(vcpu.runstate_area, image)
+        except Refusal as refusal:  # the guest unmapped it: Xen lets it be too
+            domain.refused("runstate area", refusal)
 
-    def load(self, saved: list[tuple[int, int, list[int]]]) -> None:
-        self._runstate = [(state, since, list(times)) for state, since, times in saved]
+    def save(self) -> tuple[list[tuple[int, int, list[int]]], list[int]]:
+        return [(state, since, list(times)) for state, since, times in self._runstate], list(self.watchdogs)
+
+    def load(self, saved: tuple[list[tuple[int, int, list[int]]], list[int]]) -> None:
+        runstate, watchdogs = saved
+        self._runstate = [(state, since, list(times)) for state, since, times in runstate]
+        self.watchdogs = list(watchdogs)
+
+    def spent(self, vcpu: Vcpu) -> tuple[int, int, int, int]:
+        """ns in running, runnable, blocked and offline as of now, for consoles."""
+        state, since, times = self._runstate[vcpu.number]
+        shown = list(times)
+        shown[state] += max(0, self._domain.clock.now() - since)
+        return shown[0], shown[1], shown[2], shown[3]

@@ -38,6 +38,7 @@ from emulator.hypervisor.refusal import DomainCrash, Refusal
 from emulator.hypervisor.trace import call_name
 
 if TYPE_CHECKING:
+    from emulator.hypervisor.context import GuestContext
     from emulator.hypervisor.domain import Domain
 
 _FRAME: Final = Struct("<7Q")
@@ -126,7 +127,9 @@ class Vcpu:
         self.ldt_base, self.ldt_entries = 0, 0
         self.ldt_frames: dict[int, int] = {}  # page of the LDT -> frame mapped for it
         self.blocked = False
-        self.up = True
+        self.up = self.initialised = number == 0
+        self.context: GuestContext | None = None  # its first state, until its first turn
+        self.nmi_pending = False
         self.polled: frozenset[int] = frozenset()
         self.poll_deadline = 0
         self.timers = Timers()
@@ -161,6 +164,11 @@ class Vcpu:
             self.polled = frozenset()
             self.poll_deadline = 0
             self.domain.time.runstate_changed(self)
+        self.domain.rotation.woke()
+
+    @property
+    def can_run(self) -> bool:
+        return self.up and not self.blocked
 
     def deliver_events(self) -> None:
         """test_guest_events: interrupt the guest when it has events and does not mask them."""
@@ -274,7 +282,7 @@ class Vcpu:
         else:
             regs[RCX], regs[R11] = rcx, r11
         self.upcall_masked = not rflags & IF
-        self._load_code(cs & 0xFFFF | 3, ss & 0xFFFF | 3)
+        self.load_code(cs & 0xFFFF | 3, ss & 0xFFFF | 3)
         return int(rax)
 
     # --- segments -----------------------------------------------------------------------------------------------------------
@@ -292,7 +300,7 @@ class Vcpu:
             return 0
         return words[self.gdt_frames[index >> 9] << 9 | index & 511]
 
-    def _load_code(self, cs: int, ss: int) -> None:
+    def load_code(self, cs: int, ss: int) -> None:
         """CS and SS on the way back to the guest. What IRETQ would refuse ends in the failsafe callback, as in Xen."""
         core = self.core
         if cs == FLAT_KERNEL_CS and ss == FLAT_KERNEL_SS:
@@ -309,6 +317,16 @@ class Vcpu:
             return
         core.load_descriptor(CS, cs, code | 1 << 40)
         core.load_descriptor(SS, ss, stack | 1 << 40 if ss != 3 else 0x00CFF3000000FFFF)
+
+    def load_data_segment(self, number: int, selector: int) -> None:
+        """ES, DS, FS or GS: what the processor would refuse to load becomes null, as Xen does on a context switch."""
+        selector = selector | 3 if selector > 3 else selector
+        descriptor = self.descriptor(selector) if selector > 3 else 0
+        kind = descriptor >> 40 & 0x9F
+        if kind & 0x90 == 0x90 and (not kind & 8 or kind & 2):
+            self.core.load_descriptor(number, selector, descriptor)
+        else:
+            self.core.clear_segment(number)
 
     def load_gs_user(self, selector: int) -> None:
         """SEGBASE_GS_USER_SEL: the user's GS from a descriptor; a bad selector loads null, as Xen does."""

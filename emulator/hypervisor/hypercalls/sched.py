@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from emulator.abi import xen
-from emulator.abi.errno import EINVAL, ENOSYS, EPERM
+from emulator.abi.errno import EINVAL, ENOSPC, ENOSYS, EPERM
 from emulator.hypervisor.refusal import Refusal
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def sched_op(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
     elif command == xen.SCHEDOP_shutdown_code:
         return 0
     elif command == xen.SCHEDOP_watchdog:
-        raise Refusal(ENOSYS, "no watchdog yet")
+        return _watchdog(vcpu, guest.read_u32(argument), guest.read_u32(argument + 4))
     else:
         raise Refusal(ENOSYS, f"sched_op {command} does not exist")
     return 0
@@ -64,6 +64,27 @@ def _poll(vcpu: Vcpu, argument: int) -> None:
     vcpu.polled = frozenset(ports)
     vcpu.poll_deadline = timeout
     domain.block(vcpu)
+
+
+def _watchdog(vcpu: Vcpu, number: int, seconds: int) -> int:
+    """domain_watchdog: ends the domain when it is not set again in time. Returns the number of a new one."""
+    watchdogs = vcpu.domain.time.watchdogs
+    deadline = vcpu.domain.clock.now() + seconds * 1_000_000_000
+    if number > len(watchdogs):
+        raise Refusal(EINVAL, f"watchdog {number} does not exist")
+    if number == 0:
+        if not seconds:
+            raise Refusal(EINVAL, "a watchdog of no time at all")
+        free = next((index for index, at in enumerate(watchdogs) if not at), None)
+        if free is None:
+            raise Refusal(ENOSPC, f"all {len(watchdogs)} watchdogs are in use")
+        watchdogs[free] = deadline
+        vcpu.domain.clock.shorten(deadline)
+        return free + 1
+    if not watchdogs[number - 1]:
+        raise Refusal(EINVAL, f"watchdog {number} is not in use")
+    watchdogs[number - 1] = deadline if seconds else 0
+    return 0
 
 
 def sched_op_compat(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from emulator.abi import xen
-from emulator.abi.errno import EINVAL, ENOENT, ENOSYS, ETIME
+from emulator.abi.errno import EEXIST, EINVAL, ENOENT, ENOSYS, ETIME
+from emulator.hypervisor.context import CONTEXT_BYTES, set_info
 from emulator.hypervisor.refusal import Refusal
 
 if TYPE_CHECKING:
@@ -55,11 +56,53 @@ def vcpu_op(vcpu: Vcpu, command: int, number: int, argument: int, *_: int) -> in
     elif command == xen.VCPUOP_register_vcpu_time_memory_area:
         target.time_area = guest.read_u64(argument)
         domain.time.update_time_area(target)
-    elif command in (xen.VCPUOP_initialise, xen.VCPUOP_up, xen.VCPUOP_down, xen.VCPUOP_send_nmi, xen.VCPUOP_get_physid):
-        raise Refusal(ENOSYS if command != xen.VCPUOP_get_physid else EINVAL, f"vcpu_op {command} is not there yet")
+    elif command == xen.VCPUOP_initialise:
+        _initialise(target, argument)
+    elif command == xen.VCPUOP_up:
+        _up(target)
+    elif command == xen.VCPUOP_down:
+        _down(target)
+    elif command == xen.VCPUOP_send_nmi:
+        if argument:
+            raise Refusal(EINVAL, "an NMI takes no argument")
+        target.nmi_pending = True
+        target.wake()
+    elif command == xen.VCPUOP_get_physid:
+        raise Refusal(EINVAL, "only a pinned hardware domain sees physical CPUs (is_hwdom_pinned_vcpu)")
     else:
         raise Refusal(ENOSYS, f"vcpu_op {command} does not exist")
     return 0
+
+
+def _initialise(vcpu: Vcpu, argument: int) -> None:
+    if not vcpu.info:
+        raise Refusal(EINVAL, f"vCPU {vcpu.number} has no vcpu_info: register one first")
+    data = vcpu.domain.guest.read(argument, CONTEXT_BYTES)
+    if vcpu.initialised:
+        raise Refusal(EEXIST, f"vCPU {vcpu.number} is initialised already")
+    set_info(vcpu, data)
+    vcpu.domain.time.runstate_changed(vcpu)
+
+
+def _up(vcpu: Vcpu) -> None:
+    if not vcpu.initialised:
+        raise Refusal(EINVAL, f"vCPU {vcpu.number} is not initialised")
+    if not vcpu.up:
+        vcpu.up = True
+        vcpu.domain.time.runstate_changed(vcpu)
+        vcpu.domain.rotation.woke()
+
+
+def _down(vcpu: Vcpu) -> None:
+    """The last one that goes down takes the domain with it."""
+    domain = vcpu.domain
+    if not any(other.up for other in domain.vcpus if other is not vcpu):
+        domain.shutdown("poweroff")
+    elif vcpu.up:
+        vcpu.up = False
+        domain.time.runstate_changed(vcpu)
+        if vcpu is domain.current:
+            domain.core.stop()
 
 
 def _own(vcpu: Vcpu, number: int) -> None:
@@ -68,16 +111,19 @@ def _own(vcpu: Vcpu, number: int) -> None:
 
 
 def _move_info(vcpu: Vcpu, mfn: int, offset: int) -> None:
-    """map_vcpu_info: vcpu_info moves to a page of the guest's, once."""
+    """map_vcpu_info: vcpu_info moves to a page of the guest's, once. vCPUs above 31 have none before."""
     domain = vcpu.domain
     if offset > 4096 - xen.VCPU_INFO_SIZE or offset & 7:
         raise Refusal(EINVAL, f"vcpu_info at offset {offset:#x} of its page")
-    if vcpu.info >> 12 != domain.layout.shared_info_mfn:
+    if vcpu.info and vcpu.info >> 12 != domain.layout.shared_info_mfn:
         raise Refusal(EINVAL, f"vcpu_info of vCPU {vcpu.number} was moved already")
     domain.tables.get_type(mfn, domain.WRITABLE)
     memory = domain.memory.bytes
     new = (mfn << 12) + offset
-    memory[new : new + xen.VCPU_INFO_SIZE] = memory[vcpu.info : vcpu.info + xen.VCPU_INFO_SIZE]
+    if vcpu.info:
+        memory[new : new + xen.VCPU_INFO_SIZE] = memory[vcpu.info : vcpu.info + xen.VCPU_INFO_SIZE]
+    else:
+        memory[new : new + xen.VCPU_INFO_SIZE] = domain.time.blank_info()
     vcpu.info = new
     memory[new + xen.VI_UPCALL_PENDING] = 1  # whatever was signalled meanwhile is looked at again
     domain.memory.words[(new + xen.VI_PENDING_SEL) >> 3] = (1 << 64) - 1

@@ -1,0 +1,118 @@
+"""Debian's Linux on several vCPUs: it boots to the shell, works in parallel, and runs the same again from its recording."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from pathlib import Path
+
+import pytest
+
+from emulator.dom0.builder import BootIds, load_kernel, load_ramdisk, plan_domain, write_domain
+from emulator.dom0.config import parse_config
+from emulator.dom0.guest import Guest, build_guest
+from emulator.dom0.xenstore import Store
+from emulator.hypervisor.domain import Domain, DomainSpec
+from emulator.hypervisor.events import INTERDOMAIN, Port
+
+KERNEL = max(Path("/boot").glob("vmlinuz-*-cloud-amd64"), default=Path("/nonexistent"))
+INITRD = Path(__file__).resolve().parents[2] / "guests/linux-initramfs.cpio.gz"
+
+pytestmark = [pytest.mark.linux, pytest.mark.slow,
+              pytest.mark.skipif(not KERNEL.exists() or not INITRD.exists(), reason="no Debian cloud kernel or no initramfs")]  # fmt: skip
+
+
+def linux(vcpus: int) -> Guest:
+    text = f'name = "smp{vcpus}"\nkernel = "{KERNEL}"\nramdisk = "{INITRD}"\nmemory = 128\nvcpus = {vcpus}\nextra = "console=hvc0 quiet"\n'
+    return build_guest(parse_config(text, file="<test>"), 1, Store())
+
+
+def said(guest: Guest) -> str:
+    return guest.transcript.tail(20_000).decode("utf-8", "replace")
+
+
+def run_until(guest: Guest, text: str, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while text not in said(guest):
+        assert time.monotonic() < deadline, said(guest)[-2000:]
+        assert not guest.domain.ended, (guest.domain.crash_reason, said(guest)[-2000:])
+        wake = guest.turn(0, 5_000_000)
+        if wake != 0:
+            time.sleep(0.002)
+
+
+def command(guest: Guest, line: str, answer: str, seconds: float = 60) -> None:
+    guest.type(line.encode() + b"\r")
+    run_until(guest, answer, seconds)
+
+
+@pytest.mark.parametrize("vcpus", [1, 2, 4, 8])
+def test_linux_boots_and_works_on_all_its_vcpus(vcpus: int) -> None:
+    guest = linux(vcpus)
+    try:
+        run_until(guest, "# ", 120)
+        command(guest, "echo n$(nproc)n", f"n{vcpus}n")
+        # A checksum on every vCPU at once, each bound to its own.
+        command(guest, f"for i in $(seq 0 {vcpus - 1}); do taskset -c $i md5sum /bin/busybox & done; wait; echo fini''shed", "finished", 120)
+        sums = [line.split()[0] for line in said(guest).splitlines() if line.endswith("  /bin/busybox")]
+        assert len(sums) == vcpus
+        assert len(set(sums)) == 1
+        if vcpus > 1:
+            worked = [vcpu.accounting.guest_ns for vcpu in guest.domain.vcpus]
+            assert min(worked) > 1_000_000
+    finally:
+        guest.close()
+
+
+def test_a_vcpu_goes_and_comes_when_xenstore_says_so() -> None:
+    guest = linux(2)
+    try:
+        run_until(guest, "# ", 120)
+        guest._store.write(f"/local/domain/{guest.domid}/cpu/1/availability", "offline")
+        guest.kick_store()
+        command(guest, "sleep 1; echo n$(nproc)n", "n1n")
+        assert not guest.domain.vcpus[1].up
+        guest._store.write(f"/local/domain/{guest.domid}/cpu/1/availability", "online")
+        guest.kick_store()
+        command(guest, "sleep 1; echo n$(nproc)n", "n2n")
+        assert guest.domain.vcpus[1].up
+    finally:
+        guest.close()
+
+
+def fingerprint(domain: Domain) -> tuple[int, int, str, bytes]:
+    memory = hashlib.sha256(domain.memory.octets.tobytes()).hexdigest()
+    return domain.clock.count, domain.current.number, memory, bytes(domain.core.save())
+
+
+def bare(vcpus: int) -> Domain:
+    """Linux without a backend that speaks: what it does follows from its clock alone."""
+    frames = 96 * 256
+    image = load_kernel(KERNEL.read_bytes(), source=str(KERNEL))
+    ramdisk = load_ramdisk(INITRD.read_bytes(), source=str(INITRD))
+    layout = plan_domain(image, nr_pages=frames, ramdisk=ramdisk, cmdline="console=hvc0 quiet")
+    domain = Domain(DomainSpec(1, "replay", bytes(16), frames, frames, vcpus, wallclock_ns=1_700_000_000_000_000_000))
+    ports = domain.events.allocate(Port(INTERDOMAIN)), domain.events.allocate(Port(INTERDOMAIN))
+    state = write_domain(layout, image, ramdisk, domain.memory.octets, domain.p2m, BootIds(domain.layout.shared_info_mfn, *ports))
+    domain.start(state.rip, state.rsp, state.rsi, state.cr3, state.kernel_sp, state.text)
+    return domain
+
+
+def test_a_recording_with_several_vcpus_replays_bit_for_bit() -> None:
+    """The first run is cut by the real clock into slices of odd lengths; the second knows only the log."""
+    first = bare(4)
+    first.recording = []
+    began = time.monotonic_ns()
+    number = 0
+    while first.clock.count < 9_000_000_000 and not first.ended:
+        number += 1
+        first.slice(1_000_000 + number * 77_777 % 9_000_000, time.monotonic_ns() - began)
+        if first.blocked:
+            time.sleep(0.001)
+    assert sum(vcpu.up for vcpu in first.vcpus) == 4
+    expected, log = fingerprint(first), first.recording
+    first.close()
+    second = bare(4)
+    second.replay(log, expected[0])
+    assert fingerprint(second) == expected
+    second.close()
