@@ -298,6 +298,7 @@ class Actions:
             screen = ConfirmScreen(f"Quit and end {count}?", loses=f"Running: {names}. They end with the engine.", yes="Quit")
             if await self.ask(screen) is not True:
                 return
+        await app.navigator.settled()
         app.exit(0)
 
 

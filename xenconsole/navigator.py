@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from textual.screen import ModalScreen, Screen
@@ -26,8 +28,27 @@ class Navigator:
         self._views: list[tuple[str, int]] = [("overview", -1)]
         self._consoles: dict[int, ConsoleScreen] = {}
 
+    async def settled(self) -> None:
+        """Wait until the view in front is put up whole: one that is taken down before that fails half-way."""
+        while not self.app.screen.is_mounted:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)  # Textual tells nobody
+
+    def _unsettled(self, step: Callable[[], None]) -> bool:
+        """Whether the view in front is still being put up; `step` is done when it is there."""
+        if self.app.screen.is_mounted:
+            return False
+
+        async def wait() -> None:
+            await self.settled()
+            step()
+
+        self.app.start(wait())
+        return True
+
     def _go(self, view: tuple[str, int]) -> None:
         """Bring a view to the front: one that lies below is uncovered, one of the same kind replaces the one in front."""
+        if self._unsettled(lambda: self._go(view)):
+            return
         while isinstance(self.app.screen, ModalScreen) and not isinstance(self.app.screen, TooSmallScreen | ConfirmScreen | LostScreen):
             self.app.pop_screen()
         if isinstance(self.app.screen, ModalScreen):
@@ -99,7 +120,7 @@ class Navigator:
         self._go(("overview", -1))
 
     def back(self) -> None:
-        if len(self.app.screen_stack) > 1:
+        if len(self.app.screen_stack) > 1 and not self._unsettled(self.back):
             self.app.pop_screen()
 
     def last_view(self) -> None:
@@ -122,6 +143,8 @@ class Navigator:
 
     def open_help(self) -> None:
         """Help on the keys that work right now."""
+        if self._unsettled(self.open_help) or isinstance(self.app.screen, HelpScreen):
+            return
         found: dict[str, tuple[str, list[str], str]] = {}
         for active in self.app.screen.active_bindings.values():
             binding = active.binding

@@ -120,7 +120,7 @@ class Host:
                 raise UserError(f"domain {domid} does not exist")
             transcript = gone.transcript
         start, data, end = transcript.read(offset, max(0, limit))
-        return ConsoleChunk(domid, start, data, end)
+        return ConsoleChunk(domid, start, data, end, transcript.serial(start, start + len(data)))
 
     def obituary(self, domid: int) -> HostObituary | None:
         gone = self._tools.obituaries.get(domid)

@@ -253,3 +253,4 @@ class ConsoleChunk(View, frozen=True):
     offset: int
     data: bytes
     end: int  # bytes said so far
+    serial: tuple[tuple[int, int], ...] = ()  # parts (from, to offset) that came by console_io, where a line ends with LF alone

@@ -236,7 +236,7 @@ class Toolstack:
 
     def _emergency(self, guest: Guest, data: bytes) -> None:
         """console_io: into the domain's transcript and the host's log."""
-        guest.transcript.append(data)
+        guest.transcript.append(data, serial=True)
         for line in data.decode("utf-8", "replace").splitlines():
             if line.strip():
                 self.say("debug", guest.domid, line.rstrip())

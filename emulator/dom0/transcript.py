@@ -7,6 +7,7 @@ from collections import deque
 
 KEPT_BYTES = 4 << 20
 _BELL = 7
+_MOST_PARTS = 4096
 
 
 class Transcript:
@@ -18,10 +19,15 @@ class Transcript:
         self._held = 0
         self.end = 0
         self.bells = 0
+        self._serial: deque[tuple[int, int]] = deque(maxlen=_MOST_PARTS)
         self._lock = threading.Lock()
 
-    def append(self, data: bytes) -> None:
+    def append(self, data: bytes, *, serial: bool = False) -> None:
+        """Take what the guest said; `serial`: by console_io, as to Xen's serial line."""
         with self._lock:
+            if serial and data:
+                last = self._serial.pop() if self._serial and self._serial[-1][1] == self.end else (self.end, self.end)
+                self._serial.append((last[0], self.end + len(data)))
             self._chunks.append(data)
             self._held += len(data)
             self.end += len(data)
@@ -51,6 +57,11 @@ class Transcript:
                 if not room:
                     break
             return offset, b"".join(parts), self.end
+
+    def serial(self, start: int, end: int) -> tuple[tuple[int, int], ...]:
+        """The parts between two offsets that came by console_io."""
+        with self._lock:
+            return tuple((max(a, start), min(b, end)) for a, b in self._serial if a < end and b > start)
 
     def tail(self, size: int) -> bytes:
         return self.read(self.end - size, size)[1]

@@ -11,10 +11,11 @@ from xenconsole.app_protocol import Client
 from xenconsole.terminal.bittty_core import BitttyCore
 from xenconsole.terminal.core import line_text
 from xenconsole.terminal.hub import ConsoleHub
+from xenconsole.terminal.serial_line import shown
 from xenconsole.terminal.session import BACKLOG_BYTES, TYPED_BYTES, ConsoleSession, size_text
 
 
-class Obituary(View):
+class Obituary(View, frozen=True):
     domain: DomainView
     reason: str
     restarted_as: int = -1
@@ -171,3 +172,13 @@ async def test_the_hub_parses_the_visible_first_and_the_hidden_in_the_end() -> N
     await until(lambda: "quick" in everything(shown))
     await hub.close()
     assert not hub.sessions
+
+
+async def test_console_io_gets_carriage_returns_on_the_screen_alone() -> None:
+    client = ScriptedClient()
+    session = session_on(client)
+    session.take(ConsoleChunk(3, 0, b"early\nboot\ntty\r\nraw\nstep", 24, ((0, 11),)))
+    drain(session)
+    assert [line_text(session.core.screen(row)).rstrip() for row in range(5)] == ["early", "boot", "tty", "raw", "   step"]
+    mixed = ConsoleChunk(3, 100, b"a\nb\nc\n", 106, ((102, 104),))
+    assert shown(mixed) == b"a\nb\r\nc\n"

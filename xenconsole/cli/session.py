@@ -23,6 +23,7 @@ from emulator.errors import UserError
 from xenconsole import __version__
 from xenconsole.cli.crash import crash_report, printable
 from xenconsole.cli.tty import Terminal
+from xenconsole.terminal.serial_line import shown
 
 POWEROFF, OTHER, MISTAKE, CRASH, TIMEOUT = 0, 1, 2, 3, 4
 ESCAPE: Final = 0x1D  # Ctrl-]
@@ -187,7 +188,7 @@ class Session:
                     async with self._screen:
                         if chunk.offset > self._shown:
                             self._terminal.tell(f"xenconsole: {chunk.offset - self._shown} bytes of output were lost")
-                        await self._terminal.show(chunk.data)
+                        await self._terminal.show(shown(chunk) if self._terminal.shows else chunk.data)
                         self._shown = chunk.offset + len(chunk.data)
                         self._changed.set()
             await self._burial()

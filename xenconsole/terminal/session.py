@@ -22,6 +22,7 @@ from emulator.errors import UserError
 from xenconsole.app_protocol import Client
 from xenconsole.terminal.bittty_core import BitttyCore
 from xenconsole.terminal.core import TerminalCore
+from xenconsole.terminal.serial_line import Serial, pieces
 
 BACKLOG_BYTES = 512 << 10
 """Unparsed output kept; above it the oldest half goes. A fraction of a second of parsing, so that a flood stays near live."""
@@ -162,9 +163,9 @@ class ConsoleSession:
             if chunk.offset < self._received:
                 self._live_from = min(self._live_from, chunk.offset)
         self._received = chunk.offset + len(chunk.data)
-        if chunk.data:
-            self._backlog.append(chunk.data)
-            self._backlog_bytes += len(chunk.data)
+        for data in pieces(chunk):
+            self._backlog.append(data)
+            self._backlog_bytes += len(data)
         if self._backlog_bytes > BACKLOG_BYTES:
             self._drop(BACKLOG_BYTES // 2)
         self._wake()
@@ -180,7 +181,7 @@ class ConsoleSession:
             self._backlog_bytes -= len(item)
             rest = item[-(keep - self._backlog_bytes) :] if self._backlog_bytes < keep else b""
             newline = rest.find(b"\n", 0, 4096)
-            rest = rest[newline + 1 :]
+            rest = type(item)(rest[newline + 1 :])
             dropped += len(item) - len(rest)
             if rest:
                 self._backlog.appendleft(rest)
@@ -216,10 +217,10 @@ class ConsoleSession:
             return
         piece, rest = item[:PIECE_BYTES], item[PIECE_BYTES:]
         if rest:
-            self._backlog.appendleft(rest)
+            self._backlog.appendleft(type(item)(rest))
         self._backlog_bytes -= len(piece)
         self._parsed += len(piece)
-        self.core.feed(piece)
+        self.core.feed(piece.replace(b"\n", b"\r\n") if isinstance(item, Serial) else piece)
         replies = self.core.take_replies()
         if replies and self._parsed > self._live_from:
             self.type(replies)
