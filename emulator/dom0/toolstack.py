@@ -135,6 +135,11 @@ class Toolstack:
                 return domid
         raise UserError(f"no domain is called {name!r}")
 
+    def domain_of(self, domid: int) -> Domain | None:
+        """A domain as another sees it. Domain-0 grants nothing."""
+        guest = self.guests.get(domid)
+        return guest.domain if guest is not None else None
+
     def domid_exists(self, domid: int) -> bool:
         return domid == 0 or domid in self.guests
 
@@ -155,6 +160,7 @@ class Toolstack:
             raise
         domain = guest.domain
         domain.domid_exists = self.domid_exists
+        domain.peer = self.domain_of
         domain.sinks.log = lambda level, text: self.say(level, domid, text)
         domain.sinks.console_io = lambda data: self._emergency(guest, data)
         guest.on_output = lambda: self.tell("console", domid)

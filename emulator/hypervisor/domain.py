@@ -6,6 +6,7 @@ change the domain and is logged; a question may not and leaves no trace.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -17,13 +18,17 @@ import numpy as np
 
 from emulator.abi import xen
 from emulator.abi.errno import EINVAL
+from emulator.abi.grant_table import GNTST_bad_domain
 from emulator.abi.xen import HYPERCALLS
 from emulator.cpu import native
 from emulator.cpu.core import GDT, LDT, Core
 from emulator.hypervisor.clock import Clock
 from emulator.hypervisor.emulation import Emulator
 from emulator.hypervisor.events import EventChannels
-from emulator.hypervisor.layout import XenLayout, hypervisor_frames, permutation
+from emulator.hypervisor.grants.mappings import Mappings, pin_kinds
+from emulator.hypervisor.grants.peers import Answer, Reply, Request, Unmap, tell, unclaimed
+from emulator.hypervisor.grants.table import GrantTable
+from emulator.hypervisor.layout import WINDOW_FRAMES, XenLayout, hypervisor_frames, permutation
 from emulator.hypervisor.mailbox import Level, Logged, Mailbox, Message, Rotate
 from emulator.hypervisor.memory.descriptors import check_descriptor
 from emulator.hypervisor.memory.frames import L4, SEG_DESC, WRITABLE, FrameTable
@@ -87,7 +92,7 @@ class Domain:
 
     def __init__(self, spec: DomainSpec) -> None:
         self.spec, self.domid, self.name, self.uuid = spec, spec.domid, spec.name, spec.uuid
-        self.memory = MachineMemory(hypervisor_frames(spec.max_frames) + spec.max_frames, f"domain-{spec.domid}")
+        self.memory = MachineMemory(hypervisor_frames(spec.max_frames) + spec.max_frames, f"domain-{spec.domid}", WINDOW_FRAMES)
         self.layout = XenLayout(self.memory, spec.max_frames)
         self.frames = FrameTable(self.memory.frames)
         self.core = Core(self.memory.address, self.memory.size, translation_buffer=spec.translation_buffer)
@@ -99,6 +104,8 @@ class Domain:
         self.reservation = Reservation(self.memory, self.frames, self.layout, self.core, self.p2m, spec.frames)
         self.tables.freed = self.reservation.give
         self.tables.descriptor_check = check_descriptor
+        self.grants = GrantTable(self.domid, self.memory, self.frames, self.tables, self.layout.reserve)
+        self.mappings = Mappings(self, self.layout.window)
         shared = self.layout.shared_info_mfn << 12
         self.vcpus = [Vcpu(self, n, shared + n * xen.VCPU_INFO_SIZE if n < xen.LEGACY_MAX_VCPUS else 0) for n in range(spec.vcpus)]
         self.current = self.vcpus[0]
@@ -118,6 +125,10 @@ class Domain:
         self.yielded = False
         self.wake: Callable[[Domain], None] = lambda domain: None
         self.domid_exists: Callable[[int], bool] = lambda domid: domid == 0
+        self.peer: Callable[[int], Domain | None] = lambda domid: None
+        self._requests: deque[Request] = deque()
+        self._open = True
+        self._peer_lock = threading.Lock()
         self.time = Timekeeper(self)
         self.rotation = Rotation(self, self.core.save())
         self.core.on_trap = Traps(self).handle
@@ -133,6 +144,25 @@ class Domain:
     def post(self, message: Message) -> None:
         self.mailbox.post(message)
         self._call()
+
+    def post_peer(self, request: Request) -> None:
+        """Something another domain asks of this one's grant table. It is served whether the domain runs, pauses or has ended."""
+        with self._peer_lock:
+            if self._open:
+                self._requests.append(request)
+        if self._open:
+            self._call()
+        else:
+            request.answer(Reply(GNTST_bad_domain, f"domain {self.domid} is gone"))
+
+    def post_answer(self, answer: Answer) -> bool:
+        """False when the domain is gone."""
+        with self._peer_lock:
+            if self._open:
+                self.mailbox.post(answer)
+        if self._open:
+            self._call()
+        return self._open
 
     def ask(self, question: Callable[[], T]) -> Future[T]:
         """Have `question` answered by the holder between two slices. It must not change what the guest can see."""
@@ -167,6 +197,8 @@ class Domain:
                     future.set_result(question())
                 except BaseException as failure:  # noqa: BLE001 - the asker's to handle
                     future.set_exception(failure)
+        while self._requests:
+            self._apply(self._requests.popleft())
 
     def slice(self, budget: int, real_ns: int | None = None, stolen_ns: int = 0) -> None:
         """Serve questions and messages, then run the guest for at most `budget` counts. `real_ns`: the real clock; `stolen_ns`:
@@ -365,13 +397,32 @@ class Domain:
     def close(self) -> None:
         """Give everything back. The domain must not be held."""
         self.ended = self.ended or "destroyed"
+        self._part_from_peers()
         for _question, future in self._questions:
             future.cancel()
         self._questions.clear()
         self.core.close()
         self.current = None  # type: ignore[assignment]
-        del self.layout, self.p2m, self.tables, self.guest, self.events, self.vcpus, self.reservation
+        del self.layout, self.p2m, self.tables, self.guest, self.events, self.vcpus, self.reservation, self.grants, self.mappings
         self.memory.close()
+
+    def _part_from_peers(self) -> None:
+        """Nobody waits for this domain any more, and what it mapped of others is theirs alone again."""
+        with self._peer_lock:
+            self._open = False
+        for mapping in self.mappings.release():
+            if mapping.peer is not None:
+                tell(mapping.peer, Unmap(mapping.ref, pin_kinds(mapping.flags)))
+        while self._requests:
+            request = self._requests.popleft()
+            if request.asker is not None:
+                request.answer(Reply(GNTST_bad_domain, f"domain {self.domid} is gone"))
+        while (message := self.mailbox.take()) is not None:
+            if isinstance(message, Answer):
+                unclaimed(self, message.key, message.reply)
+        for vcpu in self.vcpus:
+            for key, reply in vcpu.answers.items():
+                unclaimed(self, key, reply)
 
     @staticmethod
     def trap_name(vector: int) -> str:

@@ -8,6 +8,7 @@
     …                the M2P: u64 pfn by mfn
     …                a reserve for frames shared with the guest on demand (grant tables and the like)
     first_guest …    the domain's own frames, a permutation of its PFNs
+    …                a window for other domains' granted frames
 
 The hypervisor's range of every L4 (slots 256–271, init_xen_l4_slots) points to the tables here:
 
@@ -38,6 +39,7 @@ from emulator.machine.memory import MachineMemory
 
 INVALID_M2P = (1 << 64) - 1
 RESERVE_FRAMES = 128
+WINDOW_FRAMES = 1024
 _FLAT_SEGMENTS = {0x20 >> 3: 0x00CFFB000000FFFF, 0x28 >> 3: 0x00CFF3000000FFFF, 0x30 >> 3: 0x00AFFB000000FFFF}
 _SUPERVISOR = PRESENT | RW | ACCESSED | DIRTY | NX
 _TABLE = PRESENT | RW | USER | ACCESSED
@@ -47,9 +49,9 @@ _PERDOMAIN_L1S = 8  # 16 vCPUs each
 
 def hypervisor_frames(guest_frames: int) -> int:
     """Frames needed beside `guest_frames` (the domain's maximum)."""
-    total = guest_frames + RESERVE_FRAMES + 64
+    total = guest_frames + RESERVE_FRAMES + WINDOW_FRAMES + 64
     m2p = -(-total * 8 // 4096) + 1
-    return 4 + 1 + 1 + -(-m2p // 512) + 2 + _PERDOMAIN_L1S + m2p + RESERVE_FRAMES
+    return 4 + 1 + 1 + -(-m2p // 512) + 2 + _PERDOMAIN_L1S + m2p + RESERVE_FRAMES + WINDOW_FRAMES
 
 
 def permutation(count: int, base: int) -> NDArray[np.uint64]:
@@ -94,7 +96,8 @@ class XenLayout:
             words[(perdomain_l2 << 9) + number] = self._perdomain_l1 + number << 12 | _TABLE & ~USER
         self.reserve = list(range(first_m2p + m2p_frames, first_m2p + m2p_frames + RESERVE_FRAMES))
         self.first_guest = first_m2p + m2p_frames + RESERVE_FRAMES
-        if self.first_guest + guest_frames > memory.frames:
+        self.window = range(memory.frames - WINDOW_FRAMES, memory.frames)
+        if self.first_guest + guest_frames > self.window.start:
             raise ValueError(f"{memory.frames} frames do not hold {guest_frames} of a guest")
         slots = [0] * 16
         slots[M2P_L4_SLOT - XEN_L4_FIRST] = m2p_l3 << 12 | _TABLE & ~RW

@@ -37,6 +37,8 @@ class DomainState:
     vcpus: tuple[dict[str, Any], ...]
     events: tuple[Any, Any]
     reservation: ReservationState
+    grants: dict[str, Any]
+    mappings: dict[str, Any]
     time: Any
     rotation: dict[str, Any]
     domain: dict[str, Any]
@@ -50,9 +52,19 @@ def save_domain(domain: Domain) -> DomainState:
     return DomainState(
         VERSION, domain.core.save(), domain.core.control[native.IO_ALLOWED], domain.clock.save(), domain.frames.save(),
         tuple(_vcpu(vcpu) for vcpu in domain.vcpus), (copy.deepcopy(domain.events.ports), dict(domain.events.virqs)),
-        domain.reservation.save(), domain.time.save(), domain.rotation.save(),
+        domain.reservation.save(), domain.grants.save(), domain.mappings.save(), domain.time.save(), domain.rotation.save(),
         {name: copy.deepcopy(getattr(domain, name)) for name in _DOMAIN_FIELDS},
     )  # fmt: skip
+
+
+def cannot_load(domain: Domain, state: DomainState) -> str:
+    """Why the domain cannot go back to `state`, empty when it can: what other domains hold of it, and it of them, is not its own to
+    turn back."""
+    if domain.mappings.foreign() != domain.mappings.foreign_in(state.mappings):
+        return "it maps other frames of other domains now than it did then"
+    if domain.grants.used_by_guests() != domain.grants.used_by_guests(state.grants["active"]):
+        return "other domains use other grants of it now than they did then"
+    return ""
 
 
 def load_domain(domain: Domain, state: DomainState) -> None:
@@ -69,6 +81,8 @@ def load_domain(domain: Domain, state: DomainState) -> None:
     ports, virqs = state.events
     domain.events.ports, domain.events.virqs = copy.deepcopy(ports), dict(virqs)
     domain.reservation.load(state.reservation)
+    domain.grants.load(state.grants)
+    domain.mappings.load(state.mappings)
     domain.time.load(state.time)
     domain.rotation.load(state.rotation)
     for name, value in state.domain.items():

@@ -40,6 +40,7 @@ from emulator.hypervisor.trace import call_name
 if TYPE_CHECKING:
     from emulator.hypervisor.context import GuestContext
     from emulator.hypervisor.domain import Domain
+    from emulator.hypervisor.grants.peers import Key, Reply
 
 _FRAME: Final = Struct("<7Q")
 _FRAME_ERROR: Final = Struct("<8Q")
@@ -136,6 +137,8 @@ class Vcpu:
         self.runstate_area = 0
         self.time_area = 0
         self.accounting = Accounting()
+        self.parked: Key | None = None  # waits for another domain's answer
+        self.answers: dict[Key, Reply] = {}
 
     # --- events -----------------------------------------------------------------------------------------------------------
 
@@ -168,7 +171,7 @@ class Vcpu:
 
     @property
     def can_run(self) -> bool:
-        return self.up and not self.blocked
+        return self.up and not self.blocked and self.parked is None
 
     def deliver_events(self) -> None:
         """test_guest_events: interrupt the guest when it has events and does not mask them."""

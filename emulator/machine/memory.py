@@ -40,10 +40,12 @@ class MachineMemory:
     """`frames` machine frames of zeroed memory.
 
     `bytes`, `words` (64-bit) are memory views for scalar access, `octets`, `quads` NumPy arrays for bulk work: the same bytes.
-    Raises UserError when the host has not that much address space."""
+    The last `window` of them show other domains' frames (`map_foreign`) and are no part of any snapshot. Raises UserError when the
+    host has not that much address space."""
 
-    def __init__(self, frames: int, name: str = "domain") -> None:
+    def __init__(self, frames: int, name: str = "domain", window: int = 0) -> None:
         self.frames = frames
+        self.own_frames = frames - window
         self.size = frames << FRAME_SHIFT
         self.fd = os.memfd_create(f"xenconsole-{name}", os.MFD_CLOEXEC)
         os.ftruncate(self.fd, self.size)
@@ -52,6 +54,8 @@ class MachineMemory:
             os.close(self.fd)
             raise UserError(f"no room for {self.size >> 20} MiB", where="memory", why=os.strerror(ctypes.get_errno()), fix="lower memory=")
         self._private = False
+        self._exported: dict[int, int] = {}  # frames that other domains map, and the file behind each
+        self._promoted_fd = -1
         self._array = (ctypes.c_uint8 * self.size).from_address(self.address)
         self.bytes = memoryview(self._array).cast("B")
         self.words = self.bytes.cast("Q")
@@ -68,12 +72,17 @@ class MachineMemory:
             self.bytes[mfn << FRAME_SHIFT : (mfn + 1) << FRAME_SHIFT] = _ZEROS
 
     def private_frames(self) -> NDArray[np.int64]:
-        """The frames written since `map_private`: pages of our own, no longer the file's (Documentation/admin-guide/mm/pagemap.rst)."""
+        """The frames written since `map_private`: pages of our own, no longer the file's (Documentation/admin-guide/mm/pagemap.rst);
+        and those exported, which others may write."""
         with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
             pagemap.seek(self.address >> FRAME_SHIFT << 3)
-            entries = np.frombuffer(pagemap.read(self.frames * 8), dtype=np.uint64)
+            entries = np.frombuffer(pagemap.read(self.own_frames * 8), dtype=np.uint64)
         held = (entries & np.uint64(_PAGE_PRESENT | _PAGE_SWAPPED)) != 0
-        return np.flatnonzero(held & ((entries & np.uint64(_PAGE_FILE)) == 0))
+        found = np.flatnonzero(held & ((entries & np.uint64(_PAGE_FILE)) == 0))
+        return np.union1d(found, self.exported_frames()) if self._exported else found
+
+    def exported_frames(self) -> NDArray[np.int64]:
+        return np.array(sorted(self._exported), dtype=np.int64)
 
     def map_private(self, fd: int) -> None:
         """Lay a copy-on-write view of `fd` over the same addresses: every frame reads as it stands there."""
@@ -84,10 +93,50 @@ class MachineMemory:
         self._remap(_MAP_SHARED, fd)
 
     def _remap(self, kind: int, fd: int) -> None:
-        flags = kind | _MAP_FIXED | _MAP_NORESERVE
-        if _libc().mmap(self.address, self.size, _PROT_READ_WRITE, flags, fd, 0) == _MAP_FAILED:
-            raise OSError(ctypes.get_errno(), "mmap over a domain's memory")
+        self._lay(0, self.own_frames, kind, fd, 0)
         self._private = kind == _MAP_PRIVATE
+        for mfn, shared in self._exported.items():
+            contents = bytes(self.frame(mfn)) if shared != self.fd else None
+            self._lay(mfn, 1, _MAP_SHARED, shared, mfn)
+            if contents is not None:
+                self.frame(mfn)[:] = contents
+
+    def _lay(self, mfn: int, frames: int, kind: int, fd: int, source: int) -> None:
+        """Frames [source, source + frames) of a file behind those from `mfn` on."""
+        at, size, flags = self.address + (mfn << FRAME_SHIFT), frames << FRAME_SHIFT, kind | _MAP_FIXED | _MAP_NORESERVE
+        if _libc().mmap(at, size, _PROT_READ_WRITE, flags, fd, source << FRAME_SHIFT) == _MAP_FAILED:
+            raise OSError(ctypes.get_errno(), "mmap over a domain's memory")
+
+    # --- frames that two domains see ----------------------------------------------------------------------------------------------
+
+    def export(self, mfn: int) -> int:
+        """A file that holds frame `mfn` at its own place, for another domain to map; the caller closes it. A frame whose bytes are
+        a copy of the snapshot's own is moved to shared backing first."""
+        if mfn not in self._exported:
+            if not self._private:
+                self._exported[mfn] = self.fd
+            else:
+                if self._promoted_fd < 0:
+                    self._promoted_fd = os.memfd_create("xenconsole-promoted", os.MFD_CLOEXEC)
+                    os.ftruncate(self._promoted_fd, self.size)
+                os.pwrite(self._promoted_fd, self.frame(mfn), mfn << FRAME_SHIFT)
+                self._lay(mfn, 1, _MAP_SHARED, self._promoted_fd, mfn)
+                self._exported[mfn] = self._promoted_fd
+        return os.dup(self._exported[mfn])
+
+    def unexport(self, mfn: int) -> None:
+        """Nobody else maps the frame any more. One that was promoted stays where it is."""
+        if not self._private:
+            self._exported.pop(mfn, None)
+
+    def map_foreign(self, mfn: int, fd: int, source: int) -> None:
+        """Show frame `source` of another domain's file in a frame of the window."""
+        if mfn < self.own_frames:
+            raise ValueError(f"frame {mfn:#x} is not of the window")
+        self._lay(mfn, 1, _MAP_SHARED, fd, source)
+
+    def unmap_foreign(self, mfn: int) -> None:
+        self._lay(mfn, 1, _MAP_SHARED, self.fd, mfn)
 
     def close(self) -> None:
         """Unmap. Views still held by others would dangle: the owner closes last."""
@@ -97,4 +146,6 @@ class MachineMemory:
             self.bytes.release()
             _libc().munmap(self.address, self.size)
             os.close(self.fd)
+            if self._promoted_fd >= 0:
+                os.close(self._promoted_fd)
             self.fd = -1

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emulator.errors import UserError
-from emulator.hypervisor.state import DomainState, load_domain, save_domain
+from emulator.hypervisor.state import DomainState, cannot_load, load_domain, save_domain
 
 if TYPE_CHECKING:
     from emulator.dom0.guest import Guest
@@ -80,7 +80,7 @@ class Album:
             raise UserError(f"a snapshot called {name!r} exists", fix="forget it or give another name")
         if len(name) > 64 or not name.isprintable():
             raise UserError(f"{ascii(name)[:80]} will not do as a name", fix="1 to 64 printable characters")
-        frames = np.zeros(0, dtype=np.int64)
+        frames = self._memory.exported_frames()
         if self._frozen:
             frames = self._memory.private_frames()
         contents = self._memory.octets.reshape(-1, 4096)[frames]

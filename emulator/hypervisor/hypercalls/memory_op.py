@@ -210,6 +210,10 @@ def _reservation(field: str) -> _Handler:
     return answer
 
 
+def _maximum_ram_page(vcpu: Vcpu, _argument: int) -> int:
+    return vcpu.domain.memory.frames
+
+
 def _maximum_gpfn(vcpu: Vcpu, argument: int) -> int:
     """What the guest says in shared_info (arch.max_pfn counts, this numbers)."""
     domain = vcpu.domain
@@ -295,7 +299,7 @@ if TYPE_CHECKING:
     _Handler = Callable[[Vcpu, int], int]
 
 _OPERATIONS: Final[dict[int, _Handler]] = {
-    xen.XENMEM_maximum_ram_page: lambda vcpu, _argument: vcpu.domain.memory.frames,
+    xen.XENMEM_maximum_ram_page: _maximum_ram_page,
     xen.XENMEM_current_reservation: _reservation("owned"),
     xen.XENMEM_maximum_reservation: _reservation("maximum"),
     xen.XENMEM_machphys_mfn_list: _machphys_list,

@@ -139,6 +139,7 @@ def _updates(domain: Domain, at: int, count: int) -> int:
                 # Any other page of the guest's own may be written too, where no table is concerned. It may be the list itself.
                 tables.get_type(mfn, WRITABLE)
                 words[pointer >> 3] = value
+                domain.core.forget_frame(mfn)  # it may hold code
                 tables.put_type(mfn)
                 return done + 1
             else:

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from emulator.abi.errno import EINVAL
 from emulator.abi.xen import FLAT_RING3_CS64, RESERVED_GDT_ENTRY
 from emulator.hypervisor.refusal import Refusal

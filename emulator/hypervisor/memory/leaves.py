@@ -62,7 +62,7 @@ class Leaves:
         if targets.max() >= frames.frames:
             return False
         owners = frames.owners[targets]
-        if (((owners - np.uint8(GUEST)) > np.uint8(SHARED - GUEST))).any():
+        if ((owners - np.uint8(GUEST)) > np.uint8(SHARED - GUEST)).any():
             return False
         writes = (entries & _N_RW) != 0
         writable = targets[writes]
