@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Make an initramfs with a shell on the console, from the host's static busybox.
 
-    python guests/mkinitramfs.py -o guests/linux-initramfs.cpio.gz [--busybox /bin/busybox]
+    python guests/mkinitramfs.py -o guests/linux-initramfs.cpio.gz [--busybox PATH] [--modules xen-blkfront,… --kernel RELEASE]
 
 The archive is a cpio in the "newc" form (Documentation/driver-api/early-userspace/buffer-format.rst of Linux), gzipped when the
 file's name ends in .gz. The same busybox gives the same bytes: no times, no owners, entries in order. Needs no root and nothing
-but the standard library. A mistake of the caller's gives one line on stderr and exit status 2.
+but the standard library. `--modules` takes drivers and what they need from /lib/modules/RELEASE; init loads them in that order.
+A mistake of the caller's gives one line on stderr and exit status 2.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ mount -t devtmpfs devtmpfs /dev 2>/dev/null
 mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts 2>/dev/null
 mount -t tmpfs tmpfs /tmp
+if [ -r /etc/modules ]; then while read -r module; do insmod "$module"; done < /etc/modules; fi
 hostname -F /etc/hostname
 ip link set lo up 2>/dev/null
 cd /root
@@ -143,6 +145,40 @@ def list_applets(data: bytes, source: str) -> list[str]:
     return sorted(paths - {"bin/busybox", "linuxrc"})
 
 
+def read_modules(names: Sequence[str], folder: Path) -> list[tuple[str, bytes]]:
+    """(path in the archive, bytes) of kernel modules, each after those that it needs. `folder`: /lib/modules/RELEASE."""
+    try:
+        table = dict(line.split(":", 1) for line in (folder / "modules.dep").read_text().splitlines() if ":" in line)
+    except OSError as bad:
+        raise Mistake(f"{folder}/modules.dep: {bad.strerror}; on Debian: apt install linux-image-cloud-amd64") from bad
+    known = {Path(path).name.split(".ko")[0].replace("_", "-"): path for path in table}
+    order: dict[str, None] = {}
+    for name in names:
+        path = known.get(name.replace("_", "-"))
+        if path is None:
+            raise Mistake(f"{folder}: has no module {name!r}")
+        for needed in (*reversed(table[path].split()), path):  # modules.dep lists what is needed last first
+            order[needed] = None
+    found = []
+    for path in order:
+        if not path.endswith(".ko"):
+            raise Mistake(f"{folder / path}: compressed, which is not supported")
+        try:
+            found.append((f"lib/modules/{Path(path).name}", (folder / path).read_bytes()))
+        except OSError as bad:
+            raise Mistake(f"{folder / path}: {bad.strerror}") from bad
+    return found
+
+
+def module_entries(modules: Sequence[tuple[str, bytes]]) -> list[Entry]:
+    """The modules and the list that init reads."""
+    if not modules:
+        return []
+    entries = [Entry(path, stat.S_IFDIR | 0o755) for path in ("lib", "lib/modules")]
+    entries.extend(Entry(path, stat.S_IFREG | 0o644, data) for path, data in modules)
+    return [*entries, Entry("etc/modules", stat.S_IFREG | 0o644, "".join(f"/{path}\n" for path, _ in modules).encode())]
+
+
 def build_entries(busybox: bytes, applets: Sequence[str]) -> list[Entry]:
     """What is in the archive. The console must be there before anything is mounted, or process 1 has no output."""
     entries = [Entry(path, stat.S_IFDIR | (0o1777 if path == "tmp" else 0o755)) for path in DIRECTORIES]
@@ -155,10 +191,10 @@ def build_entries(busybox: bytes, applets: Sequence[str]) -> list[Entry]:
     return entries
 
 
-def make_initramfs(busybox: Path, output_name: str) -> bytes:
+def make_initramfs(busybox: Path, output_name: str, modules: Sequence[tuple[str, bytes]] = ()) -> bytes:
     """The whole archive's bytes, compressed when `output_name` says so."""
     data = read_busybox(busybox)
-    archive = pack_cpio(build_entries(data, list_applets(data, str(busybox))))
+    archive = pack_cpio([*build_entries(data, list_applets(data, str(busybox))), *module_entries(modules)])
     return gzip.compress(archive, compresslevel=6, mtime=0) if output_name.endswith(".gz") else archive
 
 
@@ -188,9 +224,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _Parser(prog="mkinitramfs.py", description="Make an initramfs with a shell on the console from a static busybox.")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="where to; gzipped if it ends in .gz")
     parser.add_argument("--busybox", default=Path("/bin/busybox"), type=Path, metavar="PATH", help="a static busybox")
+    parser.add_argument("--modules", default="", metavar="NAME,NAME", help="kernel modules that init loads")
+    parser.add_argument("--kernel", default=os.uname().release, metavar="RELEASE", help="whose modules, a folder of /lib/modules")
     try:
         options = parser.parse_args(arguments)
-        write_output(options.output, make_initramfs(options.busybox, options.output.name))
+        names = [name for name in options.modules.split(",") if name]
+        modules = read_modules(names, Path("/lib/modules", options.kernel)) if names else []
+        write_output(options.output, make_initramfs(options.busybox, options.output.name, modules))
     except Mistake as mistake:
         print(f"mkinitramfs.py: {mistake}", file=sys.stderr)
         return 2

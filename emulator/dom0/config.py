@@ -16,6 +16,7 @@ from typing import Final
 
 from emulator.abi.start_info import MAX_GUEST_CMDLINE
 from emulator.dom0.cfgfile import MAX_TEXT, Setting, Value, error, parse_settings, printable
+from emulator.dom0.diskspec import DiskSpec, parse_disks
 from emulator.dom0.files import read_file
 from emulator.errors import UserError
 
@@ -56,7 +57,8 @@ _NAMESPACE: Final = uuid.UUID("8f7c1d0e-5b0a-4c39-9a55-3b7b0f9c1e20")
 
 @dataclass(frozen=True, slots=True)
 class DomainConfig:
-    """What a new domain is to be. Sizes in MiB; `disk` and `vif` are xl's specification strings; `values` has all that was set.
+    """What a new domain is to be. Sizes in MiB; `disk` and `vif` are xl's specification strings, `disks` what the former mean;
+    `values` has all that was set.
 
     `cpus` is an affinity in xl's syntax ("" when unset; a list's items, one a vCPU, are parted by ';'). Without `uuid` in the
     file one is derived from the name, so that the same file gives the same domain.
@@ -77,6 +79,7 @@ class DomainConfig:
     cpu_weight: int | None = None
     cap: int | None = None
     disk: tuple[str, ...] = ()
+    disks: tuple[DiskSpec, ...] = ()
     vif: tuple[str, ...] = ()
     on_poweroff: str = "destroy"
     on_reboot: str = "restart"
@@ -107,7 +110,7 @@ def parse_config(text: str, *, file: str) -> DomainConfig:
         name=name, kernel=reader.kernel(), file=file, uuid=reader.uuid(name), ramdisk=reader.path("ramdisk"),
         cmdline=reader.cmdline(), memory_mib=memory, maxmem_mib=maxmem, vcpus=vcpus, maxvcpus=maxvcpus, cpus=reader.cpus(),
         cpu_weight=reader.number("cpu_weight", 1, 65535), cap=reader.number("cap", 0, 100 * maxvcpus),
-        disk=reader.strings("disk"), vif=reader.strings("vif"), on_poweroff=reader.action("on_poweroff", "destroy"),
+        disk=reader.strings("disk"), disks=reader.disks(), vif=reader.strings("vif"), on_poweroff=reader.action("on_poweroff", "destroy"),
         on_reboot=reader.action("on_reboot", "restart"), on_crash=reader.action("on_crash", "destroy"),
         values=MappingProxyType({key: setting.value for key, setting in reader.settings.items()}), warnings=reader.warnings(),
     )  # fmt: skip
@@ -141,6 +144,11 @@ class _Reader:
         if len(items) != len(setting.value):
             raise self._bad(key, "has a list in it where a string belongs")
         return items
+
+    def disks(self) -> tuple[DiskSpec, ...]:
+        setting = self.settings.get("disk")
+        where = f"{self._file}:{setting.line}" if setting else self._file
+        return parse_disks(self.strings("disk"), where=where, folder=Path(self._file).parent)
 
     def number(self, key: str, low: int, high: int) -> int | None:
         """A number as strtol(…, 0) reads it: decimal, 0x hexadecimal or 0 octal."""

@@ -82,8 +82,15 @@ def test_values(text: str, expected: object) -> None:
 
 
 def test_the_last_setting_wins_and_plus_equals_adds() -> None:
-    config = parse("memory=1\nmemory=64\nextra='a'\nextra+=' b'\ndisk=['x']\ndisk+=['y','z']\nvif += ['v']")
-    assert (config.memory_mib, config.cmdline, config.disk, config.vif) == (64, "a b", ("x", "y", "z"), ("v",))
+    config = parse("memory=1\nmemory=64\nextra='a'\nextra+=' b'\ndisk=['x,,xvda']\ndisk+=['y,,xvdb','z,,xvdc']\nvif += ['v']")
+    assert (config.memory_mib, config.cmdline, config.disk, config.vif) == (64, "a b", ("x,,xvda", "y,,xvdb", "z,,xvdc"), ("v",))
+
+
+def test_disks_are_parsed_where_they_stand() -> None:
+    config = parse("memory=1\n\ndisk = [ 'format=raw,vdev=xvda,access=ro,target=root.img' ]")
+    assert [(disk.vdev, disk.target.name, disk.readonly) for disk in config.disks] == [("xvda", "root.img", True)]
+    with pytest.raises(UserError, match=r"g\.cfg:2: disk 'root\.img,qcow2,xvda': character 10: unknown value for format"):
+        parse("memory=1\ndisk=['root.img,qcow2,xvda']")
 
 
 def test_line_ends_of_other_systems_and_a_last_line_without_one_are_let_pass() -> None:

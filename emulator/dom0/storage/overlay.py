@@ -105,6 +105,7 @@ class OverlayImage:
         self.path, self.readonly = str(path), readonly
         if depth > _MAX_DEPTH:
             raise UserError("overlay: lies over itself, or too deep", where=self.path, why=f"more than {_MAX_DEPTH} bases")
+        self.size = self._cluster = self._data_at = self._entries = 0
         self._lock = threading.Lock()
         self._descriptor = open_file(path, readonly=readonly)
         self._base: Image | None = None
@@ -125,7 +126,7 @@ class OverlayImage:
         self._dirty: set[int] = set()  # pieces of the map that the file has not
         named = np.zeros(self._used, dtype=np.bool_)
         named[self._table[self._table >= _FIRST] - _FIRST] = True
-        self._free = [int(number) for number in np.flatnonzero(~named)[::-1]]  # data clusters that no map names, lowest last
+        self._free: list[int] = [int(number) for number in np.flatnonzero(~named)[::-1]]  # data clusters that no map names, lowest last
         self._freed: list[int] = []  # those that the map on disk may still name
         self._frozen = 0  # data clusters below this belong to marks: never written in place
 

@@ -20,6 +20,7 @@ class FrontendWatch:
         self._connection.on_output = self._serve
         self._heard: dict[str, Callable[[str | None], None]] = {}
         self._serving = False
+        self.deaf = False  # events are dropped: the store is being put back to a snapshot
 
     def watch(self, path: str, heard: Callable[[str | None], None]) -> None:
         self._heard[path] = heard
@@ -52,7 +53,7 @@ class FrontendWatch:
                     if kind == wire.XS_WATCH_EVENT:
                         path = wire.strings(payload)[0].decode("utf-8", "replace")
                         heard = self._heard.get(path)
-                        if heard is not None:
+                        if heard is not None and not self.deaf:
                             heard(self._store.read(path))
         finally:
             self._serving = False

@@ -147,6 +147,13 @@ class BlockDevice:
         self._store.write(f"{self.back}/online", "0")
         self.run(self.handshake.detach(force))
 
+    def forget(self) -> None:
+        """The guest is back at a moment when this device was not there: nothing of it is in its memory or its nodes."""
+        self.ring = None
+        self.handshake.attached, self.handshake.removed = False, True
+        self._store.remove(self.front)
+        self._gone(self)
+
     def _connect(self) -> None:
         """connect_ring of xen-blkback: the ring's grants, the event channel, then what the frontend must know of the disk."""
         try:

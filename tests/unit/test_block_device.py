@@ -1,0 +1,204 @@
+"""A virtual disk from plugging to unplugging, against a frontend that speaks through xenstore and a ring."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from emulator.abi.blkif import XENBUS_CLOSED, XENBUS_CLOSING, XENBUS_CONNECTED, XENBUS_INIT_WAIT, XENBUS_INITIALISED, XENBUS_INITIALISING
+from emulator.dom0.backends.block.device import BlockDevice
+from emulator.dom0.diskspec import parse_disk
+from emulator.dom0.grants import GrantAccess
+from emulator.dom0.storage import Done, RawImage
+from emulator.dom0.xenbus import BackendHandshake, Connect, Disconnect, FrontendWatch, Remove, SwitchTo
+from emulator.dom0.xenstore import Perm, Store, standard_nodes
+from tests.unit.block_frontend import FRAMES, PlainGrants
+
+DOMID, FRONT, BACK = 3, "/local/domain/3/device/vbd/51712", "/local/domain/0/backend/vbd/3/51712"
+
+
+class Side:
+    """A guest with 64 frames, port 9 offered; answers are kept until `deliver`."""
+
+    def __init__(self) -> None:
+        self.domid = DOMID
+        self.memory = memoryview(bytearray(FRAMES * 4096))
+        self.plain = PlainGrants()
+        self.grants: GrantAccess = self.plain
+        self.bound: set[int] = set()
+        self.events = 0
+        self.posted: list[tuple[Done, ...]] = []
+        self.said: list[str] = []
+
+    def bind(self, port: int, name: str) -> None:
+        if port != 9:
+            raise ValueError(f"event channel {port} does not await Domain-0")
+        self.bound.add(port)
+
+    def unbind(self, port: int, name: str) -> None:
+        self.bound.discard(port)
+
+    def notify(self, port: int, name: str) -> None:
+        self.events += 1
+
+    def post(self, name: str, done: tuple[Done, ...]) -> None:
+        self.posted.append(done)
+
+    def log(self, level: str, text: str) -> None:
+        self.said.append(text)
+
+
+class Plugged:
+    def __init__(self, folder: Path, access: str = "rw") -> None:
+        path = folder / "disk.img"
+        path.write_bytes(bytes(range(256)) * 4096)
+        self.store, self.side, self.gone = Store(), Side(), list[BlockDevice]()
+        nodes = standard_nodes(DOMID, name="g", uuid="0" * 36, memory_kib=4, maxmem_kib=4, vcpus=1, console_gfn=1, console_port=1,
+                               store_gfn=2, store_port=2)  # fmt: skip
+        self.store.introduce(DOMID, "g", nodes=nodes)
+        spec = parse_disk(f"vdev=xvda,access={access},target={path}")
+        self.device = BlockDevice(spec, RawImage(path, readonly=spec.readonly), self.side, self.store, self.gone.append)
+        self.watch = FrontendWatch(self.store)
+        self.device.advertise()
+        self.watch.watch(f"{FRONT}/state", self.device.frontend_changed)
+
+    def say(self, **nodes: object) -> None:
+        for key, value in nodes.items():
+            self.store.write(f"{FRONT}/{key.replace('_', '-')}", str(value))
+
+    def back(self, key: str = "state") -> str | None:
+        return self.store.read(f"{BACK}/{key}")
+
+    def connect(self) -> None:
+        self.say(ring_ref=101, event_channel=9, protocol="x86_64-abi", state=XENBUS_INITIALISED)
+
+    def read_first_sector(self) -> bytes:
+        """One request through the ring of frame 1 into frame 20."""
+        ring = 4096
+        self.side.memory[ring + 64 :][:112] = bytes([0, 1]) + bytes(6) + bytes([5]) + bytes(15) + bytes([120, 0, 0, 0, 0, 0]) + bytes(82)
+        self.side.memory[ring] = 1
+        self.device.kick()
+        self.device.worker.drain()
+        for done in self.side.posted:
+            self.device.answered(done)
+        assert self.side.memory[ring + 8] == 1 and self.side.memory[ring + 64] == 5
+        return bytes(self.side.memory[20 * 4096 : 20 * 4096 + 512])
+
+
+@pytest.fixture
+def plugged(tmp_path: Path) -> Iterator[Plugged]:
+    made = Plugged(tmp_path)
+    yield made
+    made.watch.close()
+    made.device.close()
+
+
+def test_the_nodes_are_those_of_libxl(plugged: Plugged) -> None:
+    back = dict(plugged.store.subtree(BACK))
+    for key, value in {"frontend": FRONT, "frontend-id": "3", "online": "1", "mode": "w", "dev": "xvda", "device-type": "disk", "state": "2",
+                       "feature-flush-cache": "1", "feature-max-indirect-segments": "64"}.items():  # fmt: skip
+        assert back[f"{BACK}/{key}"] == value
+    front = dict(plugged.store.subtree(FRONT))
+    assert front[f"{FRONT}/backend"] == BACK and front[f"{FRONT}/virtual-device"] == "51712" and front[f"{FRONT}/state"] == "1"
+    assert plugged.store.permissions(f"{FRONT}/state") == (Perm(3, 0), Perm(0, 1))
+    assert plugged.store.permissions(f"{BACK}/state") == (Perm(0, 0), Perm(3, 1))
+    assert f"{BACK}/sectors" not in back
+
+
+def test_a_frontend_connects_reads_and_closes(plugged: Plugged) -> None:
+    plugged.connect()
+    assert (plugged.back(), plugged.back("sectors"), plugged.back("info"), plugged.back("sector-size")) == ("4", "2048", "0", "512")
+    assert plugged.side.bound == {9} and plugged.side.plain.uses == {101: 1}
+    plugged.say(state=XENBUS_CONNECTED)
+    assert plugged.read_first_sector() == bytes(range(256)) * 2
+    assert plugged.side.plain.held == 1
+    plugged.say(state=XENBUS_CLOSING)
+    assert plugged.back() == "5" and plugged.side.plain.held == 0 and not plugged.side.bound
+    plugged.say(state=XENBUS_CLOSED)
+    assert plugged.back() == "6" and not plugged.gone
+
+
+def test_a_second_driver_starts_anew_after_the_first(plugged: Plugged) -> None:
+    plugged.connect()
+    plugged.say(state=XENBUS_CLOSED)
+    plugged.say(state=XENBUS_INITIALISING)
+    assert plugged.back() == "2"
+    plugged.side.memory[:] = bytes(len(plugged.side.memory))
+    plugged.connect()
+    assert plugged.back() == "4" and plugged.read_first_sector() == bytes(range(256)) * 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [({"ring_ref": 9}, "grant 9 gives no access"), ({"ring_ref": "x"}, "its ring-ref is 'x'"),
+     ({"event_channel": 4}, "event channel 4 does not await"),
+     ({"protocol": "x86_32-abi"}, "its protocol is 'x86_32-abi'"), ({"ring_page_order": 1, "ring_ref0": 101, "ring_ref1": 500}, "grant 500"),
+     ({"ring_page_order": 3}, "its ring-page-order is '3'"), ({"ring_ref": "9" * 500}, "its ring-ref is")],
+)  # fmt: skip
+def test_nonsense_in_xenstore_closes_that_device(plugged: Plugged, wrong: dict[str, object], said: str) -> None:
+    plugged.say(**{"ring_ref": 101, "event_channel": 9, **wrong})
+    plugged.say(state=XENBUS_INITIALISED)
+    assert plugged.back() == "5" and said in plugged.device.trouble and said in plugged.side.said[0]
+    assert plugged.side.plain.held == 0 and not plugged.side.bound
+    for state in ("", "-1", "x", "999", "4" * 600, "3"):
+        plugged.say(state=state)
+    assert plugged.side.plain.held == 0
+
+
+def test_a_ring_of_nonsense_closes_that_device(plugged: Plugged) -> None:
+    plugged.connect()
+    plugged.side.memory[4096 : 4096 + 4] = b"\xff\xff\xff\xff"
+    plugged.device.kick()
+    assert plugged.back() == "5" and "req_prod" in plugged.device.trouble and plugged.side.plain.held == 0
+
+
+def test_detaching_asks_and_removes_when_the_guest_has_let_go(plugged: Plugged) -> None:
+    plugged.connect()
+    plugged.device.detach()
+    assert plugged.back() == "5" and plugged.back("online") == "0" and not plugged.gone
+    plugged.say(state=XENBUS_CLOSING)
+    plugged.say(state=XENBUS_CLOSED)
+    assert plugged.gone == [plugged.device] and plugged.store.subtree(BACK) == plugged.store.subtree(FRONT) == ()
+
+
+def test_force_asks_nobody_and_a_removed_frontend_removes_the_device(tmp_path: Path, plugged: Plugged) -> None:
+    plugged.connect()
+    plugged.device.detach(force=True)
+    assert plugged.gone and plugged.side.plain.held == 0 and plugged.store.subtree(BACK) == ()
+    plugged.device.close()
+    (tmp_path / "b").mkdir()
+    other = Plugged(tmp_path / "b", "ro")
+    other.connect()
+    assert other.back("info") == "4" and other.back("mode") == "r" and other.back("feature-discard") is None
+    other.store.remove(FRONT)
+    assert other.gone and other.side.plain.held == 0
+    other.watch.close()
+    other.device.close()
+
+
+def test_a_raw_disk_that_is_written_cannot_go_back(plugged: Plugged) -> None:
+    plugged.connect()
+    assert "cannot go back in time" in plugged.device.save().can_rewind
+
+
+def test_the_handshake_as_a_script() -> None:
+    backend = BackendHandshake()
+    assert backend.start() == [SwitchTo(XENBUS_INIT_WAIT)]
+    assert backend.frontend_changed(XENBUS_INITIALISING) == []
+    assert backend.frontend_changed(XENBUS_INITIALISED) == [Connect()]
+    assert backend.connected() == [SwitchTo(XENBUS_CONNECTED)]
+    assert backend.frontend_changed(XENBUS_CONNECTED) == []
+    assert backend.frontend_changed(XENBUS_CLOSING) == [Disconnect(), SwitchTo(XENBUS_CLOSING)]
+    assert backend.frontend_changed(XENBUS_CLOSED) == [SwitchTo(XENBUS_CLOSED)]
+    assert backend.frontend_changed(XENBUS_INITIALISING) == [SwitchTo(XENBUS_INIT_WAIT)]
+    assert backend.frontend_changed(XENBUS_CONNECTED) == [Connect()]
+    assert backend.failed() == [SwitchTo(XENBUS_CLOSING)]
+    assert backend.detach() == [SwitchTo(XENBUS_CLOSING)]
+    assert backend.frontend_changed(XENBUS_CLOSED) == [SwitchTo(XENBUS_CLOSED), Remove()]
+    assert backend.frontend_changed(XENBUS_INITIALISED) == []
+    assert [step.state for step in backend.history][:3] == ["init-wait", "initialising", "initialised"]
+    again = BackendHandshake()
+    again.load(backend.save())
+    assert again.save() == backend.save()
