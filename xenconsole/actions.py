@@ -14,10 +14,12 @@ from emulator.control.messages import CommandResult
 from emulator.errors import UserError
 from xenconsole.command_line import Surroundings, complete, parse, usage_at
 from xenconsole.commands import Command, Confirm, find_command, xl_line
+from xenconsole.history import History
 from xenconsole.journal import Entry
 from xenconsole.palette import palette
 from xenconsole.resources import cfg_files
 from xenconsole.screens.confirm import ConfirmScreen
+from xenconsole.screens.console import MOST_TILES
 from xenconsole.screens.logs import LogsScreen
 from xenconsole.screens.prompt import PromptScreen
 from xenconsole.units import printable
@@ -33,9 +35,10 @@ _Answer = TypeVar("_Answer")
 class Actions:
     """Carries out commands for one app."""
 
-    def __init__(self, app: ConsoleApp) -> None:
+    def __init__(self, app: ConsoleApp, history: History | None = None) -> None:
         self.app = app
-        self.history: list[str] = []
+        self.history = history or History()
+        self.destroyed: set[int] = set()  # by us: nobody needs to be told
         self._snapshot_names: tuple[str, ...] = ()
         table = self.app.base_table
         self._own: dict[str, Callable[[Values], Awaitable[None] | None]] = {
@@ -43,7 +46,7 @@ class Actions:
             "timeline": lambda v: app.navigator.open_snapshots(self._domid(v)),
             "list": lambda v: app.navigator.show_overview(),
             "inspect": lambda v: app.open_domain(self._domid(v), str(v.get("tab", ""))),
-            "console": lambda v: app.switch_console(self._domid(v)),
+            "console": self._console,
             "vcpu-list": lambda v: app.open_domain(self._domid(v), "vcpus"),
             "events": lambda v: app.open_domain(self._domid(v), "events"),
             "config": lambda v: app.open_domain(self._domid(v), "config"),
@@ -67,7 +70,7 @@ class Actions:
             "palette": self._palette,
             "prompt": lambda v: self.prompt(),
             "help": lambda v: app.navigator.open_help(),
-            "restart-engine": lambda v: app.restart_engine(),
+            "restart-engine": lambda v: app.lookout.restart(),
             "quit": self._quit,
         }
 
@@ -112,6 +115,8 @@ class Actions:
             if command.name == "snapshot" and not values.get("name"):
                 values = {**values, "name": await self._snapshot_name(int(values["domid"]))}
             line = self._line(command, values)
+            if command.name == "destroy":
+                self.destroyed.add(int(values["domid"]))
             result = await self.app.client.command(command.name, progress=None, **values)
             self._log(line, result)
         return result
@@ -204,7 +209,7 @@ class Actions:
 
     def prompt(self, line: str = "") -> Coroutine[Any, Any, None]:
         """Show the prompt at once; the coroutine returned takes the line and carries it out."""
-        answer = self.ask(PromptScreen(":", line, complete=lambda text: complete(text, self.around()), hint=usage_at, history=self.history))
+        answer = self.ask(PromptScreen(":", line, complete=lambda text: complete(text, self.around()), hint=usage_at, history=self.history.lines))
 
         async def carry_out() -> None:
             await self._refresh_snapshot_names()
@@ -217,9 +222,7 @@ class Actions:
     async def take_line(self, line: str) -> None:
         """Carry out a typed line; one that lacks arguments is put back into the prompt."""
         line = line.strip()
-        if not self.history or self.history[-1] != line:
-            self.history.append(line)
-            del self.history[:-500]
+        self.history.add(line)
         try:
             parsed = parse(line, self.around())
         except UserError as error:
@@ -237,6 +240,16 @@ class Actions:
             command = find_command(name)
             if calls and command is not None:
                 await self.send(command, calls)
+
+    def _console(self, values: Values) -> None:
+        """One console, or those of the marked domains side by side."""
+        targets = [domid for domid in self.app.targets if domid]
+        if "domid" in values or len(targets) < 2:
+            self.app.switch_console(self._domid(values))
+            return
+        if len(targets) > MOST_TILES:
+            self.app.notify(f"{MOST_TILES} consoles fit side by side; the first {MOST_TILES} are shown", severity="warning")
+        self.app.navigator.open_tiles(tuple(targets[:MOST_TILES]))
 
     def _back(self, values: Values) -> None:
         """Esc: the view below; on the lowest it takes away the filter, then the marks."""

@@ -22,6 +22,7 @@ from xenconsole import __version__
 from xenconsole.actions import Actions
 from xenconsole.app_protocol import Client, EngineNotice, OverviewArrived
 from xenconsole.commands import find_command
+from xenconsole.history import History, history_path
 from xenconsole.journal import Entry, Journal
 from xenconsole.keymap import app_bindings, checked_keymap
 from xenconsole.navigator import Navigator
@@ -41,6 +42,7 @@ from xenconsole.terminal.driver import AltKeysDriver
 from xenconsole.terminal.hub import ConsoleHub
 from xenconsole.themes import VARIABLES, load_themes, stamp, theme_folders
 from xenconsole.units import printable
+from xenconsole.watch import Watch
 from xenconsole.widgets.domain_table import DomainTable
 from xenconsole.widgets.log_view import LogView
 
@@ -67,6 +69,7 @@ class ConsoleApp(App[int], inherit_bindings=False):
         delay: float | None = None,
         files: tuple[Path, ...] = (),
         restart: Callable[[], Awaitable[Client]] | None = None,
+        history: History | None = None,
     ) -> None:
         super().__init__(driver_class=AltKeysDriver)
         self.client = client
@@ -81,7 +84,6 @@ class ConsoleApp(App[int], inherit_bindings=False):
         self.command_journal = Journal(1000)
         self.news = News()
         self._files, self._restart, self._problems = files, restart, list(problems)
-        self._told_lost = False
         self._stop_events: Callable[[], None] | None = None
         self.theme_files, theme_problems = load_themes(theme_folders())
         self._theme_stamp = stamp(theme_folders())
@@ -112,7 +114,8 @@ class ConsoleApp(App[int], inherit_bindings=False):
         self.set_keymap(keys)
         self._overview_screen = OverviewScreen(sort=self.settings.sort)
         self.navigator = Navigator(self)
-        self.actions = Actions(self)
+        self.actions = Actions(self, history)
+        self.lookout = Watch(self)
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         return dict.fromkeys(VARIABLES, "#a0a0a0") | {"cursor-row": "#303030", "rule": "#404040"}
@@ -135,15 +138,13 @@ class ConsoleApp(App[int], inherit_bindings=False):
     def _listen(self) -> None:
         """Listen to the engine and pull from it."""
         self._stop_events = self.client.on_event(self._notice)
-        self._told_lost = False
+        self.lookout.begin()
         if self.delay:
             self.run_worker(self._pull(), group="pull", exclusive=True)
         if self._files:
             self.run_worker(self._create_all(), group="create")
 
     async def _create_all(self) -> None:
-        command = find_command("create")
-        assert command is not None
         for file in self._files:
             result = await self.client.command("create", file=str(file))
             if not result.ok:
@@ -153,14 +154,14 @@ class ConsoleApp(App[int], inherit_bindings=False):
         while not self.client.lost:
             await self.tick()
             await asyncio.sleep(self.delay)
-        self._lose()
+        self.lookout.lose()
 
     async def tick(self) -> None:
         """Pull one overview and tell the screens that can be seen."""
         try:
             overview = await self.client.overview(self.overview.log_seq)
         except ConnectionError:
-            self._lose()
+            self.lookout.lose()
             return
         names = {view.domid: view.name for view in overview.domains}
         for line in overview.log:
@@ -169,7 +170,8 @@ class ConsoleApp(App[int], inherit_bindings=False):
         if self.frozen:
             self.overview = Overview(host=self.overview.host, domains=self.overview.domains, log_seq=overview.log_seq)
             return
-        self.overview = overview
+        before, self.overview = self.overview, overview
+        self.lookout.look(before, overview)
         self.rates.feed(overview)
         self.news.feed(overview.domains, [d for screen in self.visible_screens() for d in getattr(screen, "domids", ())])
         self.navigator.forget_consoles()
@@ -189,45 +191,24 @@ class ConsoleApp(App[int], inherit_bindings=False):
         if not self.is_running or not self.screen_stack:
             return
         if kind == "lost":
-            self._lose()
+            self.lookout.lose()
         for screen in self.visible_screens():
             screen.post_message(EngineNotice(kind, domid))
 
-    def _lose(self) -> None:
-        """The engine is gone: tell it once, and offer what can be done."""
-        if self._told_lost or not self.is_running:
-            return
-        self._told_lost = True
-        why = printable(self.client.lost or "the engine does not answer")
-        self.report(f"engine lost: {why}", "error", toast=False)
-        self._overview_screen.draw()
-        tail = tuple(f"{e.source}: {printable(e.text)}" for e in list(self.events.entries)[-7:-1])
-        self.start(self._ask_about_loss(LostScreen(why, tail, can_restart=self._restart is not None)))
+    @property
+    def can_restart(self) -> bool:
+        return self._restart is not None
 
-    async def _ask_about_loss(self, screen: LostScreen) -> None:
-        choice = await self.actions.ask(screen)
-        if choice == "restart":
-            await self.restart_engine()
-        elif choice == "quit":
-            self.exit(1)
-
-    async def restart_engine(self) -> None:
-        """A new engine with the guests of the start; every view of the old one goes."""
-        if not self.client.lost or self._restart is None:
-            self.notify("the engine lives" if not self.client.lost else "it cannot be started again from here", severity="warning")
-            return
-        try:
-            client = await self._restart()
-        except ConnectionError as error:
-            self.report(f"the engine did not start: {error}", "error")
-            return
+    async def take_new_engine(self) -> None:
+        """Another engine in the lost one's place; every view of the old one goes. Raises ConnectionError."""
+        assert self._restart is not None
+        client = await self._restart()
         if self._stop_events is not None:
             self._stop_events()
         await self.consoles.close()
         await self.client.close()
         self.client, self.consoles = client, ConsoleHub(client)
-        self.overview, self.rates = Overview(host=HostView()), Rates()
-        self.news = News()
+        self.overview, self.rates, self.news = Overview(host=HostView()), Rates(), News()
         self.navigator.show_overview()
         self.navigator.forget_consoles()
         self._listen()
@@ -374,7 +355,7 @@ async def run(files: tuple[Path, ...]) -> int:
     async def engine() -> Client:
         return await start_engine(version=__version__)
 
-    app = ConsoleApp(await engine(), settings=settings, problems=problems, files=files, restart=engine)
+    app = ConsoleApp(await engine(), settings=settings, problems=problems, files=files, restart=engine, history=History(history_path()))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, app.exit, 1)

@@ -14,6 +14,7 @@ from xenconsole.screens.console import ConsoleScreen
 from xenconsole.screens.domain import DomainScreen
 from xenconsole.screens.help import HelpScreen, group_of
 from xenconsole.screens.logs import LogsScreen
+from xenconsole.screens.overview import OverviewScreen
 from xenconsole.screens.snapshots import SnapshotsScreen
 
 if TYPE_CHECKING:
@@ -21,12 +22,13 @@ if TYPE_CHECKING:
 
 
 class Navigator:
-    """Moves one app between its views. A view is (kind, domid): overview, domain, console, snapshots or logs."""
+    """Moves one app between its views. A view is (kind, domid): overview, domain, console, tiles, snapshots or logs."""
 
     def __init__(self, app: ConsoleApp) -> None:
         self.app = app
         self._views: list[tuple[str, int]] = [("overview", -1)]
         self._consoles: dict[int, ConsoleScreen] = {}
+        self._tiled: tuple[int, ...] = ()
 
     async def settled(self) -> None:
         """Wait until the view in front is put up whole: one that is taken down before that fails half-way."""
@@ -75,6 +77,10 @@ class Navigator:
                 self._consoles[domid] = ConsoleScreen(self.app.client, [domid])
                 self.app.install_screen(self._consoles[domid], f"console-{domid}")
             return self._consoles[domid]
+        if kind == "tiles":
+            front = self.app.screen
+            same = isinstance(front, ConsoleScreen) and front.domids == self._tiled
+            return front if same else ConsoleScreen(self.app.client, self._tiled)
         kinds: dict[str, type[Screen[Any]]] = {"domain": DomainScreen, "snapshots": SnapshotsScreen, "logs": LogsScreen}
         wanted = kinds[kind]
         screens: list[Screen[Any]] = self.app.screen_stack
@@ -100,14 +106,22 @@ class Navigator:
         else:
             self.app.notify(f"domain {domid} does not exist", severity="warning")
 
+    def open_tiles(self, domids: tuple[int, ...]) -> None:
+        """Their consoles side by side."""
+        self._tiled = domids
+        self._go(("tiles", -1))
+
     def open_domain(self, domid: int, tab: str = "") -> None:
-        if domid < 0:
-            return
-        self._go(("domain", domid))
+        if domid >= 0:
+            self._go(("domain", domid))
+            if tab:
+                self.app.start(self._show_tab(domid, tab))
+
+    async def _show_tab(self, domid: int, tab: str) -> None:
+        await self.settled()
         screen = self.app.screen
-        show_tab = getattr(screen, "show_tab", None)
-        if tab and show_tab is not None and isinstance(screen, DomainScreen):
-            self.app.call_after_refresh(show_tab, tab)
+        if isinstance(screen, DomainScreen) and screen.domid == domid:
+            screen.show_tab(tab)
 
     def open_snapshots(self, domid: int) -> None:
         if domid >= 0:
@@ -123,12 +137,21 @@ class Navigator:
         if len(self.app.screen_stack) > 1 and not self._unsettled(self.back):
             self.app.pop_screen()
 
+    def _view_of(self, screen: Screen[Any]) -> tuple[str, int] | None:
+        """What a screen on the stack shows; None for a dialog."""
+        kinds: dict[type[Screen[Any]], str] = {DomainScreen: "domain", SnapshotsScreen: "snapshots", LogsScreen: "logs", OverviewScreen: "overview"}
+        if isinstance(screen, ConsoleScreen):
+            return ("console", screen.domids[0]) if len(screen.domids) == 1 else ("tiles", -1)
+        kind = kinds.get(type(screen))
+        return (kind, screen.domid if isinstance(screen, DomainScreen | SnapshotsScreen) else -1) if kind else None
+
     def last_view(self) -> None:
-        """The view before the one in front."""
-        if len(self._views) > 1:
-            kind, domid = self._views[-2]
-            if domid < 0 or any(view.domid == domid for view in self.app.overview.domains):
-                self._go((kind, domid))
+        """The newest view that was opened and is not in front; opened twice, it goes to and fro."""
+        front, alive = self._view_of(self.app.screen), {view.domid for view in self.app.overview.domains}
+        for view in reversed(self._views):
+            if view != front and (view[1] < 0 or view[1] in alive):
+                self._go(view)
+                return
 
     def step_domain(self, by: int) -> None:
         """The domain above or below in the table's order, in the same view."""

@@ -72,14 +72,15 @@ class LostScreen(Dialog[str]):
         Binding("q,ctrl+c", "leave('quit')", "Quit", show=False, id="lost.quit"),
     ]
 
-    def __init__(self, why: str, tail: tuple[str, ...], *, can_restart: bool) -> None:
+    def __init__(self, why: str, tail: tuple[str, ...], *, can_restart: bool, lost: str = "") -> None:
         super().__init__()
-        self._why, self._tail, self._can_restart = why, tail, can_restart
+        self._why, self._tail, self._can_restart, self._lost = why, tail, can_restart, lost
 
     def compose(self) -> ComposeResult:
         with Vertical(id="dialog"):
             yield Static(self._why, id="question", markup=False)
-            yield Static("All guests ended with it. What was on the screen is still here to look at.", id="loses", markup=False)
+            lost = f"Lost with it: {self._lost}." if self._lost else "No guest was lost with it."
+            yield Static(f"{lost} What was on the screen is still here to look at.", id="loses", markup=False)
             if self._tail:
                 yield Static("\n".join(self._tail), id="tail", markup=False)
             with Horizontal(id="buttons"):
