@@ -13,6 +13,7 @@ from emulator.cpu.core import MASK64, RAX
 from emulator.cpu.native import VECTOR_SYSCALL
 from emulator.hypervisor.domain import Domain, DomainSpec
 from emulator.hypervisor.memory.frames import L1, L2, L4, WRITABLE
+from emulator.hypervisor.memory.frames import SHARED as SHARED_OWNER
 
 PRESENT, RW, USER, NX = 1, 2, 4, 1 << 63
 FRAMES = 256
@@ -33,8 +34,8 @@ def va(slot: int, offset: int = 0) -> int:
 class Tiny:
     """See the module. `domain` is started: its tables are pinned, its vCPU is in kernel mode at CODE."""
 
-    def __init__(self, *, frames: int = FRAMES, max_frames: int = FRAMES, vcpus: int = 1) -> None:
-        spec = DomainSpec(1, "tiny", bytes(range(16)), frames, max_frames, vcpus=vcpus, wallclock_ns=1_700_000_000_123_456_789,
+    def __init__(self, *, frames: int = FRAMES, max_frames: int = FRAMES, vcpus: int = 1, domid: int = 1) -> None:
+        spec = DomainSpec(domid, "tiny", bytes(range(16)), frames, max_frames, vcpus=vcpus, wallclock_ns=1_700_000_000_123_456_789,
                           translation_buffer=1 << 20)  # fmt: skip
         self.domain = domain = Domain(spec)
         words, link = domain.memory.words, PRESENT | RW | USER
@@ -143,7 +144,7 @@ class Tiny:
         def walk(mfn: int, kind: int) -> None:
             for index in range(512):
                 entry = words[mfn << 9 | index]
-                if not entry & PRESENT or kind == L4 and XEN_L4_FIRST <= index <= XEN_L4_LAST:
+                if not entry & PRESENT or (kind == L4 and XEN_L4_FIRST <= index <= XEN_L4_LAST):
                     continue
                 target = (entry & 0x000FFFFFFFFFF000) >> 12
                 if kind >= L2:
@@ -161,7 +162,13 @@ class Tiny:
             for table in (vcpu.cr3_kernel, vcpu.cr3_user):
                 if table:
                     use(table, L4)
-        use(domain.layout.shared_info_mfn, WRITABLE)  # for being shared
+        for mfn in np.flatnonzero(frames.owners == SHARED_OWNER).tolist():
+            use(mfn, WRITABLE)  # for being shared
+        for entry in domain.grants.active.values():
+            for _ in range(entry.pins[1] + entry.pins[3]):
+                use(entry.mfn, WRITABLE)
+            if entry.pins[0] + entry.pins[2]:
+                readers[entry.mfn] = readers.get(entry.mfn, 0) + entry.pins[0] + entry.pins[2]
         return kinds, uses, readers
 
     def check_counts(self) -> None:
