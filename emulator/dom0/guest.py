@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from emulator.abi.xen import XENSTORE_REQ_CONS
+from emulator.dom0.backends.block.disks import GuestDisks, close_images, open_disks
 from emulator.dom0.backends.console import MAX_QUEUED_INPUT, ConsoleBackend
 from emulator.dom0.builder import BootIds, load_kernel, load_ramdisk, plan_domain, write_domain
 from emulator.dom0.config import DomainConfig
@@ -51,6 +52,7 @@ class Guest:
         domain.receivers["console"] = self._typed
         domain.receivers["xenstore"] = self._store_written
         domain.sinks.console_io = self._said
+        self.disks = GuestDisks(domain, store)
         self.console_mfn, self.store_mfn = mfns
         self.console_port, self.store_port = ports
         self._posted = 0  # bytes typed that the holder has not taken yet
@@ -133,16 +135,24 @@ class Guest:
         return cons, prod, rsp_cons, rsp_prod
 
     def save_backends(self) -> dict[str, Any]:
-        return {"console": self.console.save(), "ring": self.ring.save(), "store": self._store.save_domain(self.domid)}
+        disks = self.disks.save()
+        return {"console": self.console.save(), "ring": self.ring.save(), "store": self._store.save_domain(self.domid), "disks": disks}
+
+    def check_backends(self, state: dict[str, Any]) -> None:
+        """UserError when the backends cannot go back to `state`."""
+        self.disks.check(state["disks"])
 
     def load_backends(self, state: dict[str, Any]) -> None:
         self.console.load(state["console"])
+        self.disks.pause()
         self._store.load_domain(self.domid, state["store"])
+        self.disks.load(state["disks"])
         self.ring.load(state["ring"])
         self._told = False
 
     def close(self) -> None:
-        """Give everything back; no worker may hold it."""
+        """Give everything back; no worker may hold it. Waits until what the disks were given is written."""
+        self.disks.close()
         self._store.release(self.domid)
         self.domain.close()
 
@@ -157,7 +167,12 @@ def build_guest(config: DomainConfig, domid: int, store: Store, progress: Callab
     progress(f"building {config.name}: {config.memory_mib} MiB")
     spec = DomainSpec(domid, config.name, uuid.UUID(config.uuid).bytes, frames, maximum, config.maxvcpus, wallclock_ns=time.time_ns(),
                       translation_buffer=_SMALL_BUFFER if frames < _SMALL_FRAMES else _BUFFER)  # fmt: skip
-    domain = Domain(spec)
+    images = open_disks(config.disks)
+    try:
+        domain = Domain(spec)
+    except BaseException:
+        close_images(images)
+        raise
     try:
         ports = domain.events.allocate(Port(INTERDOMAIN, backend="console")), domain.events.allocate(Port(INTERDOMAIN, backend="xenstore"))
         ids = BootIds(domain.layout.shared_info_mfn, *ports, flags=0)
@@ -171,7 +186,10 @@ def build_guest(config: DomainConfig, domid: int, store: Store, progress: Callab
         domain.start(state.rip, state.rsp, state.rsi, state.cr3, state.kernel_sp, state.text)
         guest = Guest(domain, config, store, ports, (state.console_mfn, state.store_mfn))
         guest.ring.advertise()
+        for number, disk in enumerate(config.disks):
+            guest.disks.attach(disk, images[number])
         return guest
     except BaseException:
+        close_images(images)
         domain.close()
         raise

