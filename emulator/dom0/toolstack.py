@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from emulator.dom0.config import DomainConfig
 from emulator.dom0.guest import Guest, build_guest
+from emulator.dom0.memoryverbs import DomainMemory
 from emulator.dom0.snapshots import Snapshot
 from emulator.dom0.transcript import Transcript
 from emulator.dom0.xenstore import Store
@@ -168,6 +169,7 @@ class Toolstack:
         guest.connection.on_output = lambda: domain.post(ToBackend("xenstore", b""))
         domain.wake = lambda _domain: self.cpus.wake(guest)
         domain.paused = int(paused)
+        guest.memory = DomainMemory(guest, self.pool)
         with self._lock:
             self.guests[domid] = guest
         self.say("info", domid, f"{config.name} created from {config.file}" + (", paused" if paused else ""))
@@ -203,6 +205,18 @@ class Toolstack:
                 raise UserError(f"a domain called {name!r} exists")
             guest.name = guest.domain.name = name
             guest.config = replace(guest.config, name=name)
+        self.tell("state", domid)
+
+    def set_memory(self, domid: int, kib: int) -> None:
+        """mem-set: see memoryverbs."""
+        self.guest(domid).memory.set(kib)
+        self.say("info", domid, f"memory target set to {kib >> 10} MiB")
+        self.tell("state", domid)
+
+    def set_max_memory(self, domid: int, kib: int) -> None:
+        """mem-max: see memoryverbs."""
+        self.guest(domid).memory.set_most(kib, self.store)
+        self.say("info", domid, f"memory maximum set to {kib >> 10} MiB")
         self.tell("state", domid)
 
     def destroy(self, domid: int) -> None:

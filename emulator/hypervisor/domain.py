@@ -313,8 +313,9 @@ class Domain:
             if vcpu.cr3_kernel:
                 self.tables.put_type(vcpu.cr3_kernel)
             vcpu.cr3_kernel = mfn
-        if vcpu.kernel_mode:
-            self.core.cr3 = mfn << 12
+            if vcpu.kernel_mode:
+                self.core.cr3 = mfn << 12
+                self.tables.stale = False
 
     def new_user_baseptr(self, vcpu: Vcpu, mfn: int) -> None:
         if mfn == vcpu.cr3_user:

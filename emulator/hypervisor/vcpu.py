@@ -191,6 +191,7 @@ class Vcpu:
         self.gs_base_other = current
         core.control[IO_ALLOWED] = self.io_rights[self.kernel_mode]
         core.cr3 = (self.cr3_kernel if self.kernel_mode else self.cr3_user) << 12
+        self.domain.tables.stale = False
 
     @property
     def last_hypercall(self) -> str:

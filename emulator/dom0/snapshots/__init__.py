@@ -99,6 +99,9 @@ class Album:
         if wanted is None:
             known = ", ".join(self._kept) or "none yet"
             raise UserError(f"no snapshot is called {name!r}", why=f"there are: {known}")
+        if reason := cannot_load(self._guest.domain, wanted.domain):
+            raise UserError(f"cannot restore {name!r}", why=reason, fix="end what the domain shares with others first")
+        self._guest.check_backends(wanted.backends)
         present = self.take(automatic=True)
         memory, guest = self._memory, self._guest
         memory.map_private(memory.fd)

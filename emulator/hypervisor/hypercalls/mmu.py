@@ -2,6 +2,9 @@
 
 Long lists are done in pieces of `_PIECE` operations: the hypercall is issued again for the rest, with events delivered between,
 always at the same place, so that the guest's time stays a function of what it executes.
+
+The TLB is invisible: every change of an entry that the processor may have cached flushes at once (`PageTables.stale`), whatever the
+guest asks for. Its own requests to flush, some 17,000 in a Linux boot, therefore find nothing to do.
 """
 
 from __future__ import annotations
@@ -179,13 +182,8 @@ def update_va_mapping(vcpu: Vcpu, va: int, value: int, flags: int, *_: int) -> i
         raise Refusal(EINVAL, f"frame {index >> 9:#x}, which maps {va:#x}, is no L1 table")
     domain.tables.write_l1(index, value)
     kind, mask = flags & xen.UVMF_FLUSHTYPE_MASK, flags & ~xen.UVMF_FLUSHTYPE_MASK
-    if kind in (xen.UVMF_TLB_FLUSH, xen.UVMF_INVLPG):
-        if mask not in (0, 1 << 2):  # UVMF_LOCAL, UVMF_ALL
-            _vcpu_mask(domain, mask)
-        if kind == xen.UVMF_TLB_FLUSH:
-            domain.tables.stale = True
-        else:
-            vcpu.core.flush_page(va)
+    if kind in (xen.UVMF_TLB_FLUSH, xen.UVMF_INVLPG) and mask not in (0, 1 << 2):  # UVMF_LOCAL, UVMF_ALL
+        _vcpu_mask(domain, mask)
     return 0
 
 
@@ -235,19 +233,13 @@ def _one_ext(vcpu: Vcpu, domain: Domain, command: int, arg1: int, arg2: int) -> 
         domain.new_baseptr(vcpu, arg1)
     elif command == xen.MMUEXT_NEW_USER_BASEPTR:
         domain.new_user_baseptr(vcpu, arg1)
-    elif command in (xen.MMUEXT_TLB_FLUSH_LOCAL, xen.MMUEXT_TLB_FLUSH_ALL):
-        tables.stale = True
-    elif command in (xen.MMUEXT_INVLPG_LOCAL, xen.MMUEXT_INVLPG_ALL):
-        vcpu.core.flush_page(arg1)
+    elif command in (xen.MMUEXT_TLB_FLUSH_LOCAL, xen.MMUEXT_TLB_FLUSH_ALL, xen.MMUEXT_INVLPG_LOCAL, xen.MMUEXT_INVLPG_ALL):
+        pass  # see the module: no stale translation is ever left to flush
     elif command in (xen.MMUEXT_TLB_FLUSH_MULTI, xen.MMUEXT_INVLPG_MULTI):
         try:
             _vcpu_mask(domain, arg2)
         except Refusal as refusal:
             raise Refusal(EINVAL, f"the bitmap of vCPUs: {refusal.reason}") from None
-        if command == xen.MMUEXT_TLB_FLUSH_MULTI:
-            tables.stale = True
-        else:
-            vcpu.core.flush_page(arg1)
     elif command == xen.MMUEXT_FLUSH_CACHE:
         raise Refusal(EACCES, "no device, no cache to flush (cache_flush_permitted)")
     elif command == xen.MMUEXT_FLUSH_CACHE_GLOBAL:

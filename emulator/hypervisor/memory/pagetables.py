@@ -56,6 +56,9 @@ _KERNEL: Final = USER | GUEST_KERNEL
 
 _U64 = np.uint64
 _N_PRESENT, _N_USER, _N_KERNEL, _N_GLOBAL = _U64(PRESENT), _U64(USER), _U64(GUEST_KERNEL), _U64(GLOBAL)
+_CACHED = PRESENT | ACCESSED
+"""The processor caches no entry without both."""
+_RIGHTS = PRESENT | RW | USER | ACCESSED | DIRTY
 
 
 class PageTables(Leaves):
@@ -244,7 +247,8 @@ class PageTables(Leaves):
         elif old & PRESENT:
             self.put_leaf(old)
         words[at] = value
-        if old & (PRESENT | ACCESSED) == PRESENT | ACCESSED:
+        if old & _CACHED == _CACHED and ((old ^ value) & FRAME_MASK or old & ~value & _RIGHTS or value & ~old & NX):
+            # A cached translation that allows less than the entry does no harm: the processor walks again before it faults.
             self.stale = True
 
     def write_leaves(self, at: NDArray[np.int64], values: NDArray[np.uint64], preserve_ad: bool) -> bool:
