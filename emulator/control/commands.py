@@ -159,6 +159,16 @@ def _forget(host: HostApi, args: Arguments) -> CommandResult:
     return CommandResult(ok=True, domid=args.domid(), message=said)
 
 
+def _mem_set(host: HostApi, args: Arguments) -> CommandResult:
+    host.set_memory(args.domid(), args.get("kib", 0))
+    return CommandResult(ok=True, domid=args.domid(), message=f"domain {args.domid()} asked to go to {args.get('kib', 0) >> 10} MiB")
+
+
+def _mem_max(host: HostApi, args: Arguments) -> CommandResult:
+    host.set_max_memory(args.domid(), args.get("kib", 0))
+    return CommandResult(ok=True, domid=args.domid(), message=f"domain {args.domid()} may have up to {args.get('kib', 0) >> 10} MiB")
+
+
 _DOMID = {"domid": int}
 COMMANDS: Mapping[str, Command] = {
     "create": Command(_create, {}, {"file": str, "text": str, "extra": str, "name": str, "paused": bool}),
@@ -168,6 +178,8 @@ COMMANDS: Mapping[str, Command] = {
     "reboot": Command(_act("asked to reboot", lambda host, domid: host.shutdown(domid, "reboot")), _DOMID, {}),
     "destroy": Command(_act("destroyed", lambda host, domid: host.destroy(domid)), _DOMID, {}),
     "rename": Command(_rename, {**_DOMID, "new": str}, {}),
+    "mem-set": Command(_mem_set, {**_DOMID, "kib": int}, {}),
+    "mem-max": Command(_mem_max, {**_DOMID, "kib": int}, {}),
     "snapshot": Command(_snapshot, _DOMID, {"name": str}),
     "restore": Command(_restore, {**_DOMID, "name": str}, {}),
     "forget": Command(_forget, {**_DOMID, "name": str}, {}),

@@ -102,6 +102,12 @@ class Host:
     def snapshots(self, domid: int) -> tuple[SnapshotView, ...]:
         return tuple(portraits.snapshot(domid, taken) for taken in self._tools.guest(domid).album.snapshots())
 
+    def set_memory(self, domid: int, kib: int) -> None:
+        self._tools.set_memory(domid, kib)
+
+    def set_max_memory(self, domid: int, kib: int) -> None:
+        self._tools.set_max_memory(domid, kib)
+
     def forget(self, domid: int, name: str) -> None:
         self._tools.forget(domid, name)
 
@@ -169,7 +175,7 @@ class Host:
         stats, console = domain.stats, guest.console
         return DomainView(
             domain.domid, name=guest.name, uuid=guest.config.uuid, state=state, shutdown=ended, started_unix=guest.started_unix,
-            cpu_ns=stats.cpu_ns, mem_kib=domain.reservation.owned * 4, maxmem_kib=domain.reservation.maximum * 4, vcpus=vcpus,
+            cpu_ns=stats.cpu_ns, mem_kib=domain.reservation.owned * 4, maxmem_kib=guest.memory.most * 4, vcpus=vcpus,
             hypercalls=stats.hypercalls, events=domain.events.sent, faults=stats.page_faults,
             traffic=RingTraffic(console_in=console.bytes_in, console_out=console.bytes_out), console_end=guest.transcript.end,
             console_bell=guest.transcript.bells, crash=domain.crash_reason, config_file=guest.config.file, snapshots=len(guest.album.snapshots()),

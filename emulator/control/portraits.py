@@ -84,7 +84,7 @@ def _memory(guest: Guest) -> MemoryView:
     step = max(1, len(kinds) // _SAMPLES)
     sample = tuple((pfn, int(domain.p2m[pfn])) for pfn in range(0, len(kinds), step))
     return MemoryView(
-        current=domain.reservation.owned, target=domain.reservation.owned, maximum=domain.reservation.maximum, types=shown.tobytes(), block=block,
+        current=domain.reservation.owned, target=guest.memory.target, maximum=guest.memory.most, types=shown.tobytes(), block=block,
         type_counts={name: int(count) for name, count in zip(FRAME_TYPES, counts, strict=True) if count}, p2m_sample=sample,
         nr_pfns=len(kinds), nr_mfns=domain.memory.frames, dirty=guest.album.dirty(),
     )  # fmt: skip

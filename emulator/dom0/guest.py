@@ -14,12 +14,14 @@ from emulator.dom0.backends.console import MAX_QUEUED_INPUT, ConsoleBackend
 from emulator.dom0.builder import BootIds, load_kernel, load_ramdisk, plan_domain, write_domain
 from emulator.dom0.config import DomainConfig
 from emulator.dom0.files import read_file
+from emulator.dom0.memoryverbs import DomainMemory
 from emulator.dom0.snapshots import Album
 from emulator.dom0.transcript import Transcript
 from emulator.dom0.xenstore import Store, XenstoreRing, standard_nodes
 from emulator.hypervisor.domain import Domain, DomainSpec
 from emulator.hypervisor.events import INTERDOMAIN, Port
 from emulator.hypervisor.mailbox import ToBackend
+from emulator.machine.pool import MemoryPool
 
 _FIRST_RATE = 1.0  # counts a ns, until measured
 _MIN_BUDGET = 20_000
@@ -58,6 +60,7 @@ class Guest:
         self._posted = 0  # bytes typed that the holder has not taken yet
         self._ring_seen = (0, 0, 0)
         self.album = Album(self)
+        self.memory = DomainMemory(self, MemoryPool(domain.reservation.e820_frames))  # a pool of its own, until the host's takes its place
 
     @property
     def domid(self) -> int:

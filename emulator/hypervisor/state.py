@@ -67,6 +67,11 @@ def cannot_load(domain: Domain, state: DomainState) -> str:
     return ""
 
 
+def claim_of(state: DomainState) -> int:
+    """Frames that the domain owned then, or might take."""
+    return max(state.reservation[0], state.reservation[1])
+
+
 def load_domain(domain: Domain, state: DomainState) -> None:
     """The memory must hold what it held when `state` was saved. Translations are the caller's to drop."""
     if state.version != VERSION:

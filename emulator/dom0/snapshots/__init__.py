@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emulator.errors import UserError
-from emulator.hypervisor.state import DomainState, cannot_load, load_domain, save_domain
+from emulator.hypervisor.state import DomainState, cannot_load, claim_of, load_domain, save_domain
 
 if TYPE_CHECKING:
     from emulator.dom0.guest import Guest
@@ -102,6 +102,7 @@ class Album:
         if reason := cannot_load(self._guest.domain, wanted.domain):
             raise UserError(f"cannot restore {name!r}", why=reason, fix="end what the domain shares with others first")
         self._guest.check_backends(wanted.backends)
+        self._guest.memory.make_room(claim_of(wanted.domain))
         present = self.take(automatic=True)
         memory, guest = self._memory, self._guest
         memory.map_private(memory.fd)

@@ -8,6 +8,8 @@ nothing away; each frame that comes back is the pool's then.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +19,20 @@ from emulator.hypervisor.layout import INVALID_M2P, XenLayout
 from emulator.hypervisor.memory.frames import FREE, GUEST, NONE, FrameTable
 from emulator.machine.memory import MachineMemory
 
+if TYPE_CHECKING:
+    from emulator.hypervisor.domain import Domain
+
 Saved = tuple[int, int, tuple[int, ...], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class SetMaximum:
+    """XEN_DOMCTL_max_mem, as a message to the domain."""
+
+    frames: int
+
+    def apply(self, domain: Domain) -> None:
+        domain.reservation.set_maximum(self.frames)
 
 
 class Reservation:
