@@ -169,6 +169,25 @@ def _mem_max(host: HostApi, args: Arguments) -> CommandResult:
     return CommandResult(ok=True, domid=args.domid(), message=f"domain {args.domid()} may have up to {args.get('kib', 0) >> 10} MiB")
 
 
+def _adjust(host: HostApi, args: Arguments) -> CommandResult:
+    weight, cap = (args.get(name, 0) if args.has(name) else None for name in ("weight", "cap"))
+    if weight is None and cap is None:
+        raise UserError("sched needs weight= or cap=")
+    host.adjust(args.domid(), weight, cap)
+    said = ", ".join(f"{name} {value}" for name, value in (("weight", weight), ("cap", cap)) if value is not None)
+    return CommandResult(ok=True, domid=args.domid(), message=f"domain {args.domid()}: {said}")
+
+
+def _pin(host: HostApi, args: Arguments) -> CommandResult:
+    host.pin(args.domid(), args.get("cpus", ""))
+    return CommandResult(ok=True, domid=args.domid(), message=f"domain {args.domid()} may run on CPUs {args.get('cpus', '')}")
+
+
+def _vcpus(host: HostApi, args: Arguments) -> CommandResult:
+    host.set_vcpus(args.domid(), args.get("count", 0))
+    return CommandResult(ok=True, domid=args.domid(), message=f"domain {args.domid()} asked to use {args.get('count', 0)} vCPUs")
+
+
 _DOMID = {"domid": int}
 COMMANDS: Mapping[str, Command] = {
     "create": Command(_create, {}, {"file": str, "text": str, "extra": str, "name": str, "paused": bool}),
@@ -182,6 +201,9 @@ COMMANDS: Mapping[str, Command] = {
     "mem-max": Command(_mem_max, {**_DOMID, "kib": int}, {}),
     "snapshot": Command(_snapshot, _DOMID, {"name": str}),
     "restore": Command(_restore, {**_DOMID, "name": str}, {}),
+    "sched": Command(_adjust, _DOMID, {"weight": int, "cap": int}),
+    "vcpu_pin": Command(_pin, {**_DOMID, "cpus": str}, {}),
+    "vcpu_set": Command(_vcpus, {**_DOMID, "count": int}, {}),
     "forget": Command(_forget, {**_DOMID, "name": str}, {}),
 }
 """All but `quit`, which is the server's own."""

@@ -23,20 +23,26 @@ from emulator.control.views import (
     HostView,
     LogLine,
     Overview,
+    QueuedView,
     RingTraffic,
+    RunQueueView,
     SnapshotView,
     VcpuSummary,
 )
+from emulator.dom0 import scheduling
 from emulator.dom0.config import DomainConfig
 from emulator.dom0.guest import Guest
 from emulator.dom0.toolstack import Autopsy, Toolstack
 from emulator.errors import UserError
 from emulator.hypervisor.domain import Domain
+from emulator.hypervisor.scheduler import DEFAULT_SCHEDULER, Queued
+from emulator.hypervisor.timekeeping import RUNNABLE
 from emulator.hypervisor.trace import Trace
 from emulator.hypervisor.vcpu import Vcpu
 
 T = TypeVar("T")
 _ASK_SECONDS = 10.0
+_STRIP_NS = 1_000_000_000
 _TRACE_LINGERS_NS = 3_000_000_000
 
 
@@ -53,8 +59,8 @@ class HostObituary:
 class Host:
     """Thread-safe; raises UserError for what the user can mend."""
 
-    def __init__(self, *, pool_kib: int, cpus: int, name: str = "", trace: bool = True) -> None:
-        self._tools = Toolstack(pool_kib=pool_kib, cpus=cpus)
+    def __init__(self, *, pool_kib: int, cpus: int, name: str = "", trace: bool = True, scheduler: str = DEFAULT_SCHEDULER) -> None:
+        self._tools = Toolstack(pool_kib=pool_kib, cpus=cpus, scheduler=scheduler)
         self._tools.last_view = self._domain_view
         self._name = name or os.uname().nodename
         self._trace = trace
@@ -111,6 +117,15 @@ class Host:
     def forget(self, domid: int, name: str) -> None:
         self._tools.forget(domid, name)
 
+    def adjust(self, domid: int, weight: int | None, cap: int | None) -> None:
+        scheduling.adjust(self._tools, domid, weight, cap)
+
+    def pin(self, domid: int, cpus: str) -> None:
+        scheduling.pin(self._tools, domid, cpus)
+
+    def set_vcpus(self, domid: int, count: int) -> None:
+        scheduling.set_vcpus(self._tools, domid, count)
+
     # --- consoles ------------------------------------------------------------------------------------------------------------
 
     def console_write(self, domid: int, data: bytes) -> int:
@@ -152,7 +167,7 @@ class Host:
             rss = int(file.read().split()[1]) * 4
         return HostView(name=self._name, version=__version__, xen_version="4.17", started_unix=self._started_unix,
                         uptime_ns=time.monotonic_ns() - self._started, total_kib=pool.total * 4, free_kib=pool.free * 4, cpus=views,
-                        engine_pid=os.getpid(), engine_cpu_ns=time.process_time_ns(), engine_rss_kib=rss, scheduler="round robin")  # fmt: skip
+                        engine_pid=os.getpid(), engine_cpu_ns=time.process_time_ns(), engine_rss_kib=rss, scheduler=cpus.scheduler)  # fmt: skip
 
     def _domain0(self) -> DomainView:
         """Domain-0 is this engine: its CPU time is what the guests did not use."""
@@ -171,7 +186,8 @@ class Host:
         letters = (("r", running), ("b", blocked), ("p", bool(domain.paused)), ("s", bool(ended) and ended != "crash"),
                    ("c", ended == "crash"), ("d", False))  # fmt: skip
         state = "".join(letter if on else "-" for letter, on in letters)
-        vcpus = tuple(self._vcpu_summary(domain, v, running) for v in domain.vcpus)
+        shares = self._tools.cpus.describe(guest)
+        vcpus = tuple(self._vcpu_summary(domain, v, running, shares) for v in domain.vcpus)
         stats, console = domain.stats, guest.console
         return DomainView(
             domain.domid, name=guest.name, uuid=guest.config.uuid, state=state, shutdown=ended, started_unix=guest.started_unix,
@@ -182,7 +198,7 @@ class Host:
         )  # fmt: skip
 
     @staticmethod
-    def _vcpu_summary(domain: Domain, vcpu: Vcpu, running: bool) -> VcpuSummary:
+    def _vcpu_summary(domain: Domain, vcpu: Vcpu, running: bool, shares: Queued | None) -> VcpuSummary:
         if not vcpu.up:
             state = "d"
         elif domain.paused:
@@ -190,11 +206,13 @@ class Host:
         else:
             state = "b" if vcpu.blocked else "r" if running and vcpu is domain.current else "-"
         kept = vcpu.accounting
-        return VcpuSummary(vcpu.number, state, kept.cpu, kept.guest_ns, kept.hypervisor_ns)
+        steal = domain.time.spent(vcpu)[RUNNABLE]
+        share = (shares.credit, shares.priority, shares.weight, shares.cap) if shares is not None else (0, "", 0, 0)
+        return VcpuSummary(vcpu.number, state, kept.cpu, kept.guest_ns, kept.hypervisor_ns, *share, steal)
 
     def detail(self, domid: int, parts: tuple[str, ...], since_trace: int = 0) -> DomainDetail:
         if domid == 0:
-            return DomainDetail(self._domain0())
+            return DomainDetail(self._domain0(), runqueue=self._run_queue() if "runqueue" in parts else None)
         guest = self._tools.guest(domid)
         self._mind_trace(guest, "trace" in parts)
         filled: dict[str, Any] = {}
@@ -212,6 +230,16 @@ class Host:
         if "crash" in parts and autopsy is not None:
             filled["crash"] = self._crash(autopsy, guest.transcript.tail(2000))
         return DomainDetail(self._domain_view(guest), **filled)
+
+    def _run_queue(self) -> RunQueueView:
+        cpus, now = self._tools.cpus, time.monotonic_ns()
+        waiting = tuple(QueuedView(q.name, q.credit, q.priority, q.weight, q.cap, self._last_call(q.name)) for q in cpus.queue())
+        stints = tuple((s.cpu, s.domid, s.began - now, s.ended - now) for s in tuple(cpus.history) if now - s.ended < _STRIP_NS)
+        return RunQueueView(cpus.scheduler, waiting, stints)
+
+    def _last_call(self, domid: int) -> str:
+        guest = self._tools.guests.get(domid)
+        return guest.domain.current.last_hypercall if guest is not None and not guest.domain.ended else ""
 
     def _mind_trace(self, guest: Guest, wanted: bool) -> None:
         """Tracing runs while somebody looks, and a little longer; then it is put away."""

@@ -52,6 +52,11 @@ class VcpuSummary(View, frozen=True):
     cpu: int = -1  # physical CPU it runs on or ran on last
     cpu_ns: int = 0  # time spent in the guest
     xen_ns: int = 0  # time spent in the hypervisor for it
+    credit: int = 0  # the scheduler's measure for its domain (credit2: ns of credit left)
+    priority: str = ""  # in the scheduler's words: BOOST UNDER OVER parked, empty when it knows none
+    weight: int = 0
+    cap: int = 0  # percent of one CPU, 0 for none
+    steal_ns: int = 0  # runnable without a CPU, as the guest is told
 
 
 class RingTraffic(View, frozen=True):
@@ -218,6 +223,25 @@ class CrashView(View, frozen=True):
     time_unix: float = 0.0
 
 
+class QueuedView(View, frozen=True):
+    """A domain that waits for a physical CPU."""
+
+    domid: int
+    credit: int = 0
+    priority: str = ""
+    weight: int = 0
+    cap: int = 0
+    wants: str = ""  # its last hypercall
+
+
+class RunQueueView(View, frozen=True):
+    """The schedulers' queues in order, and who held which CPU in the last second."""
+
+    scheduler: str = ""
+    waiting: tuple[QueuedView, ...] = ()
+    stints: tuple[tuple[int, int, int, int], ...] = ()  # (cpu, domid, began, ended), ns before now: negative
+
+
 class DomainDetail(View, frozen=True):
     """Everything about one domain; each part is filled only when asked for (`parts` of the request)."""
 
@@ -230,9 +254,10 @@ class DomainDetail(View, frozen=True):
     config: dict[str, str] = {}
     xenstore: tuple[tuple[str, str], ...] = ()  # (path, value) of the domain's own subtree
     crash: CrashView | None = None
+    runqueue: RunQueueView | None = None  # of Domain-0 only
 
 
-PARTS: tuple[str, ...] = ("vcpus", "memory", "rings", "ports", "trace", "config", "xenstore", "crash")
+PARTS: tuple[str, ...] = ("vcpus", "memory", "rings", "ports", "trace", "config", "xenstore", "crash", "runqueue")
 """Names accepted in the `parts` of a detail request."""
 
 

@@ -91,6 +91,10 @@ class Guest:
         deadline = domain.time.next_deadline()
         return self._epoch + deadline if deadline else None
 
+    def preempt(self) -> None:
+        """See machine.physical_cpus.Actor."""
+        self.domain.interrupt()
+
     # --- backends --------------------------------------------------------------------------------------------------------------
 
     def _said(self, data: bytes) -> None:

@@ -13,8 +13,10 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
+from emulator.dom0 import scheduling
 from emulator.dom0.config import DomainConfig
 from emulator.dom0.guest import Guest, build_guest
 from emulator.dom0.memoryverbs import DomainMemory
@@ -25,6 +27,7 @@ from emulator.errors import UserError
 from emulator.hypervisor.domain import Domain
 from emulator.hypervisor.inspect import VcpuState, vcpu_state
 from emulator.hypervisor.mailbox import ToBackend
+from emulator.hypervisor.scheduler import DEFAULT_SCHEDULER, Unit, make_scheduler
 from emulator.machine.physical_cpus import Actor, PhysicalCpus
 from emulator.machine.pool import MemoryPool
 
@@ -72,9 +75,9 @@ class LogEntry:
 class Toolstack:
     """See the module. `cpus`: physical CPUs; `pool_kib`: memory for all domains together."""
 
-    def __init__(self, *, pool_kib: int, cpus: int) -> None:
+    def __init__(self, *, pool_kib: int, cpus: int, scheduler: str = DEFAULT_SCHEDULER) -> None:
         self.pool = MemoryPool(pool_kib // 4)
-        self.cpus = PhysicalCpus(cpus, self._failed)
+        self.cpus = PhysicalCpus(cpus, self._failed, partial(make_scheduler, scheduler), Unit)
         self.store = Store()
         self.guests: dict[int, Guest] = {}
         self.autopsies: dict[int, Autopsy] = {}
@@ -170,6 +173,7 @@ class Toolstack:
         domain.wake = lambda _domain: self.cpus.wake(guest)
         domain.paused = int(paused)
         guest.memory = DomainMemory(guest, self.pool)
+        scheduling.register(self, guest, config)
         with self._lock:
             self.guests[domid] = guest
         self.say("info", domid, f"{config.name} created from {config.file}" + (", paused" if paused else ""))

@@ -171,9 +171,13 @@ class Domain:
         self._call()
         return future
 
-    def _call(self) -> None:
+    def interrupt(self) -> None:
+        """End the running slice at the next block; nothing changes for the guest."""
         self.attention = True
         self.core.control[native.LIMIT] = 0
+
+    def _call(self) -> None:
+        self.interrupt()
         self.wake(self)
 
     # --- a slice -----------------------------------------------------------------------------------------------------------

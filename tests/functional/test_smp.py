@@ -74,7 +74,7 @@ def test_a_vcpu_goes_and_comes_when_xenstore_says_so() -> None:
         assert not guest.domain.vcpus[1].up
         guest._store.write(f"/local/domain/{guest.domid}/cpu/1/availability", "online")
         guest.kick_store()
-        command(guest, "sleep 1; echo n$(nproc)n", "n2n")
+        command(guest, "sleep 1; echo 1 > /sys/devices/system/cpu/cpu1/online; echo n$(nproc)n", "n2n")  # as udev would
         assert guest.domain.vcpus[1].up
     finally:
         guest.close()

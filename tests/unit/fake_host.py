@@ -203,6 +203,15 @@ class FakeHost:
             data = bytes(guest.transcript[start - guest.cut : start - guest.cut + limit])
             return ConsoleChunk(domid, start, data, guest.cut + len(guest.transcript))
 
+    def adjust(self, domid: int, weight: int | None, cap: int | None) -> None:
+        self._guest(domid)
+
+    def pin(self, domid: int, cpus: str) -> None:
+        self._guest(domid)
+
+    def set_vcpus(self, domid: int, count: int) -> None:
+        self._guest(domid)
+
     def obituary(self, domid: int) -> Obituary | None:
         with self.lock:
             return self.dead[domid][0] if domid in self.dead else None

@@ -1,0 +1,102 @@
+"""A host on a simulated clock: CPUs, units that spin or come and go, and a scheduler between them."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field
+
+from emulator.hypervisor.scheduler import Scheduler, Unit
+
+MS = 1_000_000
+
+
+@dataclass
+class Work:
+    """`burst` ns of work after every `pause` ns of sleep; no burst: it spins for ever."""
+
+    unit: Unit
+    burst: int = 0
+    pause: int = 0
+    left: int = 0
+    woke_at: int = -1
+    waits: list[int] = field(default_factory=list)
+
+
+class Simulation:
+    """`late` ns are added to every turn, as real slices end late."""
+
+    def __init__(self, scheduler: Scheduler, late: int = 0) -> None:
+        self.scheduler, self.late = scheduler, late
+        self.now = 0
+        self.idle_ns = 0
+        self._works: dict[int, Work] = {}
+        self._events: list[tuple[int, int, int, str, int]] = []  # (time, sequence, what for, kind, stamp)
+        self._sequence = 0
+        self._busy: dict[int, tuple[Work, int, int]] = {}  # cpu -> work, began, stamp
+        self._idle_since = dict.fromkeys(scheduler.cpus, 0)
+
+    def _at(self, time: int, target: int, kind: str, stamp: int = 0) -> None:
+        self._sequence += 1
+        heapq.heappush(self._events, (time, self._sequence, target, kind, stamp))
+
+    def add(self, name: int, *, weight: int = 256, cap: int = 0, burst: int = 0, pause: int = 0, start: int = 0,
+            affinity: frozenset[int] | None = None) -> Work:  # fmt: skip
+        unit = Unit(name, weight, cap, affinity)
+        work = self._works[name] = Work(unit, burst, pause, burst)
+        self.scheduler.add(unit, self.now)
+        self._at(self.now + start, name, "wake")
+        return work
+
+    def run(self, until: int) -> None:
+        while self._events and self._events[0][0] <= until:
+            self.now, _sequence, target, kind, stamp = heapq.heappop(self._events)
+            if kind == "wake":
+                self._wake(self._works[target])
+            elif kind == "end" and target in self._busy and self._busy[target][2] == stamp:
+                self._end(target)
+            self._dispatch()
+        self.now = until
+
+    def _wake(self, work: Work) -> None:
+        work.woke_at = self.now
+        victim = self.scheduler.wake(work.unit, self.now)
+        if victim >= 0:
+            self._end(victim)
+
+    def _end(self, cpu: int) -> None:
+        work, began, _stamp = self._busy.pop(cpu)
+        spent = self.now - began
+        self._idle_since[cpu] = self.now
+        runnable = True
+        if work.burst:
+            work.left -= spent
+            if work.left <= 0:
+                runnable = False
+                work.left = work.burst
+                self._at(self.now + work.pause, work.unit.name, "wake")
+        self.scheduler.ran(work.unit, spent, self.now, runnable)
+
+    def _dispatch(self) -> None:
+        for cpu in self.scheduler.cpus:
+            if cpu in self._busy:
+                continue
+            chosen = self.scheduler.pick(cpu, self.now)
+            if chosen is None:
+                event = self.scheduler.next_event(self.now)
+                if event > self.now:
+                    self._at(event, cpu, "look")
+                continue
+            unit, turn = chosen
+            work = self._works[unit.name]
+            assert unit.runnable and turn > 0
+            assert all(other[0] is not work for other in self._busy.values())
+            self.idle_ns += self.now - self._idle_since[cpu]
+            if work.woke_at >= 0:
+                work.waits.append(self.now - work.woke_at)
+                work.woke_at = -1
+            turn += self.late
+            if work.burst:
+                turn = min(turn, work.left)
+            self._sequence += 1
+            self._busy[cpu] = (work, self.now, self._sequence)
+            self._at(self.now + turn, cpu, "end", self._sequence)

@@ -1,0 +1,142 @@
+"""Schedulers on a simulated clock: shares by weight, caps, wake latency, no starvation, no idle CPU beside a runnable unit."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from emulator.errors import UserError
+from emulator.hypervisor.scheduler import SCHEDULERS, Scheduler, make_scheduler
+from tests.unit.schedulersim import MS, Simulation
+
+WEIGHTED = ("credit2", "credit", "bvt")
+SHARING = (*WEIGHTED, "rtds")
+
+
+def simulation(name: str, cpus: int = 1, late: int = 0) -> Simulation:
+    return Simulation(make_scheduler(name, range(cpus)), late)
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_eight_spinning_domains_get_the_shares_of_their_weights_1_to_8(name: str) -> None:
+    sim = simulation(name, late=MS // 10)
+    works = [sim.add(number, weight=100 * number) for number in range(1, 9)]
+    sim.run(30_000 * MS)
+    for work in works:
+        share, fair = work.unit.spent / 30_000 / MS, work.unit.weight / 3600
+        assert share == pytest.approx(fair, rel=0.04 if name == "credit" else 0.01)
+
+
+@pytest.mark.parametrize("name", SHARING)
+def test_equal_domains_share_two_cpus_equally(name: str) -> None:
+    sim = simulation(name, cpus=2)
+    works = [sim.add(number) for number in range(5)]
+    sim.run(10_000 * MS)
+    for work in works:
+        assert work.unit.spent == pytest.approx(4_000 * MS, rel=0.03)
+
+
+@pytest.mark.parametrize("name", SHARING)
+def test_a_domain_that_wakes_rarely_runs_at_once_beside_spinning_ones(name: str) -> None:
+    sim = simulation(name, cpus=2)
+    for number in range(6):
+        sim.add(number)
+    typist = sim.add(99, burst=MS // 2, pause=73 * MS, start=5 * MS)
+    sim.run(20_000 * MS)
+    waits = sorted(typist.waits)
+    assert len(waits) > 200
+    assert waits[len(waits) * 99 // 100] <= 12 * MS
+
+
+@pytest.mark.parametrize("name", ["credit2", "credit"])
+@pytest.mark.parametrize("cap", [10, 25, 50])
+def test_a_cap_is_kept_with_idle_cpus_and_with_rivals(name: str, cap: int) -> None:
+    alone = simulation(name, cpus=2)
+    work = alone.add(1, cap=cap)
+    alone.run(10_000 * MS)
+    assert work.unit.spent / (10_000 * MS) == pytest.approx(cap / 100, rel=0.03)
+    crowd = simulation(name)
+    capped, free = crowd.add(1, cap=cap), crowd.add(2)
+    crowd.run(10_000 * MS)
+    assert capped.unit.spent / (10_000 * MS) <= cap / 100 * 1.03
+    assert capped.unit.spent + free.unit.spent == pytest.approx(10_000 * MS, abs=31 * MS)  # the last turn is not over
+
+
+def test_rtds_gives_every_unit_its_budget_in_every_period() -> None:
+    sim = simulation("rtds")
+    works = [sim.add(number) for number in (1, 2)]
+    works[0].unit.allowance = works[1].unit.allowance = False
+    sim.run(1_000 * MS)
+    for work in works:
+        assert work.unit.spent == pytest.approx(400 * MS, rel=0.02)
+
+
+def test_null_gives_a_cpu_for_good() -> None:
+    sim = simulation("null", cpus=2)
+    works = [sim.add(number) for number in range(3)]
+    sim.run(100 * MS)
+    assert [work.unit.spent for work in works] == pytest.approx([100 * MS, 100 * MS, 0], abs=10 * MS)
+
+
+@pytest.mark.parametrize("name", SHARING)
+def test_hard_affinity_is_kept(name: str) -> None:
+    sim = simulation(name, cpus=2)
+    pinned = [sim.add(number, affinity=frozenset({1})) for number in range(3)]
+    free = sim.add(9)
+    sim.run(3_000 * MS)
+    assert sum(work.unit.spent for work in pinned) <= 3_000 * MS
+    assert free.unit.spent >= 2_500 * MS
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_a_new_weight_counts_at_once(name: str) -> None:
+    sim = simulation(name)
+    first, second = sim.add(1), sim.add(2)
+    sim.run(5_000 * MS)
+    before = first.unit.spent
+    sim.scheduler.adjust(first.unit, sim.now, weight=768)
+    sim.run(15_000 * MS)
+    assert (first.unit.spent - before) / (10_000 * MS) == pytest.approx(0.75, rel=0.03)
+    assert second.unit.spent > 0
+
+
+def test_a_scheduler_nobody_has_is_refused_by_name() -> None:
+    with pytest.raises(UserError, match="cfs"):
+        make_scheduler("cfs", (0,))
+
+
+workloads = st.lists(st.tuples(st.integers(1, 1024), st.sampled_from([0, 1, 3, 20]), st.sampled_from([1, 5, 50])), min_size=1, max_size=12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(name=st.sampled_from(SHARING), cpus=st.integers(1, 4), loads=workloads)
+def test_no_cpu_idles_beside_a_runnable_unit_and_nobody_starves(name: str, cpus: int, loads: list[tuple[int, int, int]]) -> None:
+    sim = simulation(name, cpus)
+    for number, (weight, burst, pause) in enumerate(loads):
+        sim.add(number, weight=weight, burst=burst * MS, pause=pause * MS)
+    sim.run(3_000 * MS)
+    spinning = [work for work in sim._works.values() if not work.burst]
+    if len(spinning) >= cpus:
+        assert sim.idle_ns == 0
+    total = sum(work.unit.weight for work in sim._works.values())
+    for work in sim._works.values():
+        if name in WEIGHTED and work.unit.weight * 50 < total:
+            continue
+        assert work.unit.spent > 0
+    assert sum(work.unit.spent for work in sim._works.values()) <= 3_000 * MS * cpus
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_units_come_and_go_and_leave_nothing(name: str) -> None:
+    scheduler: Scheduler = make_scheduler(name, (0, 1))
+    sim = Simulation(scheduler)
+    works = [sim.add(number, cap=20 * (number % 2)) for number in range(6)]
+    sim.run(200 * MS)
+    for work in works:
+        if work.unit.cpu >= 0:
+            sim._end(work.unit.cpu)
+        scheduler.remove(work.unit)
+    assert not scheduler.units
+    assert not scheduler.queue()
+    assert scheduler.pick(0, sim.now) is None
