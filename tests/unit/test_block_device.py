@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,7 @@ import pytest
 from emulator.abi.blkif import XENBUS_CLOSED, XENBUS_CLOSING, XENBUS_CONNECTED, XENBUS_INIT_WAIT, XENBUS_INITIALISED, XENBUS_INITIALISING
 from emulator.dom0.backends.block.device import BlockDevice
 from emulator.dom0.diskspec import parse_disk
-from emulator.dom0.grants import GrantAccess
+from emulator.dom0.grants import GrantLook
 from emulator.dom0.storage import Done, RawImage
 from emulator.dom0.xenbus import BackendHandshake, Connect, Disconnect, FrontendWatch, Remove, SwitchTo
 from emulator.dom0.xenstore import Perm, Store, standard_nodes
@@ -26,7 +26,7 @@ class Side:
         self.domid = DOMID
         self.memory = memoryview(bytearray(FRAMES * 4096))
         self.plain = PlainGrants()
-        self.grants: GrantAccess = self.plain
+        self.grants: GrantLook = self.plain
         self.bound: set[int] = set()
         self.events = 0
         self.posted: list[tuple[Done, ...]] = []
@@ -42,6 +42,9 @@ class Side:
 
     def notify(self, port: int, name: str) -> None:
         self.events += 1
+
+    def written(self, frames: Sequence[int]) -> None:
+        pass
 
     def post(self, name: str, done: tuple[Done, ...]) -> None:
         self.posted.append(done)

@@ -38,7 +38,7 @@ class Image(Protocol):
 
     def read(self, offset: int, size: int) -> bytes: ...
 
-    def read_cached(self, offset: int, size: int) -> bytes | None:
+    def read_cached(self, offset: int, size: int) -> bytes | bytearray | None:
         """The bytes if the host has them in memory, without waiting; else None."""
 
     def write(self, offset: int, data: bytes) -> None: ...
@@ -111,12 +111,12 @@ def read_exactly(descriptor: int, offset: int, size: int) -> bytes:
     return b"".join(parts)
 
 
-def read_nowait(descriptor: int, offset: int, size: int) -> bytes | None:
+def read_nowait(descriptor: int, offset: int, size: int) -> bytearray | None:
     """`size` bytes if they are in the page cache, else None."""
     buffer = bytearray(size)
     try:
         if os.preadv(descriptor, [buffer], offset, os.RWF_NOWAIT) == size:
-            return bytes(buffer)
+            return buffer
     except OSError as bad:
         if bad.errno not in (errno.EAGAIN, errno.EOPNOTSUPP, errno.ENOSYS):
             raise

@@ -196,16 +196,17 @@ class OverlayImage:
         data = base.read(at, inside) if base is not None and inside else b""
         return data + bytes(count - inside) if inside < count else data
 
-    def read_cached(self, offset: int, size: int) -> bytes | None:
+    def read_cached(self, offset: int, size: int) -> bytes | bytearray | None:
         if not self._lock.acquire(blocking=False):
             return None
         try:
             runs = self._runs(offset, size)
         finally:
             self._lock.release()
-        parts: list[bytes] = []
+        parts: list[bytes | bytearray] = []
         for place, at, count in runs:
             base = self._base
+            part: bytes | bytearray | None
             if place >= 0:
                 part = read_nowait(self._descriptor, place, count)
             elif place == -2 and base is not None and at + count <= base.size:

@@ -24,7 +24,7 @@ class RawImage:
     def read(self, offset: int, size: int) -> bytes:
         return read_exactly(self.descriptor, offset, size)
 
-    def read_cached(self, offset: int, size: int) -> bytes | None:
+    def read_cached(self, offset: int, size: int) -> bytearray | None:
         return read_nowait(self.descriptor, offset, size)
 
     def write(self, offset: int, data: bytes) -> None:

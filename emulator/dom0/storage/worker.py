@@ -40,7 +40,7 @@ class Done:
 
     tag: int
     failure: str = ""
-    data: bytes = b""
+    data: bytes | bytearray = b""
 
 
 class DiskWorker:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -16,7 +16,7 @@ from emulator.abi.blkif import SECTOR, VDISK_CDROM, VDISK_READONLY, XENBUS_INITI
 from emulator.dom0.backends.block.requests import MAX_INDIRECT
 from emulator.dom0.backends.block.ring import BlockRing, RingCounters, RingState
 from emulator.dom0.diskspec import DiskSpec
-from emulator.dom0.grants import GrantAccess, GrantError
+from emulator.dom0.grants import GrantError, GrantLook
 from emulator.dom0.storage import DiskWorker, Done, Image
 from emulator.dom0.xenbus import BackendHandshake, Command, Connect, Disconnect, SwitchTo
 from emulator.dom0.xenstore import Perm, Store
@@ -31,7 +31,7 @@ class GuestSide(Protocol):
 
     domid: int
     memory: memoryview
-    grants: GrantAccess
+    grants: GrantLook
 
     def bind(self, port: int, name: str) -> None:
         """Take the far end of an event channel that the guest offers to Domain-0. ValueError says why not."""
@@ -40,6 +40,9 @@ class GuestSide(Protocol):
 
     def notify(self, port: int, name: str) -> None:
         """An event for the guest, if the port is still ours."""
+
+    def written(self, frames: Sequence[int]) -> None:
+        """These frames were written behind the guest's back: code translated from them is none any more."""
 
     def post(self, name: str, done: tuple[Done, ...]) -> None:
         """Have `answered(done)` called in the holder's turn."""
@@ -187,7 +190,7 @@ class BlockDevice:
         self.kick()
 
     def _new_ring(self) -> BlockRing:
-        ring = BlockRing(self._side.memory, self.frames, self._side.grants, self.image.size, self.spec.readonly, self._tags)
+        ring = BlockRing(self._side.memory, self.frames, self._side.grants, self.image.size, self.spec.readonly, self._tags, self._side.written)
         ring.counters = self.counters
         return ring
 
@@ -266,6 +269,7 @@ class BlockDevice:
             jobs = self.ring.load(state.ring)
             if jobs:
                 self.worker.submit(jobs)
+            self._push(self.ring)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,17 +5,16 @@
     rsp_cons <-  slots  <- rsp_prod (ours alone; the copy in the page is the frontend's to read)
 
 A frontend may write anything at any time. Each slot is copied once and the copy is checked and used; our own indices are never
-read back; what is written is copied out of the guest before the request leaves for the disk. A bad request is answered with
-an error, as Linux's blkback does; indices that make no sense break the ring: it is not served again until it is connected anew.
-
-Frames stay granted ("in use") from `take` to `finish`.
+read back; what is written is copied out of the guest before the request leaves for the disk, what was read goes to the frames
+granted when it arrives (see dom0.grants). A bad request is answered with an error, as Linux's blkback does; indices that make
+no sense break the ring: it is not served again until it is connected anew.
 """
 
 from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,7 +40,7 @@ from emulator.dom0.backends.block.requests import (
     ident_of,
     with_segments,
 )
-from emulator.dom0.grants import GrantAccess, GrantError
+from emulator.dom0.grants import GrantError, GrantLook
 
 _U32: Final = struct.Struct("<I")
 _MASK: Final = 0xFFFFFFFF
@@ -61,12 +60,12 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class RingState:
-    """A saved ring: indices, and the requests in flight with the frames they use."""
+    """A saved ring: indices, and the requests in flight."""
 
     req_cons: int
     rsp_prod: int
     broken: str
-    flying: tuple[tuple[Request, tuple[int, ...]], ...]
+    flying: tuple[Request, ...]
 
 
 @dataclass(slots=True)
@@ -82,9 +81,11 @@ class RingCounters:
 class BlockRing:
     """`memory`: the guest's machine memory. `frames`: the ring's machine frames, which the caller keeps granted.
 
-    `capacity`: bytes of the disk. `tags`: numbers never used before with this disk, whose late answers must find nobody."""
+    `capacity`: bytes of the disk. `tags`: numbers never used before with this disk, whose late answers must find nobody.
+    `written` hears of the guest's frames that were written."""
 
-    def __init__(self, memory: memoryview, frames: Sequence[int], grants: GrantAccess, capacity: int, readonly: bool, tags: Iterator[int]) -> None:
+    def __init__(self, memory: memoryview, frames: Sequence[int], grants: GrantLook, capacity: int, readonly: bool,
+                 tags: Iterator[int], written: Callable[[Sequence[int]], None] = lambda frames: None) -> None:  # fmt: skip
         self._memory = memory
         self._base = [mfn * FRAME for mfn in frames]
         self._head = self._base[0]
@@ -95,8 +96,8 @@ class BlockRing:
         self.broken = ""  # why the ring is no longer served; one line
         self.counters = RingCounters()
         self._told = 0  # rsp_prod as the frontend last saw it
-        self._tags = tags
-        self._flying: dict[int, tuple[Request, tuple[int, ...], int]] = {}  # tag -> request, frames, since when (ns)
+        self._tags, self._written = tags, written
+        self._flying: dict[int, tuple[Request, int]] = {}  # tag -> request, since when (ns)
 
     # --- the ring's memory ---------------------------------------------------------------------------------------------------
 
@@ -160,72 +161,64 @@ class BlockRing:
         if request.indirect:
             request = with_segments(request, self._read_indirect(request))
         check_range(request, self._capacity, self._readonly)
-        return self._start(request, self._hold(request))
+        return self._start(request)
 
     def _read_indirect(self, request: Request) -> bytes:
         """A copy of the pages that hold an indirect request's segments."""
-        pages = []
-        for gref in request.indirect:
-            try:
-                mfn = self._grants.begin(gref, False)
-            except GrantError as bad:
-                raise BadRequest(f"indirect segments: {bad}") from bad
-            pages.append(bytes(self._memory[mfn * FRAME : (mfn + 1) * FRAME]))
-            self._grants.end(gref, False)
-        return b"".join(pages)
+        frames = self._look(request, request.indirect, False)
+        return b"".join([self._memory[mfn * FRAME : (mfn + 1) * FRAME] for mfn in frames])
 
-    def _hold(self, request: Request) -> tuple[int, ...]:
-        """The frames of a request, all in use, or BadRequest and none."""
-        write = request.kind == READ  # a read from the disk writes to the frame
-        frames: list[int] = []
+    def _look(self, request: Request, grefs: Sequence[int], write: bool) -> list[int]:
         try:
-            for gref, _, _ in request.segments:
-                frames.append(self._grants.begin(gref, write))
+            return self._grants.look(grefs, write)
         except GrantError as bad:
-            for gref, _, _ in request.segments[: len(frames)]:
-                self._grants.end(gref, write)
             raise BadRequest(f"{request.text()}: {bad}") from bad
-        return tuple(frames)
 
-    def _start(self, request: Request, frames: tuple[int, ...]) -> Job:
+    def _start(self, request: Request) -> Job:
         data = b""
-        if request.kind != READ and frames:
+        segments = request.segments
+        if request.kind != READ and segments:
             memory = self._memory
-            at = [(mfn * FRAME + first, size) for mfn, (_, first, size) in zip(frames, request.segments, strict=True)]
+            frames = self._look(request, [gref for gref, _, _ in segments], False)
+            at = [(mfn * FRAME + first, size) for mfn, (_, first, size) in zip(frames, segments, strict=True)]
             data = b"".join([memory[start : start + size] for start, size in at])
         tag = next(self._tags)
-        self._flying[tag] = (request, frames, time.monotonic_ns())
+        self._flying[tag] = (request, time.monotonic_ns())
         return Job(tag, request.kind, request.offset, request.size, data)
 
     # --- answers ---------------------------------------------------------------------------------------------------------------
 
-    def finish(self, tag: int, failure: str, data: bytes = b"") -> None:
+    def finish(self, tag: int, failure: str, data: bytes | bytearray = b"") -> None:
         """The disk is done with a job: `failure` is empty or says why not, `data` is what was read. Unknown tags are ignored."""
         found = self._flying.pop(tag, None)
         if found is None:
             return
-        request, frames, _ = found
+        request, _ = found
         if request.kind == READ and not failure:
-            memory, at = self._memory, 0
-            view = memoryview(data)
-            for mfn, (_, first, size) in zip(frames, request.segments, strict=True):
-                start = mfn * FRAME + first
-                memory[start : start + size] = view[at : at + size]
-                at += size
-            self.counters.read_bytes += request.size
+            failure = self._deliver(request, data)
+            self.counters.read_bytes += 0 if failure else request.size
         elif request.kind == WRITE and not failure:
             self.counters.written_bytes += request.size
         elif not failure:
             self.counters.flushes += 1
-        self._release(request)
         if failure:
             self.counters.refused = failure
         if not self.broken:
             self._respond(request.ident, request.operation, BLKIF_RSP_ERROR if failure else BLKIF_RSP_OKAY)
 
-    def _release(self, request: Request) -> None:
-        for gref, _, _ in request.segments:
-            self._grants.end(gref, request.kind == READ)
+    def _deliver(self, request: Request, data: bytes | bytearray) -> str:
+        """Put what was read into the frames granted for it; why not, if not."""
+        try:
+            frames = self._look(request, [gref for gref, _, _ in request.segments], True)
+        except BadRequest as bad:
+            return str(bad)
+        memory, view, at = self._memory, memoryview(data), 0
+        for mfn, (_, first, size) in zip(frames, request.segments, strict=True):
+            start = mfn * FRAME + first
+            memory[start : start + size] = view[at : at + size]
+            at += size
+        self._written(frames)
+        return ""
 
     def _respond(self, ident: int, operation: int, status: int) -> None:
         if status:
@@ -242,9 +235,7 @@ class BlockRing:
         return new - self._load(RSP_EVENT) & _MASK < new - old & _MASK
 
     def abandon(self) -> None:
-        """The frontend is gone or closing: give its frames back; answers that still come are ignored."""
-        for request, _, _ in self._flying.values():
-            self._release(request)
+        """The frontend is gone or closing: answers that still come are ignored."""
         self._flying.clear()
         self.broken = self.broken or "closed"
 
@@ -256,7 +247,7 @@ class BlockRing:
 
     def oldest_ns(self) -> int:
         """Monotonic time at which the oldest request in flight came, 0 when there is none."""
-        return min((since for _, _, since in self._flying.values()), default=0)
+        return min((since for _, since in self._flying.values()), default=0)
 
     def indices(self) -> tuple[int, int, int, int]:
         """req_prod, req_cons, rsp_prod, rsp_cons; the last is told only by rsp_event, which Linux keeps one ahead of it."""
@@ -282,11 +273,18 @@ class BlockRing:
         return tuple(shown)
 
     def save(self) -> RingState:
-        return RingState(self.req_cons, self.rsp_prod, self.broken, tuple((request, frames) for request, frames, _ in self._flying.values()))
+        return RingState(self.req_cons, self.rsp_prod, self.broken, tuple(request for request, _ in self._flying.values()))
 
     def load(self, state: RingState) -> list[Job]:
         """Back to `state`, the guest's memory and grants being what they were; what was in flight is to be done again."""
         self.req_cons, self.rsp_prod, self.broken = state.req_cons, state.rsp_prod, state.broken
         self._told = state.rsp_prod
         self._flying.clear()
-        return [self._start(request, frames) for request, frames in state.flying]
+        jobs = []
+        for request in state.flying:
+            try:
+                jobs.append(self._start(request))
+            except BadRequest as bad:
+                self.counters.refused = str(bad)
+                self._respond(request.ident, request.operation, bad.status)
+        return jobs
