@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import glob
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from textual.screen import ModalScreen
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from xenconsole.app import ConsoleApp
 
 Values = Mapping[str, str | int | bool]
+Work = Coroutine[Any, Any, object]
 _Answer = TypeVar("_Answer")
 
 
@@ -41,7 +42,7 @@ class Actions:
         self.destroyed: set[int] = set()  # by us: nobody needs to be told
         self._snapshot_names: tuple[str, ...] = ()
         table = self.app.base_table
-        self._own: dict[str, Callable[[Values], Awaitable[None] | None]] = {
+        self._own: dict[str, Callable[[Values], Work | None]] = {
             "toggle-pause": self._toggle_pause,
             "timeline": lambda v: app.navigator.open_snapshots(self._domid(v)),
             "list": lambda v: app.navigator.show_overview(),
@@ -77,38 +78,41 @@ class Actions:
     def _domid(self, values: Values) -> int:
         return int(values.get("domid", self.app.chosen))
 
-    async def perform(self, name: str, values: Values | None = None) -> None:
-        """Carry out a command; without `values` on what is chosen on the screen."""
+    def perform(self, name: str, values: Values | None = None) -> Work:
+        """Carry out a command; without `values` on what is chosen on the screen. What changes the view is done at once, so
+        that the next key is already the new view's; the coroutine returned does the rest."""
         command = find_command(name)
         if command is None:
-            return
+            return _nothing()
         given = dict(values or {})
         missing = [a for a in command.arguments if not a.optional and a.name not in given]
         if command.name == "restore" and missing:
             self.app.navigator.open_snapshots(self.app.chosen)
         elif missing:
-            await self.prompt(f"{command.name} ")
+            return self.prompt(f"{command.name} ")
         elif command.on_domain and "domid" not in given and self.app.chosen < 0:
             self.app.notify("no domain is chosen", severity="warning")
         elif command.engine:
             if command.on_domain and "domid" not in given:
-                await self.send(command, [{**given, "domid": domid} for domid in self.app.targets])
-            else:
-                await self.send(command, [given])
+                return self.send(command, [{**given, "domid": domid} for domid in self.app.targets])
+            return self.send(command, [given])
         else:
-            outcome = self._own[command.name](given)
-            if outcome is not None:
-                await outcome
+            return self._own[command.name](given) or _nothing()
+        return _nothing()
 
     # commands of the engine
 
-    async def send(self, command: Command, calls: list[Values]) -> CommandResult:
+    def send(self, command: Command, calls: list[Values]) -> Coroutine[Any, Any, CommandResult]:
         """Send one command for one domain or several: refused in read-only mode, confirmed once, each logged. The last result."""
         refusal = self._refusal(command, calls)
         if refusal:
             self.app.notify(refusal, severity="warning")
+        return self._carry_out(command, calls, refusal, None if refusal else self._question(command, calls))
+
+    async def _carry_out(self, command: Command, calls: list[Values], refusal: str, answer: asyncio.Future[bool | None] | None) -> CommandResult:
+        if refusal:
             return CommandResult(ok=False, error=refusal)
-        if not await self._confirmed(command, calls):
+        if answer is not None and await answer is not True:
             return CommandResult(ok=False, error="not confirmed")
         result = CommandResult(ok=False, error="nothing to do")
         for values in calls:
@@ -130,10 +134,11 @@ class Actions:
             return f"{command.name} is not for Domain-0"
         return "no domain is chosen" if not calls else ""
 
-    async def _confirmed(self, command: Command, calls: list[Values]) -> bool:
+    def _question(self, command: Command, calls: list[Values]) -> asyncio.Future[bool | None] | None:
+        """The dialog that asks before the command, None when there is nothing to ask."""
         level, asks = command.confirm, self.app.settings.confirm
         if asks == "never" or (asks == "destructive" and level is Confirm.NONE):
-            return True
+            return None
         names = [self.app.name_of(int(values["domid"])) for values in calls if "domid" in values]
         if len(names) == 1:
             what, must = f"{names[0]} (domain {calls[0]['domid']})", names[0]
@@ -147,7 +152,7 @@ class Actions:
             yes=command.name.capitalize(),
             must_type=must if level is Confirm.NAME else "",
         )
-        return await self.ask(screen) is True
+        return self.ask(screen)
 
     def ask(self, screen: ModalScreen[_Answer]) -> asyncio.Future[_Answer | None]:
         """Show a dialog at once, so that the next key is already its own; the answer, None when it was taken away."""
@@ -207,7 +212,7 @@ class Actions:
         except (ConnectionError, UserError):
             return  # completion does without
 
-    def prompt(self, line: str = "") -> Coroutine[Any, Any, None]:
+    def prompt(self, line: str = "") -> Work:
         """Show the prompt at once; the coroutine returned takes the line and carries it out."""
         answer = self.ask(PromptScreen(":", line, complete=lambda text: complete(text, self.around()), hint=usage_at, history=self.history.lines))
 
@@ -263,7 +268,7 @@ class Actions:
         else:
             table.clear_marks()
 
-    def filter(self, values: Values) -> Coroutine[Any, Any, None] | None:
+    def filter(self, values: Values) -> Work | None:
         """Filter by the given pattern, or show the line that takes one at once."""
         screen = self.app.screen
         target = screen.set_filter if isinstance(screen, LogsScreen) else self.app.base_table().set_filter
@@ -302,17 +307,25 @@ class Actions:
     def _palette(self, values: Values) -> None:
         self.app.push_screen(palette())
 
-    async def _quit(self, values: Values) -> None:
+    def _quit(self, values: Values) -> Work:
         app = self.app
         running = [v for v in app.overview.domains if v.domid and not v.shutdown and not v.crash]
+        answer: asyncio.Future[bool | None] | None = None
         if running and not app.client.lost and app.settings.confirm != "never":
             names = ", ".join(printable(v.name) for v in running[:6]) + (" …" if len(running) > 6 else "")
             count = f"{len(running)} guest{'s' if len(running) > 1 else ''}"
-            screen = ConfirmScreen(f"Quit and end {count}?", loses=f"Running: {names}. They end with the engine.", yes="Quit")
-            if await self.ask(screen) is not True:
-                return
-        await app.navigator.settled()
-        app.exit(0)
+            answer = self.ask(ConfirmScreen(f"Quit and end {count}?", loses=f"Running: {names}. They end with the engine.", yes="Quit"))
+
+        async def leave() -> None:
+            if answer is None or await answer is True:
+                await app.navigator.settled()
+                app.exit(0)
+
+        return leave()
+
+
+async def _nothing() -> None:
+    """What is left to do after a command that did all at once."""
 
 
 def _files(prefix: str) -> list[str]:

@@ -317,13 +317,14 @@ class ConsoleApp(App[int], inherit_bindings=False):
             return isinstance(front, OverviewScreen | LogsScreen)
         return not name.startswith("sort") or isinstance(front, OverviewScreen)
 
+    async def on_event(self, event: events.Event) -> None:
+        """Keys and clicks wait for a view that is still being put up: they are meant for the whole of it."""
+        if isinstance(event, events.InputEvent) and not event.is_forwarded and self.screen_stack:
+            await self.navigator.settled()
+        await super().on_event(event)
+
     def action_command(self, name: str) -> None:
-        if name == "prompt":  # these two take the very next key
-            self.start(self.actions.prompt())
-        elif name == "filter" and (rest := self.actions.filter({})) is not None:
-            self.start(rest)
-        else:
-            self.start(self.actions.perform(name))
+        self.start(self.actions.perform(name))
 
     def action_to_console(self, number: int) -> None:
         """A console in front shows the domain in its tiles if it has several."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from xenconsole.app import ConsoleApp
 
 
+SETTLE_SECONDS = 2.0
+"""How long a view may take to be put up before things are done in spite of it."""
+
+
 class Navigator:
     """Moves one app between its views. A view is (kind, domid): overview, domain, console, tiles, snapshots or logs."""
 
@@ -32,7 +37,8 @@ class Navigator:
 
     async def settled(self) -> None:
         """Wait until the view in front is put up whole: one that is taken down before that fails half-way."""
-        while not self.app.screen.is_mounted:  # noqa: ASYNC110
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while not self.app.screen.is_mounted and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.005)  # Textual tells nobody
 
     def _unsettled(self, step: Callable[[], None]) -> bool:

@@ -11,10 +11,14 @@ import os
 import selectors
 from codecs import getincrementaldecoder
 from collections.abc import Iterable
+from typing import IO, TYPE_CHECKING, Any
 
 from textual import events
 from textual._xterm_parser import XTermParser
 from textual.drivers.linux_driver import LinuxDriver
+
+if TYPE_CHECKING:
+    from textual.app import App
 
 _INTRODUCERS = frozenset("[O]P_^X\x1b")
 """What may follow ESC as the start of a longer sequence."""
@@ -43,8 +47,43 @@ class AltKeysParser(XTermParser):
             yield events.Key(f"alt+{key}", event.character)
 
 
+class _Output:
+    """The terminal as a file to write to. Once it is gone what is written is dropped: Textual's writer thread would else die
+    of it, and the app wait for ever for a thread that takes nothing more."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+        self._gone = False
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def isatty(self) -> bool:
+        return self._file.isatty()
+
+    def write(self, text: str) -> int:
+        try:
+            return len(text) if self._gone else self._file.write(text)
+        except OSError:
+            self._gone = True
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            if not self._gone:
+                self._file.flush()
+        except OSError:
+            self._gone = True
+
+
 class AltKeysDriver(LinuxDriver):
-    """Textual's Linux driver reading through AltKeysParser (the input loop offers no place to put a parser in)."""
+    """Textual's Linux driver reading through AltKeysParser (the input loop offers no place to put a parser in), and outliving
+    its terminal."""
+
+    def __init__(self, app: App[Any], *, debug: bool = False, mouse: bool = True, size: tuple[int, int] | None = None) -> None:
+        super().__init__(app, debug=debug, mouse=mouse, size=size)
+        if self._file is not None:
+            self._file = _Output(self._file)  # type: ignore[assignment]  # all of it that Textual uses
 
     def run_input_thread(self) -> None:
         decode = getincrementaldecoder("utf-8")("replace").decode
