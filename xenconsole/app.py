@@ -318,8 +318,11 @@ class ConsoleApp(App[int], inherit_bindings=False):
         return not name.startswith("sort") or isinstance(front, OverviewScreen)
 
     async def on_event(self, event: events.Event) -> None:
-        """Keys and clicks wait for a view that is still being put up: they are meant for the whole of it."""
+        """Keys and clicks wait for a view that is still being put up: they are meant for the whole of it. Those that come
+        while the app is leaving mean nothing any more."""
         if isinstance(event, events.InputEvent) and not event.is_forwarded and self.screen_stack:
+            if self.return_code is not None:
+                return
             await self.navigator.settled()
         await super().on_event(event)
 
