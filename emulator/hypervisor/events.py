@@ -93,6 +93,9 @@ class EventChannels:
         port = self.port(number)
         if port.kind == VIRQ:
             del self.virqs[port.virq, port.vcpu]
+        far = self.ports.get(port.remote_port) if port.kind == INTERDOMAIN and not port.backend else None
+        if far is not None and far.kind == INTERDOMAIN and far.remote_port == number:
+            far.kind, far.remote_port = UNBOUND, 0
         del self.ports[number]
         self._clear(number)
 
@@ -108,6 +111,8 @@ class EventChannels:
             handler = self.backends.get(port.backend)
             if handler is not None:
                 handler()
+            elif not port.backend:  # a channel of the domain to itself
+                self.set_pending(port.remote_port)
         elif port.kind == IPI:
             self.set_pending(number)
             target = self.vcpus[port.vcpu]
