@@ -45,7 +45,8 @@ class Guest:
         self._left_at = 0  # when a turn ended in which there was more to run (monotonic ns)
         console_port, store_port = ports
         events = domain.events
-        self.console = ConsoleBackend(domain.memory.frame(mfns[0]), lambda: events.set_pending(console_port), self._said)
+        self.console = ConsoleBackend(domain.memory.frame(mfns[0]), lambda: events.set_pending(console_port),
+                                      lambda: events.set_pending_late(console_port), self._said)  # fmt: skip
         self.connection = store.connect(domain.domid)
         self.ring = XenstoreRing(domain.memory.frame(mfns[1]), self.connection)
         self._store_port = store_port

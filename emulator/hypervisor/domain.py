@@ -332,7 +332,7 @@ class Domain:
 
     def set_ldt(self, vcpu: Vcpu, base: int, entries: int) -> None:
         """MMUEXT_SET_LDT: its pages are mapped at their first use (pv_map_ldt_shadow_page)."""
-        if entries > 8192 or entries and (base & 0xFFF or 0x800000000000 <= base < xen.HYPERVISOR_VIRT_END):
+        if entries > 8192 or (entries and (base & 0xFFF or 0x800000000000 <= base < xen.HYPERVISOR_VIRT_END)):
             raise Refusal(EINVAL, f"an LDT of {entries} entries at {base:#x}")
         self.drop_ldt(vcpu)
         vcpu.ldt_base, vcpu.ldt_entries = base, entries

@@ -10,6 +10,7 @@ The domain's own worker runs everything here; a send from elsewhere arrives as a
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -48,6 +49,7 @@ class EventChannels:
     ports: dict[int, Port] = field(default_factory=dict)
     virqs: dict[tuple[int, int], int] = field(default_factory=dict)  # (virq, vcpu) -> port
     backends: dict[str, Callable[[], None]] = field(default_factory=dict)
+    late: set[int] = field(default_factory=set)  # ports with an event that can wait until the guest has nothing else to do
     sent: int = 0
 
     def allocate(self, port: Port) -> int:
@@ -142,6 +144,25 @@ class EventChannels:
                 vcpu.mark_pending(word)
         if number in vcpu.polled or 0 in vcpu.polled:
             vcpu.wake()
+
+    def set_pending_late(self, number: int) -> None:
+        """An event that only says "go on": the guest gets it when a vCPU is about to sleep, or with the next look at the clock.
+
+        A backend that answers at once would otherwise interrupt its guest for every few bytes, which no backend on another CPU does."""
+        self.late.add(number)
+
+    def flush_late(self) -> None:
+        if self.late:
+            for number in sorted(self.late):
+                self.set_pending(number)
+            self.late.clear()
+
+    def save(self) -> tuple[dict[int, Port], dict[tuple[int, int], int], tuple[int, ...]]:
+        return copy.deepcopy(self.ports), dict(self.virqs), tuple(sorted(self.late))
+
+    def load(self, state: tuple[dict[int, Port], dict[tuple[int, int], int], tuple[int, ...]]) -> None:
+        ports, virqs, late = state
+        self.ports, self.virqs, self.late = copy.deepcopy(ports), dict(virqs), set(late)
 
     def unmask(self, number: int) -> None:
         """EVTCHNOP_unmask: an event that waited behind the mask is delivered now."""

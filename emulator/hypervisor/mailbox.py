@@ -28,6 +28,7 @@ class Level:
         if self.stolen:
             domain.time.stolen(min(self.stolen, self.ns - domain.clock.now()))
         domain.clock.level(self.ns)
+        domain.events.flush_late()
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ class DomainState:
     clock: tuple[int, int]
     frames: FrameState
     vcpus: tuple[dict[str, Any], ...]
-    events: tuple[Any, Any]
+    events: tuple[Any, ...]
     reservation: ReservationState
     grants: dict[str, Any]
     mappings: dict[str, Any]
@@ -51,7 +51,7 @@ def _vcpu(vcpu: Vcpu) -> dict[str, Any]:
 def save_domain(domain: Domain) -> DomainState:
     return DomainState(
         VERSION, domain.core.save(), domain.core.control[native.IO_ALLOWED], domain.clock.save(), domain.frames.save(),
-        tuple(_vcpu(vcpu) for vcpu in domain.vcpus), (copy.deepcopy(domain.events.ports), dict(domain.events.virqs)),
+        tuple(_vcpu(vcpu) for vcpu in domain.vcpus), domain.events.save(),
         domain.reservation.save(), domain.grants.save(), domain.mappings.save(), domain.time.save(), domain.rotation.save(),
         {name: copy.deepcopy(getattr(domain, name)) for name in _DOMAIN_FIELDS},
     )  # fmt: skip
@@ -83,8 +83,7 @@ def load_domain(domain: Domain, state: DomainState) -> None:
     for vcpu, saved in zip(domain.vcpus, state.vcpus, strict=True):
         for name, value in saved.items():
             setattr(vcpu, name, copy.deepcopy(value))
-    ports, virqs = state.events
-    domain.events.ports, domain.events.virqs = copy.deepcopy(ports), dict(virqs)
+    domain.events.load(state.events)
     domain.reservation.load(state.reservation)
     domain.grants.load(state.grants)
     domain.mappings.load(state.mappings)

@@ -26,11 +26,11 @@ _TAIL = 256
 
 
 class ConsoleBackend:
-    """`page`: the console page; `notify`: sends the guest its event; `output`: takes what the guest says."""
+    """`page`: the console page; `notify`: sends the guest its event (`notify_late`: there is no hurry); `output`: takes what the guest says."""
 
-    def __init__(self, page: memoryview, notify: Callable[[], None], output: Callable[[bytes], None]) -> None:
+    def __init__(self, page: memoryview, notify: Callable[[], None], notify_late: Callable[[], None], output: Callable[[bytes], None]) -> None:
         self._page = page
-        self._notify = notify
+        self._notify, self._notify_late = notify, notify_late
         self._output = output
         self._input = bytearray()
         self.tail = b""
@@ -46,7 +46,9 @@ class ConsoleBackend:
 
     def kick(self) -> None:
         """The guest sent an event: take what it wrote, give what fits."""
-        if self._drain() | self._fill():
+        if self._drain():
+            self._notify_late()
+        if self._fill():
             self._notify()
 
     def send(self, data: bytes) -> int:

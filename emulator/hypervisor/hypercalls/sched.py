@@ -41,6 +41,7 @@ def sched_op(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
 def block(vcpu: Vcpu) -> None:
     """vcpu_block_enable_events: unmask, and sleep unless an event is waiting."""
     vcpu.upcall_masked = False
+    vcpu.domain.events.flush_late()
     if not vcpu.upcall_pending:
         vcpu.domain.block(vcpu)
 
@@ -48,6 +49,7 @@ def block(vcpu: Vcpu) -> None:
 def _poll(vcpu: Vcpu, argument: int) -> None:
     """Sleep until one of the ports is pending or the time has come (do_poll). The ports may stay masked."""
     domain, guest = vcpu.domain, vcpu.domain.guest
+    domain.events.flush_late()
     ports_at, count, timeout = guest.read_u64(argument), guest.read_u32(argument + 8), guest.read_u64(argument + 16)
     if count > _MAX_POLL:
         raise Refusal(EINVAL, f"{count} ports to poll, {_MAX_POLL} at most")
