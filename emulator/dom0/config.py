@@ -18,6 +18,7 @@ from emulator.abi.start_info import MAX_GUEST_CMDLINE
 from emulator.dom0.cfgfile import MAX_TEXT, Setting, Value, error, parse_settings, printable
 from emulator.dom0.diskspec import DiskSpec, parse_disks
 from emulator.dom0.files import read_file
+from emulator.dom0.vifspec import VifSpec, parse_vifs
 from emulator.errors import UserError
 
 MAX_VCPUS: Final = 128
@@ -57,8 +58,8 @@ _NAMESPACE: Final = uuid.UUID("8f7c1d0e-5b0a-4c39-9a55-3b7b0f9c1e20")
 
 @dataclass(frozen=True, slots=True)
 class DomainConfig:
-    """What a new domain is to be. Sizes in MiB; `disk` and `vif` are xl's specification strings, `disks` what the former mean;
-    `values` has all that was set.
+    """What a new domain is to be. Sizes in MiB; `disk` and `vif` are xl's specification strings, `disks` and `vifs` what they
+    mean; `values` has all that was set.
 
     `cpus` is an affinity in xl's syntax ("" when unset; a list's items, one a vCPU, are parted by ';'). Without `uuid` in the
     file one is derived from the name, so that the same file gives the same domain.
@@ -81,6 +82,7 @@ class DomainConfig:
     disk: tuple[str, ...] = ()
     disks: tuple[DiskSpec, ...] = ()
     vif: tuple[str, ...] = ()
+    vifs: tuple[VifSpec, ...] = ()
     on_poweroff: str = "destroy"
     on_reboot: str = "restart"
     on_crash: str = "destroy"
@@ -110,8 +112,9 @@ def parse_config(text: str, *, file: str) -> DomainConfig:
         name=name, kernel=reader.kernel(), file=file, uuid=reader.uuid(name), ramdisk=reader.path("ramdisk"),
         cmdline=reader.cmdline(), memory_mib=memory, maxmem_mib=maxmem, vcpus=vcpus, maxvcpus=maxvcpus, cpus=reader.cpus(),
         cpu_weight=reader.number("cpu_weight", 1, 65535), cap=reader.number("cap", 0, 100 * maxvcpus),
-        disk=reader.strings("disk"), disks=reader.disks(), vif=reader.strings("vif"), on_poweroff=reader.action("on_poweroff", "destroy"),
-        on_reboot=reader.action("on_reboot", "restart"), on_crash=reader.action("on_crash", "destroy"),
+        disk=reader.strings("disk"), disks=reader.disks(), vif=reader.strings("vif"), vifs=reader.vifs(name),
+        on_poweroff=reader.action("on_poweroff", "destroy"), on_reboot=reader.action("on_reboot", "restart"),
+        on_crash=reader.action("on_crash", "destroy"),
         values=MappingProxyType({key: setting.value for key, setting in reader.settings.items()}), warnings=reader.warnings(),
     )  # fmt: skip
 
@@ -149,6 +152,10 @@ class _Reader:
         setting = self.settings.get("disk")
         where = f"{self._file}:{setting.line}" if setting else self._file
         return parse_disks(self.strings("disk"), where=where, folder=Path(self._file).parent)
+
+    def vifs(self, name: str) -> tuple[VifSpec, ...]:
+        setting = self.settings.get("vif")
+        return parse_vifs(self.strings("vif"), domain=name, where=f"{self._file}:{setting.line}" if setting else self._file)
 
     def number(self, key: str, low: int, high: int) -> int | None:
         """A number as strtol(…, 0) reads it: decimal, 0x hexadecimal or 0 octal."""

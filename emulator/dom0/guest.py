@@ -11,10 +11,12 @@ from typing import Any
 from emulator.abi.xen import XENSTORE_REQ_CONS
 from emulator.dom0.backends.block.disks import GuestDisks, close_images, open_disks
 from emulator.dom0.backends.console import MAX_QUEUED_INPUT, ConsoleBackend
+from emulator.dom0.backends.net.vifs import GuestVifs
 from emulator.dom0.builder import BootIds, load_kernel, load_ramdisk, plan_domain, write_domain
 from emulator.dom0.config import DomainConfig
 from emulator.dom0.files import read_file
 from emulator.dom0.memoryverbs import DomainMemory
+from emulator.dom0.network import Networks
 from emulator.dom0.snapshots import Album
 from emulator.dom0.transcript import Transcript
 from emulator.dom0.xenstore import Store, XenstoreRing, standard_nodes
@@ -56,6 +58,7 @@ class Guest:
         domain.receivers["xenstore"] = self._store_written
         domain.sinks.console_io = self._said
         self.disks = GuestDisks(domain, store)
+        self.vifs = GuestVifs(domain, store)
         self.console_mfn, self.store_mfn = mfns
         self.console_port, self.store_port = ports
         self._posted = 0  # bytes typed that the holder has not taken yet
@@ -143,30 +146,36 @@ class Guest:
         return cons, prod, rsp_cons, rsp_prod
 
     def save_backends(self) -> dict[str, Any]:
-        disks = self.disks.save()
-        return {"console": self.console.save(), "ring": self.ring.save(), "store": self._store.save_domain(self.domid), "disks": disks}
+        devices = {"disks": self.disks.save(), "vifs": self.vifs.save()}
+        return {"console": self.console.save(), "ring": self.ring.save(), "store": self._store.save_domain(self.domid), **devices}
 
     def check_backends(self, state: dict[str, Any]) -> None:
         """UserError when the backends cannot go back to `state`."""
         self.disks.check(state["disks"])
+        self.vifs.check(state["vifs"])
 
     def load_backends(self, state: dict[str, Any]) -> None:
         self.console.load(state["console"])
         self.disks.pause()
+        self.vifs.pause()
         self._store.load_domain(self.domid, state["store"])
         self.disks.load(state["disks"])
+        self.vifs.load(state["vifs"])
         self.ring.load(state["ring"])
         self._told = False
 
     def close(self) -> None:
         """Give everything back; no worker may hold it. Waits until what the disks were given is written."""
+        self.vifs.close()
         self.disks.close()
         self._store.release(self.domid)
         self.domain.close()
 
 
-def build_guest(config: DomainConfig, domid: int, store: Store, progress: Callable[[str], None] = lambda text: None) -> Guest:
+def build_guest(config: DomainConfig, domid: int, store: Store, progress: Callable[[str], None] = lambda text: None,
+                networks: Networks | None = None) -> Guest:  # fmt: skip
     """Read, plan, and write a new domain. Raises UserError for what the user can mend; nothing is left behind then."""
+    networks = networks or Networks()
     frames, maximum = config.memory_mib * 256, max(config.maxmem_mib, config.memory_mib) * 256
     progress(f"reading {config.kernel}")
     image = load_kernel(read_file(config.kernel, "kernel"), source=str(config.kernel))
@@ -196,6 +205,8 @@ def build_guest(config: DomainConfig, domid: int, store: Store, progress: Callab
         guest.ring.advertise()
         for number, disk in enumerate(config.disks):
             guest.disks.attach(disk, images[number])
+        for vif in config.vifs:
+            guest.vifs.attach(vif, networks)
         return guest
     except BaseException:
         close_images(images)

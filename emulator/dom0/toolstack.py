@@ -20,6 +20,7 @@ from emulator.dom0 import scheduling
 from emulator.dom0.config import DomainConfig
 from emulator.dom0.guest import Guest, build_guest
 from emulator.dom0.memoryverbs import DomainMemory
+from emulator.dom0.network import Networks
 from emulator.dom0.snapshots import Snapshot
 from emulator.dom0.transcript import Transcript
 from emulator.dom0.xenstore import Store
@@ -79,6 +80,7 @@ class Toolstack:
         self.pool = MemoryPool(pool_kib // 4)
         self.cpus = PhysicalCpus(cpus, self._failed, partial(make_scheduler, scheduler), Unit)
         self.store = Store()
+        self.networks = Networks()
         self.guests: dict[int, Guest] = {}
         self.autopsies: dict[int, Autopsy] = {}
         self.obituaries: OrderedDict[int, Obituary] = OrderedDict()
@@ -103,6 +105,7 @@ class Toolstack:
         self._ends.put(None)
         self._janitor.join(5)
         self.cpus.stop()
+        self.networks.close()
 
     # --- telling ---------------------------------------------------------------------------------------------------------------
 
@@ -158,7 +161,7 @@ class Toolstack:
             domid = self._take_domid()
             self.pool.take(domid, config.memory_mib * 256)
         try:
-            guest = build_guest(config, domid, self.store, progress)
+            guest = build_guest(config, domid, self.store, progress, self.networks)
         except BaseException:
             self.pool.give(domid)
             raise

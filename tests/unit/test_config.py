@@ -82,8 +82,8 @@ def test_values(text: str, expected: object) -> None:
 
 
 def test_the_last_setting_wins_and_plus_equals_adds() -> None:
-    config = parse("memory=1\nmemory=64\nextra='a'\nextra+=' b'\ndisk=['x,,xvda']\ndisk+=['y,,xvdb','z,,xvdc']\nvif += ['v']")
-    assert (config.memory_mib, config.cmdline, config.disk, config.vif) == (64, "a b", ("x,,xvda", "y,,xvdb", "z,,xvdc"), ("v",))
+    config = parse("memory=1\nmemory=64\nextra='a'\nextra+=' b'\ndisk=['x,,xvda']\ndisk+=['y,,xvdb','z,,xvdc']\nvif += ['bridge=v']")
+    assert (config.memory_mib, config.cmdline, config.disk, config.vif) == (64, "a b", ("x,,xvda", "y,,xvdb", "z,,xvdc"), ("bridge=v",))
 
 
 def test_disks_are_parsed_where_they_stand() -> None:

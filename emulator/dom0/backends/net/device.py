@@ -1,0 +1,350 @@
+"""One virtual network interface of one guest: the handshake, the rings when there are any, and its port of a network.
+
+All but `deliver` runs in the domain's holder. Frames from other guests come as messages (`FramesIn`), so that the log of messages is
+enough to run the domain again without the network.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from emulator.abi.blkif import XENBUS_INITIALISING
+from emulator.abi.netif import XEN_NETIF_GSO_TYPE_TCPV4, XEN_NETIF_GSO_TYPE_TCPV6
+from emulator.dom0.backends.net.ring import FRAME
+from emulator.dom0.backends.net.rx import MAX_QUEUED_BYTES, MAX_QUEUED_FRAMES, RxRing
+from emulator.dom0.backends.net.side import Abilities, GuestSide, VifCounters
+from emulator.dom0.backends.net.tx import TxRing
+from emulator.dom0.grants import GrantError
+from emulator.dom0.network import Capture, Frame, Network, TokenBucket, mac_text
+from emulator.dom0.network.frame import complete, segment
+from emulator.dom0.vifspec import VifSpec
+from emulator.dom0.xenbus import BackendHandshake, Command, Connect, Disconnect, SwitchTo
+from emulator.dom0.xenstore import Perm, Store
+
+_READ: Final = 1  # tree.READ
+_IPV6: Final = b"\x86\xdd"
+_MOST: Final = (1 << 32) - 1
+_FEATURES: Final = {
+    "feature-sg": "1", "feature-gso-tcpv4": "1", "feature-gso-tcpv6": "1", "feature-ipv6-csum-offload": "1", "feature-rx-copy": "1",
+    "feature-rx-flip": "0", "feature-multicast-control": "1", "feature-split-event-channels": "1", "feature-ctrl-ring": "0",
+    "hotplug-status": "connected",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class VifState:
+    """A saved interface: of its rings the indices and what waited for the guest."""
+
+    spec: VifSpec
+    handshake: tuple[int, int, bool, bool, bool]
+    rings: tuple[tuple[int, int, str], tuple[int, int, str]] | None
+    grefs: tuple[int, ...]
+    frames: tuple[int, ...]
+    ports: tuple[int, ...]
+    abilities: Abilities
+    multicast: frozenset[bytes]
+    queue: tuple[Frame, ...]
+    credit: tuple[int, int] | None
+
+
+class Vif:
+    """`gone` is called once the device's nodes are removed, in the holder's turn."""
+
+    def __init__(self, spec: VifSpec, network: Network, side: GuestSide, store: Store, gone: Callable[[Vif], None]) -> None:
+        self.spec, self.network = spec, network
+        self.event_name = f"vif-{spec.devid}"
+        self.name = f"vif{side.domid}.{spec.devid}"
+        self._side, self._store, self._gone = side, store, gone
+        self.handshake = BackendHandshake()
+        self.tx: TxRing | None = None
+        self.rx: RxRing | None = None
+        self.ports: tuple[int, ...] = ()  # tx and rx, or one for both
+        self.grefs: tuple[int, ...] = ()
+        self.frames: tuple[int, ...] = ()
+        self.abilities = Abilities()
+        self.counters = VifCounters()
+        self.bucket = TokenBucket(spec.rate, side.now()) if spec.rate is not None else None
+        self.capture: Capture | None = None
+        self.trouble = ""  # why the interface was closed on the frontend
+        self.closed = threading.Event()
+        self._asleep = False  # waits for credit
+        self._posting = threading.Lock()
+        self._posted_frames = self._posted_bytes = 0
+        self.port = network.attach(self, spec.mac)
+        self.front = f"/local/domain/{side.domid}/device/vif/{spec.devid}"
+        self.back = f"/local/domain/0/backend/vif/{side.domid}/{spec.devid}"
+        self._libxl = f"/libxl/{side.domid}/device/vif/{spec.devid}"
+
+    # --- xenstore --------------------------------------------------------------------------------------------------------------
+
+    def advertise(self) -> None:
+        """The nodes as libxl writes them, then what this backend can do; the handshake starts."""
+        spec, domid = self.spec, self._side.domid
+        state, devid, mac = str(XENBUS_INITIALISING), str(spec.devid), mac_text(spec.mac)
+        back = {"frontend": self.front, "frontend-id": str(domid), "online": "1", "state": state, "script": "vif-bridge", "vifname": self.name,
+                "mac": mac, "bridge": spec.bridge, "handle": devid, "type": "vif"}  # fmt: skip
+        if spec.rate is not None:
+            back["rate"] = spec.rate.text()
+        front = {"backend": self.back, "backend-id": "0", "state": state, "handle": devid, "mac": mac, "mtu": str(spec.mtu),
+                 "trusted": str(int(spec.trusted))}  # fmt: skip
+        self._write_nodes(self.back, back, (Perm(0, 0), Perm(domid, _READ)))
+        self._write_nodes(self.front, front, (Perm(domid, 0), Perm(0, _READ)))
+        self._write_nodes(self._libxl, {"frontend": self.front, "backend": self.back, "type": "vif"}, (Perm(0, 0),))
+        self._write_nodes(self.back, _FEATURES, ())
+        self.run(self.handshake.start())
+
+    def _write_nodes(self, top: str, nodes: dict[str, str], perms: tuple[Perm, ...]) -> None:
+        """Nodes below `top`, which gets `perms`; they inherit them."""
+        with self._store.changing():
+            if perms:
+                self._store.write(top, "")
+                self._store.set_permissions(top, perms)
+            for key, value in nodes.items():
+                self._store.write(f"{top}/{key}", value)
+
+    def _number(self, key: str, limit: int, default: int | None = None) -> int:
+        """A number that the frontend wrote; GrantError when it is none."""
+        text = self._store.read(f"{self.front}/{key}")
+        if text is None and default is not None:
+            return default
+        if text is None or not text.isascii() or not text.isdigit() or len(text) > 10 or int(text) > limit:
+            raise GrantError(f"its {key} is {ascii(text)[:40]}")
+        return int(text)
+
+    # --- the handshake ---------------------------------------------------------------------------------------------------------
+
+    def frontend_changed(self, value: str | None) -> None:
+        """The frontend's state node reads `value` now (None: it is gone)."""
+        self.run(self.handshake.frontend_changed(int(value) if value and value.isascii() and value.isdigit() and len(value) < 4 else 0))
+
+    def run(self, commands: list[Command]) -> None:
+        for command in commands:
+            if isinstance(command, SwitchTo):
+                self._store.write(f"{self.back}/state", str(command.state))
+            elif isinstance(command, Connect):
+                self._connect()
+            elif isinstance(command, Disconnect):
+                self._disconnect()
+            else:
+                for path in (self.front, self.back, self._libxl):
+                    self._store.remove(path)
+                self._gone(self)
+
+    def detach(self, force: bool = False) -> None:
+        """Unplug."""
+        self._store.write(f"{self.back}/online", "0")
+        self.run(self.handshake.detach(force))
+
+    def forget(self) -> None:
+        """The guest is back at a moment when this interface was not there: nothing of it is in its memory or its nodes."""
+        self.tx = self.rx = None
+        self.handshake.attached, self.handshake.removed = False, True
+        self._store.remove(self.front)
+        self._gone(self)
+
+    def _connect(self) -> None:
+        """connect of xen-netback: what the frontend can do, its two rings, its one or two event channels."""
+        held: list[int] = []
+        ports: tuple[int, ...] = ()
+        try:
+            if self._number("multi-queue-num-queues", 64, 1) != 1:
+                raise GrantError("it wants several queues, one is offered")
+            if not self._number("request-rx-copy", 1, 0):
+                raise GrantError("it does not ask for rx-copy, nothing else is offered")
+            abilities = self._read_abilities()
+            grefs = (self._number("tx-ring-ref", _MOST), self._number("rx-ring-ref", _MOST))
+            split = self._store.read(f"{self.front}/event-channel-tx") is not None
+            keys = ("event-channel-tx", "event-channel-rx") if split else ("event-channel",)
+            ports = tuple(self._number(key, _MOST) for key in keys)
+            frames = []
+            for gref in grefs:
+                frames.append(self._side.grants.begin(gref, True))
+                held.append(gref)
+            if frames[0] == frames[1] or (split and ports[0] == ports[1]):
+                raise GrantError("its two rings are one")
+            for port in ports:
+                self._side.bind(port, self.event_name)
+        except (GrantError, ValueError) as bad:
+            for port in ports:
+                self._side.unbind(port, self.event_name)
+            for gref in held:
+                self._side.grants.end(gref, True)
+            self.fail(f"cannot connect: {bad}")
+            return
+        self.abilities, self.grefs, self.frames, self.ports = abilities, grefs, tuple(frames), ports
+        self._new_rings()
+        self.trouble = ""
+        self.run(self.handshake.connected())
+        for port in ports:
+            self._side.notify(port, self.event_name)
+        self.kick()
+
+    def _read_abilities(self) -> Abilities:
+        def has(key: str) -> bool:
+            return bool(self._number(key, 1, 0))
+
+        gso = {XEN_NETIF_GSO_TYPE_TCPV4: has("feature-gso-tcpv4"), XEN_NETIF_GSO_TYPE_TCPV6: has("feature-gso-tcpv6")}
+        return Abilities(has("feature-sg"), frozenset(kind for kind, can in gso.items() if can), not has("feature-no-csum-offload"),
+                         has("feature-ipv6-csum-offload"), has("request-multicast-control"))  # fmt: skip
+
+    def _new_rings(self) -> tuple[TxRing, RxRing]:
+        side = self._side
+        self.tx, self.rx = TxRing(side.memory, self.frames[0], side.grants), RxRing(side.memory, self.frames[1], side.grants)
+        return self.tx, self.rx
+
+    def _disconnect(self) -> None:
+        self.tx = self.rx = None
+        for port in self.ports:
+            self._side.unbind(port, self.event_name)
+        for gref in self.grefs:
+            self._side.grants.end(gref, True)
+        self.grefs, self.frames, self.ports = (), (), ()
+
+    def fail(self, why: str) -> None:
+        """Close the interface on this frontend, and say why; the guest's other devices and other guests are not concerned."""
+        self.trouble = why
+        self._side.log("warning", f"{self.name} closed: {why}")
+        self.run(self.handshake.failed())
+
+    # --- frames ----------------------------------------------------------------------------------------------------------------
+
+    def kick(self) -> None:
+        """The frontend sent an event: frames to send, or buffers."""
+        tx, rx = self.tx, self.rx
+        if tx is None or rx is None:
+            return
+        frames = tx.take(self._allow) if self.bucket is not None else tx.take()
+        if rx.queue:
+            rx.fill()
+        self._push(tx, rx)
+        if frames:
+            counters = self.counters
+            counters.tx_frames += len(frames)
+            counters.tx_bytes += sum([len(frame.data) for frame in frames])
+            counters.tx_errors += tx.errors
+            tx.errors = 0
+            self._record(frames, sent=True)
+            self.network.send(self.port, frames)
+
+    def _allow(self, size: int) -> bool:
+        assert self.bucket is not None
+        again = self.bucket.take(size, self._side.now())
+        if again and not self._asleep:
+            self._asleep = True
+            self._side.wake(self.event_name, again)
+        return not again
+
+    def _push(self, tx: TxRing, rx: RxRing) -> None:
+        if rx.written:
+            self._side.written(rx.written)
+            rx.written = []
+        if tx.push():
+            self._side.notify(self.ports[0], self.event_name)
+        if rx.push():
+            self._side.notify(self.ports[-1], self.event_name)
+        if tx.broken or rx.broken:
+            self.fail(f"sending: {tx.broken}" if tx.broken else f"receiving: {rx.broken}")
+
+    def deliver(self, frames: list[Frame]) -> None:
+        """Frames from the network: posted as far as there is room. Any thread."""
+        with self._posting:
+            room = []
+            for frame in frames:
+                size = len(frame.data)
+                if self._posted_frames >= MAX_QUEUED_FRAMES or self._posted_bytes + size > MAX_QUEUED_BYTES:
+                    self.counters.rx_dropped += 1
+                    continue
+                self._posted_frames += 1
+                self._posted_bytes += size
+                room.append(frame)
+        if room:
+            self._side.send(self.event_name, tuple(room))
+
+    def received(self, frames: tuple[Frame, ...]) -> None:
+        """A message: frames for the guest; none: time for what waited for credit."""
+        if not frames:
+            self._asleep = False
+            self.kick()
+            return
+        with self._posting:
+            self._posted_frames = max(0, self._posted_frames - len(frames))
+            self._posted_bytes = max(0, self._posted_bytes - sum([len(frame.data) for frame in frames]))
+        tx, rx = self.tx, self.rx
+        if tx is None or rx is None:
+            self.counters.rx_dropped += len(frames)
+            return
+        wanted = [one for frame in frames for one in self._prepared(frame, tx)]
+        if wanted:
+            self._record(wanted, sent=False)
+            before = rx.dropped
+            rx.put(wanted)
+            self.counters.rx_dropped += rx.dropped - before
+            self.counters.rx_frames += len(wanted)
+            self.counters.rx_bytes += sum([len(frame.data) for frame in wanted])
+        self._push(tx, rx)
+
+    def _prepared(self, frame: Frame, tx: TxRing) -> list[Frame]:
+        """As the frontend can take it; nothing when it does not want it."""
+        data, able = frame.data, self.abilities
+        if able.multicast_control and data[0] & 1 and data[:6] != b"\xff" * 6 and data[:6] not in tx.multicast:
+            return []
+        sums = able.csum6 if data[12:14] == _IPV6 else able.csum4
+        if frame.gso and not (able.sg and sums and frame.gso_type in able.gso):
+            return [one for one in segment(frame) if able.sg or len(one.data) <= FRAME]
+        if len(data) > FRAME and not able.sg:
+            self.counters.rx_dropped += 1
+            return []
+        if frame.blank and not sums:
+            return [complete(frame)]
+        return [frame]
+
+    def _record(self, frames: list[Frame], sent: bool) -> None:
+        capture = self.capture
+        if capture is not None:
+            now = time.time_ns()
+            for frame in frames:
+                capture.add(frame, now, sent)
+
+    # --- end, saving -----------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Leave the network. Nobody holds the domain any more, or its holder calls."""
+        if not self.closed.is_set():
+            self.closed.set()
+            self.network.detach(self.port)
+            self.stop_capture()
+
+    def stop_capture(self) -> Capture | None:
+        """The capture that ran, ended."""
+        capture, self.capture = self.capture, None
+        if capture is not None:
+            capture.close()
+        return capture
+
+    def save(self) -> VifState:
+        """Between two slices."""
+        rings = (self.tx.save(), self.rx.save()) if self.tx is not None and self.rx is not None else None
+        return VifState(self.spec, self.handshake.save(), rings, self.grefs, self.frames, self.ports, self.abilities,
+                        frozenset(self.tx.multicast) if self.tx else frozenset(), tuple(self.rx.queue) if self.rx else (),
+                        self.bucket.save() if self.bucket else None)  # fmt: skip
+
+    def load(self, state: VifState) -> None:
+        """The guest's memory, grants and event channels are those of `state` already."""
+        self.handshake.load(state.handshake)
+        self.grefs, self.frames, self.ports, self.abilities = state.grefs, state.frames, state.ports, state.abilities
+        self.tx = self.rx = None
+        if self.bucket is not None and state.credit is not None:
+            self.bucket.load(state.credit)
+        if state.rings is not None:
+            tx, rx = self._new_rings()
+            tx.load(state.rings[0])
+            rx.load(state.rings[1])
+            tx.multicast = set(state.multicast)
+            rx.queue.extend(state.queue)
+            rx.queued_bytes = sum(len(frame.data) for frame in state.queue)
+            if self._asleep or self.bucket is not None:
+                self._side.wake(self.event_name, 0)

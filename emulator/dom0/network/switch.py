@@ -1,0 +1,114 @@
+"""Named networks: each a bridge with what hangs on its ports, open to all threads.
+
+A sender's worker asks the bridge where its frames go, under the network's lock, and hands each port its share after that: a guest's
+port posts them to its mailbox, so that no worker ever touches another's domain. A port takes as much as it has room for; what it
+does not take is dropped, and counted, as in any switch.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from emulator.dom0.network.alarms import Alarms
+from emulator.dom0.network.bridge import Address, Bridge, PortCounters
+from emulator.dom0.network.frame import Frame
+
+
+class Sink(Protocol):
+    """What hangs on a port."""
+
+    name: str
+
+    def deliver(self, frames: list[Frame]) -> None:
+        """Take frames, from any thread, without blocking."""
+
+
+@dataclass(frozen=True)
+class PortReport:
+    number: int
+    name: str
+    mac: bytes | None
+    counters: PortCounters
+
+
+@dataclass(frozen=True)
+class NetworkReport:
+    """One network, for people."""
+
+    name: str
+    ports: tuple[PortReport, ...]
+    addresses: tuple[Address, ...]
+
+
+class Network:
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._lock = threading.Lock()
+        self._bridge = Bridge()
+        self._sinks: dict[int, Sink] = {}
+
+    def attach(self, sink: Sink, mac: bytes | None = None) -> int:
+        """A port for `sink`; see Bridge.attach."""
+        with self._lock:
+            number = self._bridge.attach(mac)
+            self._sinks[number] = sink
+            return number
+
+    def detach(self, number: int) -> None:
+        with self._lock:
+            self._bridge.detach(number)
+            del self._sinks[number]
+
+    def shared(self, mac: bytes) -> bool:
+        """Whether more than one port has this address."""
+        with self._lock:
+            return self._bridge.duplicates(mac) > 1
+
+    def send(self, number: int, frames: Sequence[Frame]) -> None:
+        """Frames from port `number`, in their order."""
+        now = time.monotonic_ns()
+        shares: dict[int, list[Frame]] = {}
+        with self._lock:
+            for frame in frames:
+                for target in self._bridge.send(number, frame, now):
+                    shares.setdefault(target, []).append(frame)
+            sinks = [(self._sinks[target], share) for target, share in shares.items()]
+        for sink, share in sinks:
+            sink.deliver(share)
+
+    @property
+    def empty(self) -> bool:
+        return not self._sinks
+
+    def report(self) -> NetworkReport:
+        with self._lock:
+            ports = tuple(PortReport(port.number, self._sinks[port.number].name, port.mac, port.counters) for port in self._bridge.ports.values())
+            return NetworkReport(self.name, ports, tuple(self._bridge.addresses(time.monotonic_ns())))
+
+
+class Networks:
+    """All networks of the host, by name; one is there as soon as something is put on it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._networks: dict[str, Network] = {}
+        self.alarms = Alarms()
+
+    def get(self, name: str) -> Network:
+        with self._lock:
+            network = self._networks.get(name)
+            if network is None:
+                network = self._networks[name] = Network(name)
+            return network
+
+    def reports(self) -> tuple[NetworkReport, ...]:
+        with self._lock:
+            networks = tuple(self._networks.values())
+        return tuple(network.report() for network in networks)
+
+    def close(self) -> None:
+        self.alarms.close()
