@@ -61,8 +61,10 @@ def write_cfg(folder: Path, *, memory: int = 96, extra: str = "") -> Path:
     """A cfg file with its initramfs beside it."""
     ramdisk, cfg = folder / "initramfs.cpio.gz", folder / "linux.cfg"
     if not ramdisk.exists():
-        subprocess.run([sys.executable, str(ROOT / "guests" / "mkinitramfs.py"), "-o", str(ramdisk)], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
-    cfg.write_text(f'name = "linux"\nuuid = "{UUID}"\nkernel = "{kernel()}"\nramdisk = "{ramdisk}"\nextra = "console=hvc0 quiet"\nmemory = {memory}\n{extra}')
+        script = ROOT / "guests" / "mkinitramfs.py"
+        subprocess.run([sys.executable, str(script), "-o", str(ramdisk)], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    files = f'kernel = "{kernel()}"\nramdisk = "{ramdisk}"\n'
+    cfg.write_text(f'name = "linux"\nuuid = "{UUID}"\n{files}extra = "console=hvc0 quiet"\nmemory = {memory}\n{extra}')
     return cfg
 
 

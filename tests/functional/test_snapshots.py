@@ -64,7 +64,8 @@ def linux(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     live.until(b"/root# ")
     # Work that goes on behind the shell: a checksum loop whose every wrong answer is kept, and a timer that ticks.
     right = MD5.decode()
-    live.command(f"while :; do s=$(md5sum /bin/busybox); [ \"${{s%% *}}\" = {right} ] || echo $s >> /tmp/wrong; echo x >> /tmp/sums; done &", b"/root# ")
+    live.command(f"right={right}", b"/root# ")
+    live.command('while :; do s=$(md5sum /bin/busybox); [ "${s%% *}" = $right ] || echo $s >> /tmp/wrong; echo x >> /tmp/sums; done &', b"/root# ")
     live.command("while sleep 0.05; do echo x >> /tmp/ticks; done &", b"/root# ")
     yield live
     live.close()
@@ -144,8 +145,9 @@ def test_work_goes_on_after_a_restore(linux: Live) -> None:
     linux.tools.snapshot(linux.domid, "work")
     for _ in range(3):
         linux.tools.restore(linux.domid, "work")
-        linux.command("a=$(wc -l < /tmp/ticks); b=$(wc -l < /tmp/sums); sleep 1.5; "
-                      "[ $(wc -l < /tmp/ticks) -gt $((a + 3)) ] && [ $(wc -l < /tmp/sums) -gt $b ] && echo it-$((1 + 1))-works", b"it-2-works")  # fmt: skip
+        linux.command("a=$(wc -l < /tmp/ticks); b=$(wc -l < /tmp/sums); sleep 1.5; echo slept-$((1 + 2))", b"slept-3")
+        linux.command("c=$(wc -l < /tmp/ticks); d=$(wc -l < /tmp/sums)", b"/root# ")
+        linux.command("[ $c -gt $((a + 3)) ] && [ $d -gt $b ] && echo it-$((1 + 1))-works", b"it-2-works")
     linux.tools.forget(linux.domid, "work")
 
 

@@ -1,0 +1,369 @@
+"""Event channels of two levels, timers, polling: who is woken, when, and what the shared bits say."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from emulator.abi.errno import EEXIST, EINVAL, ENOENT, ENOSPC, ENOSYS, EPERM, ESRCH, ETIME
+from emulator.abi.xen import EVENT_PORTS, SI_MASK, SI_PENDING, VI_PENDING_SEL, VI_UPCALL_PENDING
+from emulator.hypervisor.events import INTERDOMAIN, Port
+from emulator.hypervisor.mailbox import Kick, Level
+from tests.unit.domains import CODE, DATA, Tiny, tiny, va
+
+BIND_INTERDOMAIN, BIND_VIRQ, BIND_PIRQ, CLOSE, SEND, STATUS, ALLOC_UNBOUND, BIND_IPI, BIND_VCPU, UNMASK, RESET = range(11)
+SELF = 0x7FF0
+EVENT = va(CODE, 0x500)
+OP = "event_channel_op"
+
+
+@pytest.fixture
+def guest() -> Iterator[Tiny]:
+    with tiny() as made:
+        made.put(CODE, "ebfe", 0x500)
+        assert made.call("set_callbacks", EVENT, EVENT, EVENT) == 0
+        yield made
+
+
+class Bits:
+    """The shared page's event words, as the guest sees them."""
+
+    def __init__(self, guest: Tiny) -> None:
+        self.words, self.base = guest.domain.memory.words, guest.domain.layout.shared_info_mfn << 12
+        self.bytes, self.info = guest.domain.memory.bytes, guest.domain.vcpus[0].info
+
+    def _at(self, which: int, port: int) -> tuple[int, int]:
+        return (self.base + which >> 3) + (port >> 6), 1 << (port & 63)
+
+    def pending(self, port: int) -> bool:
+        at, bit = self._at(SI_PENDING, port)
+        return bool(self.words[at] & bit)
+
+    def mask(self, port: int) -> None:
+        at, bit = self._at(SI_MASK, port)
+        self.words[at] |= bit
+
+    def clear(self, port: int) -> None:
+        at, bit = self._at(SI_PENDING, port)
+        self.words[at] &= ~bit
+
+    @property
+    def selector(self) -> int:
+        return self.words[self.info + VI_PENDING_SEL >> 3]
+
+    @property
+    def upcall(self) -> int:
+        return self.bytes[self.info + VI_UPCALL_PENDING]
+
+    def take(self) -> None:
+        """What an upcall handler does first."""
+        self.bytes[self.info + VI_UPCALL_PENDING] = 0
+        self.words[self.info + VI_PENDING_SEL >> 3] = 0
+
+
+def bound(guest: Tiny, command: int, form: str, *values: int) -> int:
+    """A command that answers a port in the last field of its structure."""
+    assert guest.call_with(OP, command, form, *values) == 0
+    size = struct.calcsize("<" + form)
+    return int.from_bytes(guest.get(DATA, 4, size - 4), "little")
+
+
+def test_an_event_sets_all_its_bits_once(guest: Tiny) -> None:
+    bits, port = Bits(guest), bound(guest, BIND_IPI, "II", 0, 0)
+    assert guest.call_with(OP, SEND, "I", port) == 0
+    assert (bits.pending(port), bits.selector, bits.upcall) == (True, 1 << (port >> 6), 1)
+    bits.take()
+    assert guest.call_with(OP, SEND, "I", port) == 0
+    assert (bits.selector, bits.upcall) == (0, 0), "it was pending already: no second edge"
+    bits.clear(port)
+    assert guest.call_with(OP, SEND, "I", port) == 0
+    assert bits.upcall == 1
+
+
+def test_a_masked_event_waits_and_unmask_delivers_it(guest: Tiny) -> None:
+    bits, port = Bits(guest), bound(guest, BIND_IPI, "II", 0, 0)
+    bits.mask(port)
+    assert guest.call_with(OP, SEND, "I", port) == 0
+    assert (bits.pending(port), bits.selector, bits.upcall) == (True, 0, 0)
+    assert guest.call_with(OP, UNMASK, "I", port) == 0
+    assert (bits.selector, bits.upcall) == (1 << (port >> 6), 1)
+    bits.take()
+    assert guest.call_with(OP, UNMASK, "I", port) == 0
+    assert bits.upcall == 0, "it was not masked: nothing to do"
+
+
+@pytest.mark.parametrize("port", [0, EVENT_PORTS, EVENT_PORTS + 1, (1 << 32) - 1])
+def test_ports_that_do_not_exist(guest: Tiny, port: int) -> None:
+    for command in (SEND, CLOSE, UNMASK):
+        assert guest.call_with(OP, command, "I", port) == -EINVAL
+    assert guest.call_with(OP, BIND_VCPU, "II", port, 0) == -EINVAL
+
+
+def test_the_last_port_can_be_used(guest: Tiny) -> None:
+    bits = Bits(guest)
+    for _ in range(EVENT_PORTS - 1 - len(guest.domain.events.ports)):
+        guest.domain.events.allocate(Port(INTERDOMAIN))
+    assert guest.call_with(OP, BIND_IPI, "II", 0, 0) == -ENOSPC
+    guest.domain.events.set_pending(EVENT_PORTS - 1)
+    assert bits.pending(EVENT_PORTS - 1)
+    assert bits.selector == 1 << 63
+
+
+def test_a_closed_port_is_free_and_quiet(guest: Tiny) -> None:
+    bits, port = Bits(guest), bound(guest, BIND_IPI, "II", 0, 0)
+    assert guest.call_with(OP, SEND, "I", port) == 0
+    assert guest.call_with(OP, CLOSE, "I", port) == 0
+    assert not bits.pending(port)
+    assert guest.call_with(OP, SEND, "I", port) == -EINVAL
+    assert guest.call_with(OP, CLOSE, "I", port) == -EINVAL
+    guest.domain.events.set_pending(port)
+    assert not bits.pending(port)
+    assert bound(guest, BIND_IPI, "II", 0, 0) == port, "the lowest free number comes again"
+
+
+def test_virqs(guest: Tiny) -> None:
+    port = bound(guest, BIND_VIRQ, "III", 0, 0, 0)
+    assert guest.call_with(OP, BIND_VIRQ, "III", 0, 0, 0) == -EEXIST
+    assert guest.call_with(OP, BIND_VIRQ, "III", 24, 0, 0) == -EINVAL
+    assert guest.call_with(OP, BIND_VIRQ, "III", 1, 5, 0) == -ENOENT
+    assert guest.call_with(OP, SEND, "I", port) == -EINVAL, "nobody sends to a VIRQ"
+    assert guest.call_with(OP, BIND_VCPU, "II", port, 0) == -EINVAL
+    assert guest.call_with(OP, CLOSE, "I", port) == 0
+    assert bound(guest, BIND_VIRQ, "III", 0, 0, 0) == port
+
+
+def test_what_no_domain_of_ours_may(guest: Tiny) -> None:
+    assert guest.call_with(OP, BIND_PIRQ, "III", 1, 0, 0) < 0
+    assert guest.call_with(OP, ALLOC_UNBOUND, "HHI", 5, 0, 0) in (-EPERM, -ESRCH)
+    assert guest.call_with(OP, BIND_INTERDOMAIN, "HxxII", 77, 1, 0) in (-ESRCH, -EINVAL)
+    assert guest.call_with(OP, STATUS, "HxxIIIII", 9, 1, 0, 0, 0, 0) in (-EPERM, -ESRCH)
+    for command in (11, 12, 13, 14, 99):
+        assert guest.call_with(OP, command, "QQ", 0, 0) in (-ENOSYS, -EINVAL)
+    assert guest.call(OP, SEND, va(300)) == -14
+
+
+def test_a_channel_to_oneself_carries_events_both_ways(guest: Tiny) -> None:
+    bits = Bits(guest)
+    near = bound(guest, ALLOC_UNBOUND, "HHI", SELF, SELF, 0)
+    assert guest.call_with(OP, SEND, "I", near) == 0, "nobody is there: the event is lost, as in Xen"
+    far = bound(guest, BIND_INTERDOMAIN, "HxxII", SELF, near, 0)
+    assert far != near
+    bits.clear(near)
+    bits.clear(far)
+    assert guest.call_with(OP, SEND, "I", near) == 0
+    assert (bits.pending(near), bits.pending(far)) == (False, True)
+    assert guest.call_with(OP, SEND, "I", far) == 0
+    assert bits.pending(near)
+    assert guest.call_with(OP, CLOSE, "I", far) == 0
+    assert guest.call_with(OP, STATUS, "HxxIIIII", SELF, near, 0, 0, 0, 0) == 0
+    assert int.from_bytes(guest.get(DATA, 4, 8), "little") == 1, "its far end closed: it is unbound again"
+    assert guest.call_with(OP, SEND, "I", near) == 0
+
+
+def test_status_tells_what_a_port_is(guest: Tiny) -> None:
+    virq, ipi = bound(guest, BIND_VIRQ, "III", 0, 0, 0), bound(guest, BIND_IPI, "II", 0, 0)
+    unbound = bound(guest, ALLOC_UNBOUND, "HHI", SELF, 0, 0)
+    for port, kind in ((virq, 4), (ipi, 5), (unbound, 1), (999, 0)):
+        assert guest.call_with(OP, STATUS, "HxxIIIII", SELF, port, 9, 9, 9, 9) == 0
+        assert int.from_bytes(guest.get(DATA, 4, 8), "little") == kind
+
+
+def test_the_older_form_of_the_hypercall(guest: Tiny) -> None:
+    assert guest.call("event_channel_op_compat", guest.put(DATA, struct.pack("<III", BIND_IPI, 0, 0))) == 0
+    assert int.from_bytes(guest.get(DATA, 4, 8), "little") in guest.domain.events.ports
+
+
+def test_reset_closes_all(guest: Tiny) -> None:
+    for _ in range(5):
+        bound(guest, BIND_IPI, "II", 0, 0)
+    assert guest.call_with(OP, RESET, "H", SELF) == 0
+    assert not guest.domain.events.ports
+    assert not guest.domain.events.virqs
+
+
+# --- blocking, polling, timers -------------------------------------------------------------------------------------------------
+
+
+def blocked(guest: Tiny) -> bool:
+    return guest.domain.vcpus[0].blocked
+
+
+def test_a_block_ends_with_an_event(guest: Tiny) -> None:
+    port = bound(guest, BIND_IPI, "II", 0, 0)
+    assert guest.call("sched_op", 1) == 0
+    assert blocked(guest)
+    assert not guest.domain.vcpus[0].upcall_masked, "blocking unmasks"
+    guest.domain.post(Kick(port))
+    guest.domain.slice(1_000_000)
+    assert not blocked(guest)
+    assert guest.domain.core.rip == EVENT
+
+
+def test_a_block_with_an_event_waiting_does_not_sleep(guest: Tiny) -> None:
+    port = bound(guest, BIND_IPI, "II", 0, 0)
+    guest.domain.events.set_pending(port)
+    assert guest.call("sched_op", 1) == 0
+    assert not blocked(guest)
+    assert guest.domain.core.rip == EVENT
+
+
+def test_a_masked_port_does_not_end_a_block_but_ends_a_poll(guest: Tiny) -> None:
+    bits, port = Bits(guest), bound(guest, BIND_IPI, "II", 0, 0)
+    bits.mask(port)
+    assert guest.call("sched_op", 1) == 0
+    guest.domain.events.set_pending(port)
+    assert blocked(guest)
+    guest.domain.vcpus[0].wake()
+    bits.clear(port)
+    guest.domain.vcpus[0].upcall_masked = True
+    assert poll(guest, [port]) == 0
+    assert blocked(guest)
+    guest.domain.events.set_pending(port)
+    assert not blocked(guest)
+
+
+def poll(guest: Tiny, ports: list[int], timeout: int = 0) -> int:
+    guest.put(DATA, struct.pack(f"<{len(ports)}I", *ports), 512)
+    return guest.call_with("sched_op", 3, "QIxxxxQ", va(DATA, 512), len(ports), timeout)
+
+
+def test_poll_returns_at_once_for_what_is_pending_or_past(guest: Tiny) -> None:
+    port = bound(guest, BIND_IPI, "II", 0, 0)
+    guest.domain.clock.level(1_000_000)
+    assert poll(guest, [port], 1) == 0
+    assert not blocked(guest)
+    guest.domain.events.set_pending(port)
+    assert poll(guest, [port]) == 0
+    assert not blocked(guest)
+
+
+def test_poll_ends_at_its_time(guest: Tiny) -> None:
+    port = bound(guest, BIND_IPI, "II", 0, 0)
+    guest.put(CODE, "9090ebfe")  # a hypercall made from here advances RIP by its two bytes
+    guest.domain.core.rip = va(CODE)
+    end = guest.domain.clock.now() + 5_000_000
+    assert poll(guest, [port], end) == 0
+    guest.domain.slice(100_000, 4_000_000)
+    assert blocked(guest)
+    guest.domain.slice(100_000, end + 1_000_000)
+    assert not blocked(guest)
+    assert guest.domain.core.rip == va(CODE, 2), "a poll delivers nothing"
+
+
+def test_poll_refuses_nonsense(guest: Tiny) -> None:
+    assert poll(guest, [EVENT_PORTS]) == -EINVAL
+    assert guest.call_with("sched_op", 3, "QIxxxxQ", va(DATA), 129, 0) == -EINVAL
+    assert guest.call_with("sched_op", 3, "QIxxxxQ", va(300), 1, 0) == -14
+    assert not blocked(guest)
+
+
+def test_a_singleshot_timer_fires_once_and_not_early(guest: Tiny) -> None:
+    bits, port = Bits(guest), bound(guest, BIND_VIRQ, "III", 0, 0, 0)
+    domain = guest.domain
+    guest.put(CODE, "9090ebfe")  # a hypercall made from here advances RIP by its two bytes
+    domain.core.rip = va(CODE)
+    at = domain.clock.now() + 3_000_000
+    assert guest.call("set_timer_op", at) == 0
+    for _ in range(100):
+        if domain.clock.now() >= at:
+            break
+        assert not bits.pending(port)
+        domain.slice(1_000_000)
+    domain.slice(10)
+    assert bits.pending(port)
+    assert domain.clock.now() < at + 200_000
+    bits.clear(port)
+    domain.slice(50_000_000)
+    assert not bits.pending(port)
+
+
+def test_a_timer_of_the_past_fires_at_once(guest: Tiny) -> None:
+    bits, port = Bits(guest), bound(guest, BIND_VIRQ, "III", 0, 0, 0)
+    guest.domain.clock.level(1_000_000)
+    assert guest.call("set_timer_op", 5) == 0
+    guest.run("ebfe", slices=2)
+    assert bits.pending(port)
+
+
+def test_a_vcpus_timers(guest: Tiny) -> None:
+    bits, port = Bits(guest), bound(guest, BIND_VIRQ, "III", 0, 0, 0)
+    domain = guest.domain
+    domain.clock.level(10_000_000)
+    assert guest.call("vcpu_op", 8, 0, guest.put(DATA, struct.pack("<QI", 5, 1))) == -ETIME
+    assert guest.call("vcpu_op", 8, 0, guest.put(DATA, struct.pack("<QI", domain.clock.now() + 1_000_000, 1))) == 0
+    assert guest.call("vcpu_op", 9, 0) == 0
+    guest.put(CODE, "9090ebfe")  # a hypercall made from here advances RIP by its two bytes
+    domain.core.rip = va(CODE)
+    domain.slice(20_000_000)
+    assert not bits.pending(port), "it was stopped"
+    assert guest.call("vcpu_op", 6, 0, guest.put(DATA, struct.pack("<Q", 999_999))) == -EINVAL
+    assert guest.call("vcpu_op", 6, 0, guest.put(DATA, struct.pack("<Q", 2_000_000))) == 0
+    domain.core.rip = va(CODE)
+    fired = 0
+    for _ in range(40):
+        domain.slice(4_000_000)
+        fired += bits.pending(port)
+        bits.clear(port)
+    assert 8 <= fired <= 11, "20 ms of a period of 2 ms"
+    assert guest.call("vcpu_op", 7, 0) == 0
+    assert guest.call("vcpu_op", 8, 7, guest.put(DATA, bytes(16))) == -ENOENT
+    assert guest.call("vcpu_op", 99, 0, 0) == -ENOSYS
+
+
+def test_a_timer_ends_a_block(guest: Tiny) -> None:
+    bound(guest, BIND_VIRQ, "III", 0, 0, 0)
+    domain = guest.domain
+    at = domain.clock.now() + 1_000_000
+    assert guest.call("set_timer_op", at) == 0
+    assert guest.call("sched_op", 1) == 0
+    domain.slice(1000)
+    assert blocked(guest)
+    assert domain.time.next_deadline() == at
+    domain.slice(1000, at + 10)
+    assert not blocked(guest)
+    assert domain.core.rip == EVENT
+
+
+def test_time_never_goes_back(guest: Tiny) -> None:
+    domain = guest.domain
+    Level(5_000_000).apply(domain)
+    now = domain.clock.now()
+    assert now >= 5_000_000
+    Level(1_000).apply(domain)
+    assert domain.clock.now() == now
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 6)), max_size=60))
+def test_no_event_is_ever_lost(shared_guest: Tiny, actions: list[tuple[int, int]]) -> None:
+    """Whatever order of sends, masks, unmasks and takes: an unmasked pending port is always reachable from the upcall."""
+    bits, events = Bits(shared_guest), shared_guest.domain.events
+    for action, port in actions:
+        if action == 0:
+            events.set_pending(port)
+        elif action == 1:
+            bits.mask(port)
+        elif action == 2:
+            events.unmask(port)
+        elif action == 3:  # an upcall handler: takes the selector, then each of its unmasked ports
+            selector = bits.selector
+            bits.take()
+            for number in range(1, 7):
+                if selector >> (number >> 6) & 1 and not events.masked(number):
+                    bits.clear(number)
+        waiting = [number for number in range(1, 7) if bits.pending(number) and not events.masked(number)]
+        if waiting:
+            assert bits.upcall
+            assert all(bits.selector >> (number >> 6) & 1 for number in waiting)
+
+
+@pytest.fixture(scope="module")
+def shared_guest() -> Iterator[Tiny]:
+    with tiny() as made:
+        while len(made.domain.events.ports) < 6:
+            made.domain.events.bind_ipi(0)
+        yield made
