@@ -12,7 +12,7 @@ from emulator.abi.xen import HYPERCALL_NUMBER, XEN_L4_FIRST, XEN_L4_LAST
 from emulator.cpu.core import MASK64, RAX
 from emulator.cpu.native import VECTOR_SYSCALL
 from emulator.hypervisor.domain import Domain, DomainSpec
-from emulator.hypervisor.memory.frames import L1, L2, L4, WRITABLE
+from emulator.hypervisor.memory.frames import L1, L2, L4, SEG_DESC, WRITABLE
 from emulator.hypervisor.memory.frames import SHARED as SHARED_OWNER
 
 PRESENT, RW, USER, NX = 1, 2, 4, 1 << 63
@@ -142,9 +142,9 @@ class Tiny:
                 walk(mfn, kind)
 
         def walk(mfn: int, kind: int) -> None:
-            for index in range(512):
+            for index in np.flatnonzero(domain.memory.quads[mfn << 9 : mfn + 1 << 9] & np.uint64(PRESENT)).tolist():
                 entry = words[mfn << 9 | index]
-                if not entry & PRESENT or (kind == L4 and XEN_L4_FIRST <= index <= XEN_L4_LAST):
+                if kind == L4 and XEN_L4_FIRST <= index <= XEN_L4_LAST:
                     continue
                 target = (entry & 0x000FFFFFFFFFF000) >> 12
                 if kind >= L2:
@@ -162,6 +162,8 @@ class Tiny:
             for table in (vcpu.cr3_kernel, vcpu.cr3_user):
                 if table:
                     use(table, L4)
+            for mfn in (*vcpu.gdt_frames, *vcpu.ldt_frames.values()):
+                use(mfn, SEG_DESC)
         for mfn in np.flatnonzero(frames.owners == SHARED_OWNER).tolist():
             use(mfn, WRITABLE)  # for being shared
         for entry in domain.grants.active.values():
@@ -175,10 +177,10 @@ class Tiny:
         """Types and counts are what a recount finds."""
         kinds, uses, readers = self.recount()
         frames = self.domain.frames
-        found = {mfn: frames.count[mfn] for mfn in range(frames.frames) if frames.count[mfn]}
+        found = {mfn: frames.count[mfn] for mfn in np.flatnonzero(frames.counts).tolist()}
         assert found == uses
         assert {mfn: frames.type[mfn] for mfn in found} == kinds
-        assert {mfn: frames.readers[mfn] for mfn in range(frames.frames) if frames.readers[mfn]} == readers
+        assert {mfn: frames.readers[mfn] for mfn in np.flatnonzero(frames.reads).tolist()} == readers
 
     def close(self) -> None:
         self.domain.close()
