@@ -188,16 +188,6 @@ def _vcpus(host: HostApi, args: Arguments) -> CommandResult:
     return CommandResult(ok=True, domid=args.domid(), message=f"domain {args.domid()} asked to use {args.get('count', 0)} vCPUs")
 
 
-def _mem_set(host: HostApi, args: Arguments) -> CommandResult:
-    host.set_memory(args.domid(), args.get("kib", 0))
-    return CommandResult(ok=True, domid=args.domid(), message=f"domain {args.domid()} asked to go to {args.get('kib', 0) >> 10} MiB")
-
-
-def _mem_max(host: HostApi, args: Arguments) -> CommandResult:
-    host.set_max_memory(args.domid(), args.get("kib", 0))
-    return CommandResult(ok=True, domid=args.domid(), message=f"domain {args.domid()} may have up to {args.get('kib', 0) >> 10} MiB")
-
-
 _DOMID = {"domid": int}
 COMMANDS: Mapping[str, Command] = {
     "create": Command(_create, {}, {"file": str, "text": str, "extra": str, "name": str, "paused": bool}),

@@ -21,7 +21,6 @@ from emulator.dom0.config import DomainConfig
 from emulator.dom0.guest import Guest, build_guest
 from emulator.dom0.memoryverbs import DomainMemory
 from emulator.dom0.network import Networks
-from emulator.dom0.memoryverbs import DomainMemory
 from emulator.dom0.snapshots import Snapshot
 from emulator.dom0.transcript import Transcript
 from emulator.dom0.xenstore import Store

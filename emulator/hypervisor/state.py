@@ -72,21 +72,6 @@ def claim_of(state: DomainState) -> int:
     return max(state.reservation[0], state.reservation[1])
 
 
-def cannot_load(domain: Domain, state: DomainState) -> str:
-    """Why the domain cannot go back to `state`, empty when it can: what other domains hold of it, and it of them, is not its own to
-    turn back."""
-    if domain.mappings.foreign() != domain.mappings.foreign_in(state.mappings):
-        return "it maps other frames of other domains now than it did then"
-    if domain.grants.used_by_guests() != domain.grants.used_by_guests(state.grants["active"]):
-        return "other domains use other grants of it now than they did then"
-    return ""
-
-
-def claim_of(state: DomainState) -> int:
-    """Frames that the domain owned then, or might take."""
-    return max(state.reservation[0], state.reservation[1])
-
-
 def load_domain(domain: Domain, state: DomainState) -> None:
     """The memory must hold what it held when `state` was saved. Translations are the caller's to drop."""
     if state.version != VERSION:
