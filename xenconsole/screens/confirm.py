@@ -122,7 +122,10 @@ class TooSmallScreen(Dialog[None]):
     def on_screen_resume(self) -> None:
         """A dialog that lay over it may have been there while the terminal grew."""
         if self.fits(self.app.size):
-            self.call_later(self.dismiss, None)
+            self.call_later(self._leave)
+
+    def _leave(self) -> None:
+        self.dismiss(None)
 
     def fits(self, size: Size) -> bool:
         return size.width >= self._least[0] and size.height >= self._least[1]

@@ -57,6 +57,7 @@ class SnapshotsScreen(Screen[None]):
         """Ask the engine for the list again."""
         shell = cast("ConsoleApp", self.app)
         name = shell.name_of(self.domid)
+        before = self.chosen
         try:
             self._taken = tuple(sorted(await shell.client.snapshots(self.domid), key=lambda s: -s.taken_unix))
         except (ConnectionError, UserError) as error:
@@ -66,11 +67,11 @@ class SnapshotsScreen(Screen[None]):
         count = f"{self._known} snapshot{'' if self._known == 1 else 's'}"
         self.query_one("#title", Static).update(f" {name}   {count}   {'' if self._known else 'S takes one'}")
         options = self.query_one(OptionList)
-        place = options.highlighted
         options.clear_options()
         options.add_options([Option(self._line(snap), id=str(i)) for i, snap in enumerate(self._taken)])
         if self._taken:
-            options.highlighted = min(place or 0, len(self._taken) - 1)
+            same = (i for i, snap in enumerate(self._taken) if before is not None and snap.name == before.name)
+            options.highlighted = next(same, 0)  # the cursor stays on its snapshot when another one comes
             options.focus()
 
     def _line(self, snap: SnapshotView) -> Text:
