@@ -85,7 +85,11 @@ class Tiny:
         core.regs[RAX] = HYPERCALL_NUMBER[name] if isinstance(name, str) else name
         for register, value in zip(_REGISTERS, arguments, strict=False):
             core.regs[register] = value & MASK64
-        core.on_trap(VECTOR_SYSCALL)
+        rip = core.rip
+        for _ in range(100_000):  # a long hypercall begins again where it was interrupted
+            core.on_trap(VECTOR_SYSCALL)
+            if core.rip != rip or self.domain.ended:
+                break
         result = core.regs[RAX]
         return result - (1 << 64) if result >> 63 else result
 

@@ -1,0 +1,287 @@
+"""Hypercalls: what is not there, what is not allowed, lists that fail half way, and the mailbox that brings the outside in."""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from emulator.abi.errno import EFAULT, EINVAL, ENOSYS, EPERM, ESRCH
+from emulator.abi.xen import DOMID_SELF, HYPERCALL_NUMBER, HYPERCALLS
+from emulator.cpu.core import R11, RAX, RCX, RSP
+from emulator.hypervisor.domain import Domain
+from emulator.hypervisor.mailbox import Kick, Level, Logged, ToBackend
+from emulator.hypervisor.trace import Trace
+from tests.unit.domains import CODE, DATA, FREE_SLOT, PT_L1, STACK, Tiny, tiny, va
+
+POPULATE, DECREASE, CURRENT, MAXIMUM = 6, 1, 3, 4
+
+
+@pytest.fixture
+def guest() -> Iterator[Tiny]:
+    with tiny() as made:
+        yield made
+
+
+# --- the table -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [11, 38, 39, 43, 47, 48, 56, 63, 64, 1000, 1 << 31, (1 << 64) - 1])
+def test_what_is_not_there_answers_enosys(guest: Tiny, number: int) -> None:
+    assert guest.call(number, 1, 2, 3) == -ENOSYS
+    assert guest.domain.ended == ""
+
+
+@pytest.mark.parametrize("name", ["domctl", "sysctl", "platform_op"])
+def test_what_only_domain_0_may_is_refused(guest: Tiny, name: str) -> None:
+    assert guest.call(name, va(DATA)) == -EPERM
+
+
+def test_a_hypercall_by_syscall_goes_on_behind_it(guest: Tiny) -> None:
+    core = guest.domain.core
+    core.regs[RCX], core.regs[R11], core.regs[RSP] = 5, 6, va(STACK, 2048)
+    core.regs[7] = 0  # XENVER_version
+    guest.run("b811000000 0f05 ebfe")
+    assert core.rip == va(CODE, 7)
+    assert core.regs[RAX] == 4 << 16 | 17
+    assert core.regs[RSP] == va(STACK, 2048)
+    assert guest.domain.stats.hypercalls == 1
+    assert guest.domain.stats.by_number[17] == 1
+
+
+def test_hypercalls_cost_time(guest: Tiny) -> None:
+    before = guest.domain.clock.now()
+    guest.call("xen_version", 0)
+    assert 1_000 <= guest.domain.clock.now() - before <= 20_000
+
+
+TELLING = [va(DATA), va(DATA, 4090), va(FREE_SLOT), va(PT_L1), DOMID_SELF]
+ARGUMENT = st.one_of(st.integers(0, (1 << 64) - 1), st.integers(0, 40), st.sampled_from(TELLING))
+FATAL = {"iret", "sched_op", "sched_op_compat"}
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(sorted(set(HYPERCALL_NUMBER) - FATAL)), st.lists(ARGUMENT, min_size=6, max_size=6), st.binary(min_size=64, max_size=64))
+def test_no_arguments_get_past_an_errno(name: str, arguments: list[int], structure: bytes) -> None:
+    """Counts are kept small: a long list of a guest's is a matter of time, not of safety."""
+    if name in ("mmu_update", "mmuext_op", "multicall", "console_io", "update_va_mapping"):
+        arguments[1] &= 0xFF
+    with tiny() as guest:
+        guest.put(DATA, structure)
+        result = guest.call(name, *arguments)
+        assert result > -4096
+        assert guest.domain.ended in ("", "crash")
+        guest.domain.slice(20_000)
+
+
+# --- multicall ---------------------------------------------------------------------------------------------------------------
+
+
+def multicall(guest: Tiny, *calls: tuple[str | int, tuple[int, ...]], at: int = DATA) -> list[int]:
+    """The result of each."""
+    entries = b""
+    for name, arguments in calls:
+        number = HYPERCALL_NUMBER[name] if isinstance(name, str) else name
+        entries += struct.pack("<QQ6Q", number, 0x5555, *(*arguments, *[0] * (6 - len(arguments))))
+    assert guest.call("multicall", guest.put(at, entries), len(calls)) == 0
+    data = guest.get(at, 64 * len(calls))
+    return [struct.unpack_from("<q", data, 64 * index + 8)[0] for index in range(len(calls))]
+
+
+def test_a_multicall_goes_on_after_a_failure_and_tells_each_result(guest: Tiny) -> None:
+    version = ("xen_version", (0,))
+    found = multicall(guest, version, ("domctl", ()), (99, ()), ("xen_version", (1, va(FREE_SLOT))), version)
+    assert found == [4 << 16 | 17, -EPERM, -ENOSYS, -EFAULT, 4 << 16 | 17]
+
+
+def test_multicalls_do_not_nest(guest: Tiny) -> None:
+    assert multicall(guest, ("multicall", (va(DATA), 1)))[0] in (-EINVAL, -ENOSYS)
+    assert multicall(guest, ("iret", ()))[0] < 0
+
+
+def test_a_multicall_over_the_end_of_memory_does_what_it_could(guest: Tiny) -> None:
+    entry = struct.pack("<QQ6Q", HYPERCALL_NUMBER["xen_version"], 0x5555, *[0] * 6)
+    guest.put(255, entry * 2, 4096 - 128)
+    slot = va(300)
+    assert guest.update((guest.entry_address(300), guest.mfn(255) << 12 | 7))[0] == 0
+    assert guest.call("multicall", slot + 4096 - 128, 3) == -EFAULT
+    assert struct.unpack("<q", guest.get(255, 8, 4096 - 128 + 8)) == (4 << 16 | 17,)
+    assert struct.unpack("<q", guest.get(255, 8, 4096 - 64 + 8)) == (4 << 16 | 17,)
+
+
+def test_a_shutdown_in_a_multicall_ends_it(guest: Tiny) -> None:
+    guest.put(DATA, struct.pack("<I", 0), 2048)
+    found = multicall(guest, ("sched_op", (2, va(DATA, 2048))), ("xen_version", (0,)))
+    assert guest.domain.ended == "poweroff"
+    assert found[1] == 0x5555
+
+
+# --- memory ------------------------------------------------------------------------------------------------------------------
+
+
+def reservation(guest: Tiny, command: int, frames: list[int], order: int = 0, domid: int = DOMID_SELF) -> int:
+    guest.put(DATA, struct.pack(f"<{len(frames)}Q", *frames), 512)
+    return guest.call_with("memory_op", command, "QQIIHxxxxxx", va(DATA, 512), len(frames), order, 0, domid)
+
+
+def test_frames_given_back_are_gone_and_may_come_again(guest: Tiny) -> None:
+    domain = guest.domain
+    owned = guest.call_with("memory_op", CURRENT, "H", DOMID_SELF)
+    mfn = guest.mfn(100)
+    assert reservation(guest, DECREASE, [mfn]) in (0, 1)  # it is mapped: Xen lets it go with its last use
+    assert guest.update((guest.entry_address(100), 0)) == (0, 1)
+    if domain.frames.owned(mfn):
+        assert reservation(guest, DECREASE, [mfn]) == 1
+    assert not domain.frames.owned(mfn)
+    assert guest.call_with("memory_op", CURRENT, "H", DOMID_SELF) == owned - 1
+    assert guest.update((guest.entry_address(FREE_SLOT), mfn << 12 | 7))[0] < 0, "it is nobody's now"
+    assert reservation(guest, DECREASE, [mfn]) == 0
+    assert reservation(guest, POPULATE, [100]) == 1
+    new = int.from_bytes(guest.get(DATA, 8, 512), "little")
+    assert domain.layout.pfn_of(new) == 100
+    assert guest.update((guest.entry_address(100), new << 12 | 7)) == (0, 1)
+    assert domain.memory.frame(new) == bytes(4096)
+    assert reservation(guest, POPULATE, [101]) == 0, "the domain is at its maximum"
+
+
+def test_what_is_in_use_or_anothers_is_not_given_back(guest: Tiny) -> None:
+    layout = guest.domain.layout
+    for mfn in (guest.mfn(PT_L1), layout.gdt_mfn, 0, guest.domain.memory.frames, 1 << 50):
+        owner = guest.domain.frames.owner[mfn] if mfn < guest.domain.frames.frames else None
+        reservation(guest, DECREASE, [mfn])
+        assert owner is None or guest.domain.frames.owner[mfn] == owner
+    guest.check_counts()
+    assert guest.update((guest.entry_address(CODE), guest.entry(CODE))) == (0, 1), "the tables still work"
+
+
+def test_other_domains_memory_is_refused(guest: Tiny) -> None:
+    for domid in (0, 77):
+        assert reservation(guest, DECREASE, [guest.mfn(100)], domid=domid) <= 0, "none was done"
+        assert reservation(guest, POPULATE, [1], domid=domid) <= 0
+    assert guest.domain.frames.owned(guest.mfn(100))
+    assert guest.call_with("memory_op", MAXIMUM, "H", 0) in (-ESRCH, -EPERM)
+    assert guest.call_with("memory_op", 62, "Q", 0) == -ENOSYS
+    assert guest.call("memory_op", CURRENT, va(FREE_SLOT)) == -EFAULT
+
+
+def test_the_memory_map_is_one_area(guest: Tiny) -> None:
+    guest.put(DATA, bytes(64), 512)
+    assert guest.call_with("memory_op", 9, "IxxxxQ", 4, va(DATA, 512)) == 0
+    assert guest.get(DATA, 4) == (1).to_bytes(4, "little")
+    assert struct.unpack("<QQI", guest.get(DATA, 20, 512)) == (0, 256 << 12, 1)
+
+
+# --- shutdown, console, version, trace ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("reason", "ended"), [(0, "poweroff"), (1, "reboot"), (3, "crash")])
+def test_shutdown(guest: Tiny, reason: int, ended: str) -> None:
+    assert guest.call_with("sched_op", 2, "I", reason) == 0
+    assert guest.domain.ended == ended
+    guest.domain.slice(1_000_000)
+    assert guest.domain.core.rip == va(CODE, 2), "an ended domain runs no further"
+
+
+def test_shutdown_of_others_and_for_no_reason(guest: Tiny) -> None:
+    assert guest.call_with("sched_op", 2, "I", 99) == -EINVAL
+    assert guest.call_with("sched_op", 4, "HxxI", 0, 0) in (-EPERM, -ESRCH)
+    assert guest.call("sched_op", 55, 0) == -ENOSYS
+    assert guest.domain.ended == ""
+
+
+def test_console_io(guest: Tiny) -> None:
+    said: list[bytes] = []
+    guest.domain.sinks.console_io = said.append
+    assert guest.call("console_io", 0, 5, guest.put(DATA, b"hello world")) == 0
+    assert guest.call("console_io", 0, 8000, va(DATA)) == 0
+    assert b"".join(said) == b"hello" + guest.get(DATA, 4096) + guest.get(DATA + 1, 8000 - 4096)
+    assert guest.call("console_io", 0, 10, va(FREE_SLOT)) == -EFAULT
+    assert guest.call("console_io", 1, 10, va(DATA)) == 0
+    assert guest.call("console_io", 9, 10, va(DATA)) == -ENOSYS
+
+
+def test_xen_version(guest: Tiny) -> None:
+    assert guest.call("xen_version", 0) == 4 << 16 | 17
+    assert guest.call("xen_version", 3, va(DATA)) == 0
+    assert guest.get(DATA, 16) == b"xen-3.0-x86_64\0\0" or guest.get(DATA, 15).rstrip(b"\0 ") == b"xen-3.0-x86_64"
+    assert guest.call("xen_version", 8, va(DATA)) == 0
+    assert guest.get(DATA, 16) == bytes(range(16))
+    assert guest.call("xen_version", 77, va(DATA)) == -ENOSYS
+    assert guest.call("xen_version", 3, va(PT_L1)) == -EFAULT
+
+
+def test_the_trace_tells_calls_and_why_they_failed(guest: Tiny) -> None:
+    guest.domain.trace = Trace()
+    guest.call("xen_version", 0)
+    guest.call("domctl", 1)
+    names = [event.name for event in guest.domain.trace.events]
+    assert "xen_version" in names
+    assert any("domctl" in name for name in names)
+    assert any("Domain-0" in event.reason for event in guest.domain.trace.events)
+
+
+# --- mailbox -----------------------------------------------------------------------------------------------------------------
+
+
+def test_messages_are_logged_with_their_place_and_questions_are_not(guest: Tiny) -> None:
+    domain = guest.domain
+    domain.recording = []
+    seen: list[bytes] = []
+    domain.receivers["test"] = seen.append
+    guest.run("ebfe", budget=10_000)
+    place = domain.clock.count
+    domain.post(ToBackend("test", b"one"))
+    answer = domain.ask(lambda: domain.core.rip)
+    domain.post(Kick(7))
+    assert not seen, "nothing is applied before a slice"
+    domain.slice(10_000)
+    assert answer.result(0) == va(CODE)
+    assert seen == [b"one"]
+    assert [entry for entry in domain.recording if not isinstance(entry.message, Level)] == [
+        Logged(place, ToBackend("test", b"one")), Logged(place, Kick(7)),
+    ]  # fmt: skip
+
+
+def test_a_question_that_fails_is_its_askers_and_the_domain_goes_on(guest: Tiny) -> None:
+    answer = guest.domain.ask(lambda: 1 // 0)
+    guest.run("ebfe", budget=1000)
+    with pytest.raises(ZeroDivisionError):
+        answer.result(0)
+    assert guest.domain.ended == ""
+
+
+def test_questions_of_a_domain_that_closes_are_cancelled() -> None:
+    with tiny() as guest:
+        answer = guest.domain.ask(lambda: 1)
+    with pytest.raises(CancelledError):
+        answer.result(0)
+
+
+def test_a_post_from_another_thread_ends_the_slice_soon(guest: Tiny) -> None:
+    seen = threading.Event()
+    guest.domain.receivers["test"] = lambda data: seen.set()
+    threading.Timer(0.05, lambda: guest.domain.post(ToBackend("test", b""))).start()
+    guest.run("ebfe", budget=1 << 60)
+    guest.domain.slice(1000)
+    assert seen.is_set()
+
+
+def test_a_paused_domain_answers_but_does_not_run(guest: Tiny) -> None:
+    guest.domain.paused = 1
+    answer = guest.domain.ask(lambda: 5)
+    guest.run("90 ebfe")
+    assert answer.result(0) == 5
+    assert guest.domain.core.rip == va(CODE)
+    guest.domain.paused = 0
+    guest.domain.slice(1_000_000)
+    assert guest.domain.core.rip == va(CODE, 1)
+
+
+def test_every_name_of_the_table_is_known() -> None:
+    assert len(HYPERCALLS) > 40
+    assert Domain.trap_name(14) == "#PF"
