@@ -188,6 +188,20 @@ def _vcpus(host: HostApi, args: Arguments) -> CommandResult:
     return CommandResult(ok=True, domid=args.domid(), message=f"domain {args.domid()} asked to use {args.get('count', 0)} vCPUs")
 
 
+def _network_attach(host: HostApi, args: Arguments) -> CommandResult:
+    name = host.network_attach(args.domid(), args.get("spec", ""))
+    return CommandResult(ok=True, domid=args.domid(), message=f"{name} plugged into domain {args.domid()}")
+
+
+def _network_detach(host: HostApi, args: Arguments) -> CommandResult:
+    name = host.network_detach(args.domid(), args.get("vif", ""), args.get("force", False))
+    return CommandResult(ok=True, domid=args.domid(), message=f"{name} taken from domain {args.domid()}")
+
+
+def _network_capture(host: HostApi, args: Arguments) -> CommandResult:
+    return CommandResult(ok=True, domid=args.domid(), message=host.network_capture(args.domid(), args.get("vif", "0"), args.get("file", "")))
+
+
 _DOMID = {"domid": int}
 COMMANDS: Mapping[str, Command] = {
     "create": Command(_create, {}, {"file": str, "text": str, "extra": str, "name": str, "paused": bool}),
@@ -204,6 +218,9 @@ COMMANDS: Mapping[str, Command] = {
     "sched": Command(_adjust, _DOMID, {"weight": int, "cap": int}),
     "vcpu_pin": Command(_pin, {**_DOMID, "cpus": str}, {}),
     "vcpu_set": Command(_vcpus, {**_DOMID, "count": int}, {}),
+    "network-attach": Command(_network_attach, _DOMID, {"spec": str}),
+    "network-detach": Command(_network_detach, {**_DOMID, "vif": str}, {"force": bool}),
+    "network-capture": Command(_network_capture, _DOMID, {"vif": str, "file": str}),
     "forget": Command(_forget, {**_DOMID, "name": str}, {}),
 }
 """All but `quit`, which is the server's own."""

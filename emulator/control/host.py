@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from emulator import __version__
@@ -29,7 +30,7 @@ from emulator.control.views import (
     SnapshotView,
     VcpuSummary,
 )
-from emulator.dom0 import scheduling
+from emulator.dom0 import networkverbs, scheduling
 from emulator.dom0.config import DomainConfig
 from emulator.dom0.guest import Guest
 from emulator.dom0.toolstack import Autopsy, Toolstack
@@ -126,6 +127,20 @@ class Host:
     def set_vcpus(self, domid: int, count: int) -> None:
         scheduling.set_vcpus(self._tools, domid, count)
 
+    def network_attach(self, domid: int, spec: str) -> str:
+        return networkverbs.attach(self._tools.guest(domid), spec, self._tools.networks)
+
+    def network_detach(self, domid: int, which: str, force: bool) -> str:
+        return networkverbs.detach(self._tools.guest(domid), which, force)
+
+    def network_capture(self, domid: int, which: str, path: str) -> str:
+        """Start a capture to `path`, or with "" end the one that runs; one line that says so."""
+        guest = self._tools.guest(domid)
+        if path:
+            return f"{networkverbs.start_capture(guest, which, Path(path))} is captured to {path}"
+        ended = networkverbs.stop_capture(guest, which)
+        return f"{ended.frames} frames captured to {ended.path}" + (f"; {ended.trouble}" if ended.trouble else "")
+
     # --- consoles ------------------------------------------------------------------------------------------------------------
 
     def console_write(self, domid: int, data: bytes) -> int:
@@ -189,11 +204,13 @@ class Host:
         shares = self._tools.cpus.describe(guest)
         vcpus = tuple(self._vcpu_summary(domain, v, running, shares) for v in domain.vcpus)
         stats, console = domain.stats, guest.console
+        received, sent = guest.vifs.traffic()
         return DomainView(
             domain.domid, name=guest.name, uuid=guest.config.uuid, state=state, shutdown=ended, started_unix=guest.started_unix,
             cpu_ns=stats.cpu_ns, mem_kib=domain.reservation.owned * 4, maxmem_kib=guest.memory.most * 4, vcpus=vcpus,
             hypercalls=stats.hypercalls, events=domain.events.sent, faults=stats.page_faults,
-            traffic=RingTraffic(console_in=console.bytes_in, console_out=console.bytes_out), console_end=guest.transcript.end,
+            traffic=RingTraffic(console_in=console.bytes_in, console_out=console.bytes_out, net_rx=received, net_tx=sent),
+            console_end=guest.transcript.end,
             console_bell=guest.transcript.bells, crash=domain.crash_reason, config_file=guest.config.file, snapshots=len(guest.album.snapshots()),
         )  # fmt: skip
 

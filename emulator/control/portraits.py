@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import capstone
 import numpy as np
 
+from emulator.abi.netif import SLOTS
 from emulator.control.views import (
     FRAME_TYPES,
     Insn,
@@ -21,6 +22,7 @@ from emulator.control.views import (
     TraceView,
     VcpuView,
 )
+from emulator.dom0.backends.net.device import Vif
 from emulator.dom0.config import DomainConfig
 from emulator.dom0.guest import Guest
 from emulator.dom0.snapshots import Snapshot
@@ -104,7 +106,18 @@ def _rings(guest: Guest) -> tuple[RingView, ...]:
     store: dict[str, Any] = {"gfn": guest.pfn_of(guest.store_mfn), "port": guest.store_port}
     rings.append(RingView("xenstore requests", "xenstore-req", 1024, req_prod, req_cons, **store))
     rings.append(RingView("xenstore replies", "xenstore-rsp", 1024, rsp_prod, rsp_cons, **store))
+    rings += [view for vif in guest.vifs.devices.values() for view in _net_rings(guest, vif)]
     return tuple(rings)
+
+
+def _net_rings(guest: Guest, vif: Vif) -> list[RingView]:
+    if vif.tx is None or vif.rx is None:
+        return []
+    views = []
+    for kind, ring, mfn, port in (("tx", vif.tx, vif.frames[0], vif.ports[0]), ("rx", vif.rx, vif.frames[1], vif.ports[-1])):
+        views.append(RingView(f"{vif.name} {kind}", f"net-{kind}", SLOTS, *ring.indices(), slots=ring.slots(),
+                              stalled=vif.stalled(kind == "rx"), gfn=guest.pfn_of(mfn), port=port))  # fmt: skip
+    return views
 
 
 def _ports(guest: Guest) -> tuple[PortView, ...]:

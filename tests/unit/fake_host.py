@@ -212,6 +212,18 @@ class FakeHost:
     def set_vcpus(self, domid: int, count: int) -> None:
         self._guest(domid)
 
+    def network_attach(self, domid: int, spec: str) -> str:
+        self._guest(domid)
+        return f"vif{domid}.0"
+
+    def network_detach(self, domid: int, which: str, force: bool) -> str:
+        self._guest(domid)
+        return f"vif{domid}.{which}"
+
+    def network_capture(self, domid: int, which: str, path: str) -> str:
+        self._guest(domid)
+        return f"vif{domid}.{which} is captured to {path}"
+
     def obituary(self, domid: int) -> Obituary | None:
         with self.lock:
             return self.dead[domid][0] if domid in self.dead else None

@@ -27,6 +27,7 @@ from emulator.dom0.xenstore import Perm, Store
 
 _READ: Final = 1  # tree.READ
 _IPV6: Final = b"\x86\xdd"
+_STALL_NS: Final = 1_000_000_000
 _MOST: Final = (1 << 32) - 1
 _FEATURES: Final = {
     "feature-sg": "1", "feature-gso-tcpv4": "1", "feature-gso-tcpv6": "1", "feature-ipv6-csum-offload": "1", "feature-rx-copy": "1",
@@ -72,6 +73,7 @@ class Vif:
         self.trouble = ""  # why the interface was closed on the frontend
         self.closed = threading.Event()
         self._asleep = False  # waits for credit
+        self._waits_since = {False: 0, True: 0}  # sending, receiving: when that was first seen, ns
         self._posting = threading.Lock()
         self._posted_frames = self._posted_bytes = 0
         self.port = network.attach(self, spec.mac)
@@ -301,6 +303,15 @@ class Vif:
         if frame.blank and not sums:
             return [complete(frame)]
         return [frame]
+
+    def stalled(self, receiving: bool) -> bool:
+        """Whether something has waited for a second: frames for buffers, or packets for the rate limit."""
+        waits = bool(self.rx and self.rx.queue) if receiving else self._asleep
+        if not waits:
+            self._waits_since[receiving] = 0
+        elif not self._waits_since[receiving]:
+            self._waits_since[receiving] = time.monotonic_ns()
+        return waits and time.monotonic_ns() - self._waits_since[receiving] > _STALL_NS
 
     def _record(self, frames: list[Frame], sent: bool) -> None:
         capture = self.capture

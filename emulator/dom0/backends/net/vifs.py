@@ -45,6 +45,7 @@ class GuestVifs:
         self._side: VifSide | None = None
         self._watch: FrontendWatch | None = None
         self.devices: dict[int, Vif] = {}
+        self._past = (0, 0)  # traffic of interfaces that are gone
 
     # --- plugging --------------------------------------------------------------------------------------------------------------
 
@@ -86,7 +87,13 @@ class GuestVifs:
         del self.devices[vif.spec.devid]
         del self._domain.events.backends[vif.event_name]
         del self._domain.receivers[vif.event_name]
+        self._past = self._past[0] + vif.counters.rx_bytes, self._past[1] + vif.counters.tx_bytes
         vif.close()
+
+    def traffic(self) -> tuple[int, int]:
+        """Bytes received and sent by the guest since its start. Any thread."""
+        now = [vif.counters for vif in tuple(self.devices.values())]
+        return self._past[0] + sum(c.rx_bytes for c in now), self._past[1] + sum(c.tx_bytes for c in now)
 
     def close(self) -> None:
         """The guest is gone."""

@@ -1,0 +1,113 @@
+"""network-attach, network-detach, network-list and captures: interfaces of a running domain. Callable from any thread; UserError."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from emulator.abi.blkif import XENBUS_STATE_NAMES
+from emulator.dom0.backends.net.device import Vif
+from emulator.dom0.network import Capture, Networks, mac_text
+from emulator.dom0.vifspec import parse_vif
+from emulator.errors import UserError
+
+if TYPE_CHECKING:
+    from emulator.dom0.guest import Guest
+
+_TURN_SECONDS: Final = 30.0
+_LET_GO_SECONDS: Final = 10.0  # libxl's LIBXL_DESTROY_TIMEOUT
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class VifReport:
+    """One interface of a domain, for people and tools. Frames and bytes as the guest counts them."""
+
+    name: str
+    devid: int
+    mac: str
+    bridge: str
+    backend_state: str
+    frontend_state: str
+    tx_frames: int
+    tx_bytes: int
+    tx_errors: int
+    rx_frames: int
+    rx_bytes: int
+    rx_dropped: int
+    queued: int
+    throttled: int
+    capture: str
+    trouble: str
+
+
+def _in_turn(guest: Guest, act: Callable[[], T]) -> T:
+    try:
+        return guest.domain.ask(act).result(_TURN_SECONDS)
+    except (CancelledError, TimeoutError):
+        raise UserError(f"domain {guest.domid} is gone") from None
+
+
+def attach(guest: Guest, text: str, networks: Networks) -> str:
+    """Plug an interface into a running domain; the guest finds it by itself. Returns its name."""
+    spec = parse_vif(text, domain=guest.config.name)
+    return _in_turn(guest, lambda: guest.vifs.attach(spec, networks)).name
+
+
+def detach(guest: Guest, which: str, force: bool = False) -> str:
+    """Ask the guest to let an interface go, and wait until it has; by force without asking. Returns its name."""
+
+    def act() -> Vif:
+        vif = guest.vifs.find(which)
+        vif.detach(force)
+        return vif
+
+    vif = _in_turn(guest, act)
+    if not vif.closed.wait(_LET_GO_SECONDS):
+        raise UserError(f"{vif.name} is still in use by domain {guest.domid}", fix="detach it by force")
+    return vif.name
+
+
+def start_capture(guest: Guest, which: str, path: Path) -> str:
+    """Record all frames of an interface to a new pcapng file. Returns the interface's name."""
+
+    def act() -> str:
+        vif = guest.vifs.find(which)
+        if vif.capture is not None:
+            raise UserError(f"{vif.name} is captured to {vif.capture.path} already")
+        vif.capture = Capture(path, vif.name)
+        return vif.name
+
+    return _in_turn(guest, act)
+
+
+def stop_capture(guest: Guest, which: str) -> Capture:
+    """End a capture: the file is whole then."""
+
+    def act() -> Capture:
+        vif = guest.vifs.find(which)
+        capture = vif.stop_capture()
+        if capture is None:
+            raise UserError(f"{vif.name} is not captured")
+        return capture
+
+    return _in_turn(guest, act)
+
+
+def reports(guest: Guest) -> tuple[VifReport, ...]:
+    """All interfaces of a domain."""
+    return _in_turn(guest, lambda: tuple(_report(vif) for vif in guest.vifs.devices.values()))
+
+
+def _report(vif: Vif) -> VifReport:
+    counters, state = vif.counters, vif.handshake
+    frontend = XENBUS_STATE_NAMES[state.frontend] if state.frontend < len(XENBUS_STATE_NAMES) else str(state.frontend)
+    return VifReport(
+        vif.name, vif.spec.devid, mac_text(vif.spec.mac), vif.spec.bridge, XENBUS_STATE_NAMES[state.state], frontend, counters.tx_frames,
+        counters.tx_bytes, counters.tx_errors, counters.rx_frames, counters.rx_bytes, counters.rx_dropped,
+        len(vif.rx.queue) if vif.rx is not None else 0, vif.bucket.waits if vif.bucket is not None else 0,
+        str(vif.capture.path) if vif.capture is not None else "", vif.trouble,
+    )  # fmt: skip
