@@ -172,7 +172,7 @@ def _mem_max(host: HostApi, args: Arguments) -> CommandResult:
 def _adjust(host: HostApi, args: Arguments) -> CommandResult:
     weight, cap = (args.get(name, 0) if args.has(name) else None for name in ("weight", "cap"))
     if weight is None and cap is None:
-        raise UserError("sched needs weight= or cap=")
+        raise UserError("sched-credit2 needs weight= or cap=")
     host.adjust(args.domid(), weight, cap)
     said = ", ".join(f"{name} {value}" for name, value in (("weight", weight), ("cap", cap)) if value is not None)
     return CommandResult(ok=True, domid=args.domid(), message=f"domain {args.domid()}: {said}")
@@ -215,9 +215,9 @@ COMMANDS: Mapping[str, Command] = {
     "mem-max": Command(_mem_max, {**_DOMID, "kib": int}, {}),
     "snapshot": Command(_snapshot, _DOMID, {"name": str}),
     "restore": Command(_restore, {**_DOMID, "name": str}, {}),
-    "sched": Command(_adjust, _DOMID, {"weight": int, "cap": int}),
-    "vcpu_pin": Command(_pin, {**_DOMID, "cpus": str}, {}),
-    "vcpu_set": Command(_vcpus, {**_DOMID, "count": int}, {}),
+    "sched-credit2": Command(_adjust, _DOMID, {"weight": int, "cap": int}),
+    "vcpu-pin": Command(_pin, {**_DOMID, "cpus": str}, {}),
+    "vcpu-set": Command(_vcpus, {**_DOMID, "count": int}, {}),
     "network-attach": Command(_network_attach, _DOMID, {"spec": str}),
     "network-detach": Command(_network_detach, {**_DOMID, "vif": str}, {"force": bool}),
     "network-capture": Command(_network_capture, _DOMID, {"vif": str, "file": str}),

@@ -171,7 +171,7 @@ class Host:
         tools = self._tools
         guests = list(tools.guests.values())
         log = tuple(LogLine(e.seq, e.time_unix, e.domid, e.level, e.text) for e in list(tools.log) if e.seq > since_log)
-        domains = (self._domain0(), *(self._domain_view(guest) for guest in guests))
+        domains = (self._domain0(), *(self._row(guest) for guest in guests))
         return Overview(self._host_view(), domains, log, tools.log_seq)
 
     def _host_view(self) -> HostView:
@@ -192,6 +192,21 @@ class Host:
             rss = int(file.read().split()[1]) * 4
         return DomainView(0, name="Domain-0", uuid="00000000-0000-0000-0000-000000000000", state="r-----", started_unix=self._started_unix,
                           cpu_ns=own, mem_kib=rss, maxmem_kib=rss, vcpus=(VcpuSummary(0, "r", 0, own),))  # fmt: skip
+
+    def _row(self, guest: Guest) -> DomainView:
+        """The view of a domain in the table: a domain that slept since the last look is not looked at again."""
+        domain = guest.domain
+        if domain.domid in self._tools.cpus.running:
+            return self._domain_view(guest)
+        share = self._tools.cpus.share(guest)
+        depends = (guest.turns, domain.paused, domain.ended, guest.name, guest.config, guest.transcript.end, domain.reservation.owned,
+                   guest.memory.most, len(guest.album.snapshots()), share)  # fmt: skip
+        last = guest.last_view
+        if last is not None and last[0] == depends and isinstance(last[1], DomainView):
+            return last[1]
+        view = self._domain_view(guest)
+        guest.last_view = depends, view
+        return view
 
     def _domain_view(self, guest: Guest) -> DomainView:
         domain = guest.domain

@@ -42,6 +42,8 @@ class Guest:
         self.on_output: Callable[[], None] = lambda: None
         self.on_ended: Callable[[Guest], None] = lambda guest: None
         self._told = False
+        self.turns = 0
+        self.last_view: tuple[object, object] | None = None  # what the last overview said, and what it depended on
         self._epoch = time.monotonic_ns()
         self._rate = _FIRST_RATE
         self._left_at = 0  # when a turn ended in which there was more to run (monotonic ns)
@@ -87,6 +89,7 @@ class Guest:
         if domain.ended and not self._told:
             self._told = True
             self.on_ended(self)
+        self.turns += 1
         self._left_at = time.monotonic_ns() if domain.runnable else 0
         if domain.attention or self._left_at or (domain.mailbox and not domain.ended and not domain.paused):
             return 0

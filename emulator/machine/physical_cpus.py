@@ -52,6 +52,7 @@ class Schedules(Protocol):
     def next_event(self, now: int) -> int: ...
     def queue(self) -> list[Any]: ...
     def describe(self, unit: Any) -> Any: ...
+    def tune(self, **parameters: int) -> None: ...
 
 
 @dataclass
@@ -234,6 +235,21 @@ class PhysicalCpus:
         """The scheduler's view of it (hypervisor.scheduler.Queued), None when it has gone. Without the lock: a look may be a turn old."""
         seat = self._seats.get(id(actor))
         return seat.pool.scheduler.describe(seat.unit) if seat is not None else None
+
+    def spent(self, actor: Actor) -> int:
+        """CPU time of its turns, ns."""
+        seat = self._seats.get(id(actor))
+        return int(seat.unit.spent) if seat is not None else 0
+
+    def tune(self, **parameters: int) -> None:
+        """Parameters of the main pool's scheduler (Scheduler.tune)."""
+        with self._lock:
+            self._pools[MAIN_POOL].scheduler.tune(**parameters)
+
+    def share(self, actor: Actor) -> tuple[int, int, int]:
+        """Weight, cap, and whether it waits or runs or sleeps."""
+        seat = self._seats.get(id(actor))
+        return (seat.unit.weight, seat.unit.cap, seat.state) if seat is not None else (0, 0, GONE)
 
     def queue(self) -> list[Any]:
         """The run queues, in order."""

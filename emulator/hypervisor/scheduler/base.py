@@ -15,6 +15,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from emulator.errors import UserError
+
 DEFAULT_WEIGHT = 256
 MAX_WEIGHT = 65535
 
@@ -145,6 +147,11 @@ class Scheduler(ABC):
     def next_event(self, now: int) -> int:
         """When a unit that is held back may run again (ns), 0 for never."""
         return 0
+
+    def tune(self, **parameters: int) -> None:
+        """Set parameters of the scheduler itself, by name. Raises UserError for one that it has not."""
+        for name in parameters:
+            raise UserError(f"scheduler {self.name} has no parameter {name}")
 
     @abstractmethod
     def adjusted(self, unit: Unit, now: int) -> None:

@@ -27,6 +27,10 @@ class Bvt(Scheduler):
         unit.credit = self._time  # its virtual time
         super().add(unit, now)
 
+    def tune(self, **parameters: int) -> None:
+        self._allowance = parameters.pop("allowance_ns", self._allowance)
+        super().tune(**parameters)
+
     def _effective(self, unit: Unit) -> int:
         return unit.credit - (self._warp if unit.boosted else 0)
 

@@ -28,6 +28,7 @@ class Credit(Scheduler):
         self._account_at = 0
         self._turn = turn_ns
         self._order = 0
+        self._burnt = 0
 
     def _class(self, unit: Unit) -> int:
         return BOOST if unit.boosted else UNDER if unit.credit > 0 else OVER
@@ -83,6 +84,7 @@ class Credit(Scheduler):
 
     def charge(self, unit: Unit, ns: int, now: int) -> None:
         unit.credit -= ns
+        self._burnt += ns
         unit.boosted = False
         if unit.cap:
             unit.budget -= ns
@@ -93,7 +95,8 @@ class Credit(Scheduler):
             return
         elapsed = (now - self._account_at) // PERIOD * PERIOD + PERIOD
         self._account_at += elapsed
-        left = elapsed * len(self.cpus)
+        left = min(elapsed * len(self.cpus), self._burnt)  # a CPU that its host did not run deals out nothing
+        self._burnt = 0
         takers = list(self._active.values())
         while takers and left > 0:
             total = sum(unit.weight for unit in takers)

@@ -17,14 +17,16 @@ from emulator.hypervisor.scheduler.base import Queued, RunQueue, Scheduler, Unit
 
 CREDIT_INIT = 10_000_000
 CARRYOVER = 500_000
-MIN_TURN, MAX_TURN = 1_000_000, 10_000_000
+MIN_TURN, MAX_TURN = 5_000_000, 10_000_000
+RATELIMIT = 1_000_000
+"""A turn costs some 50 µs here, hence longer turns than Xen's 500 µs; who wakes interrupts a turn after the rate limit, as in Xen."""
 PERIOD = 10_000_000
 
 
 class Credit2(Scheduler):
     name = "credit2"
 
-    def __init__(self, cpus: Iterable[int], *, ratelimit_ns: int = MIN_TURN) -> None:
+    def __init__(self, cpus: Iterable[int], *, ratelimit_ns: int = RATELIMIT) -> None:
         super().__init__(cpus)
         self._queue = RunQueue()
         self._heaviest = 1

@@ -1,0 +1,216 @@
+"""The experiments of "Xen and the Art of Virtualization" (SOSP 2003) that a machine of this kind can repeat, beside the paper's figures.
+
+    python -m tests.benchmarks.paper [--full] [NAME ...]
+
+Shares and losses are of CPU time or of work done per CPU second of the engine's process, so that a busy machine lengthens a run and
+hardly changes its figures; latencies and the gain of a second CPU are by the clock and need a quiet one. Without --full the
+runs are short (about two minutes)."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from emulator.dom0.config import parse_config
+from emulator.dom0.guest import Guest
+from emulator.dom0.toolstack import Toolstack
+from tests.benchmarks.table import Row, circumstances, render
+
+IMAGES = Path(__file__).resolve().parents[2] / "guests/images"
+
+
+class Rig:
+    """A host of `cpus` CPUs with small guests."""
+
+    def __init__(self, cpus: int, scheduler: str = "credit2") -> None:
+        self.tools = Toolstack(pool_kib=16 << 20, cpus=cpus, scheduler=scheduler)
+        self.guests: list[Guest] = []
+
+    def add(self, image: str, extra: str = "", mib: int = 4) -> Guest:
+        text = f'name = "{image}{len(self.guests)}"\nkernel = "{IMAGES / image}.elf"\nmemory = {mib}\n{extra}\n'
+        guest = self.tools.guest(self.tools.create(parse_config(text, file="<paper>"), False, lambda said: None))
+        self.guests.append(guest)
+        return guest
+
+    def spent(self, guest: Guest) -> int:
+        """CPU time by the scheduler's account, ns."""
+        return int(self.tools.cpus.spent(guest))
+
+
+@contextmanager
+def rig(cpus: int, scheduler: str = "credit2", slice_ns: int = 0) -> Iterator[Rig]:
+    made = Rig(cpus, scheduler)
+    if slice_ns:
+        made.tools.cpus.tune(allowance_ns=slice_ns)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    made.tools.start()
+    try:
+        yield made
+    finally:
+        made.tools.stop()
+        sys.setswitchinterval(before)
+
+
+def work(guests: list[Guest]) -> int:
+    return sum(guest.domain.clock.count for guest in guests)
+
+
+def weights(full: bool) -> list[Row]:
+    """Eight domains of weights 1 to 8 that compute: how far each is from its share."""
+    rows = []
+    for scheduler in ("credit2", "bvt", "credit"):
+        with rig(1, scheduler) as host:
+            guests = [host.add("counter", f"cpu_weight = {100 * number}") for number in range(1, 9)]
+            time.sleep(1)
+            before = [host.spent(guest) for guest in guests]
+            time.sleep(30 if full else 8)
+            spent = [host.spent(guest) - start for guest, start in zip(guests, before, strict=True)]
+        worst = max(abs(got / sum(spent) / (number / 36) - 1) for number, got in enumerate(spent, 1))
+        what = f"8 domains, weights 1–8, {scheduler}: worst distance from share"
+        rows.append(Row("weights", what, f"{worst * 100:.2f} %", "4 %", worst / 0.04, "1 %"))
+    return rows
+
+
+def isolation(full: bool) -> list[Row]:
+    """What two well-behaved domains lose when their two neighbours are not well-behaved but hostile."""
+    seconds = 15 if full else 5
+
+    def good(neighbours: list[tuple[str, str]]) -> tuple[float, float]:
+        with rig(1) as host:
+            mine = [host.add("counter") for _ in range(2)]
+            for image, extra in neighbours:
+                host.add(image, extra)
+            time.sleep(1)
+            begun, spent, cpu = work(mine), sum(map(host.spent, mine)), time.process_time()
+            time.sleep(seconds)
+            cpu = time.process_time() - cpu
+            return (work(mine) - begun) / cpu, (sum(map(host.spent, mine)) - spent) / 1e9 / cpu
+
+    calm = good([("counter", "")] * 2)
+    rows = []
+    for name in ("memory", "hypercalls", "events"):
+        done, share = good([("antisocial", f'cmdline = "{name}"')] * 2)
+        rows.append(Row("isolation", f"2 good domains beside 2 of {name}: work per CPU second lost", f"{(1 - done / calm[0]) * 100:.1f} %",
+                        "2–4 %", None, "2 %"))  # fmt: skip
+        rows.append(Row("isolation", f"  the same: share of CPU time ({calm[1]:.3f} beside calm ones)", f"{share:.3f}", "0.5"))
+    return rows
+
+
+def scaling(full: bool) -> list[Row]:
+    """1 to 128 computing domains: work per CPU second against one domain's; and how soon a sleeper among them answers."""
+    rows = []
+    for slice_ms in (5, 50):
+        one = 0.0
+        for count in (1, 2, 8, 32, 128):
+            with rig(2, "bvt", slice_ms * 1_000_000) as host:
+                sleeper = host.add("shell")
+                guests = [host.add("counter") for _ in range(count)]
+                time.sleep(1 + count / 64)
+                begun, cpu = work(guests), time.process_time()
+                time.sleep(8 if full else 2 + count / 32)
+                rate = (work(guests) - begun) / (time.process_time() - cpu)
+                waits = echo(host, sleeper) if count == 128 else []
+            one = one or rate
+            paper = {(5, 128): "7.5 %", (50, 128): "about 0 %"}.get((slice_ms, count), "")
+            if count > 1:
+                goal = "3 %" if count == 128 else ""
+                lost = f"{(1 - rate / one) * 100:.1f} %"
+                rows.append(Row("scaling", f"{count} domains at {slice_ms} ms: throughput lost", lost, paper, None, goal))
+            if waits:
+                rows.append(Row("scaling", f"  idle 129th answers a key at {slice_ms} ms, mean / worst",
+                                f"{sum(waits) / len(waits):.1f} / {max(waits):.1f} ms", "5.4 ms" if slice_ms == 5 else ""))  # fmt: skip
+    return rows
+
+
+def echo(host: Rig, guest: Guest, keys: int = 40) -> list[float]:
+    """ms from a key to its echo on the console."""
+    waits = []
+    for _ in range(keys):
+        end, began = guest.transcript.end, time.perf_counter()
+        guest.type(b"x")
+        while guest.transcript.end == end and time.perf_counter() - began < 2:
+            time.sleep(0.0002)
+        waits.append((time.perf_counter() - began) * 1e3)
+        time.sleep(0.03)
+    return waits
+
+
+def creation(full: bool) -> list[Row]:
+    """Creation of the Nth domain, and what the idle ones cost."""
+    count = 1000 if full else 200
+    with rig(2) as host:
+        first = rss()
+        times = []
+        for _ in range(count):
+            cpu = time.thread_time()
+            host.add("shell")
+            times.append((time.thread_time() - cpu) * 1e3)
+        time.sleep(3)
+        cost = (rss() - first) / count
+        guest_kib = sum(resident_kib(guest) for guest in host.guests[:20]) / 20
+        cpu, began = time.process_time(), time.perf_counter()
+        time.sleep(5)
+        idle = (time.process_time() - cpu) / (time.perf_counter() - began)
+    tenth = max(1, count // 10)
+    early, late = sorted(times[1 : tenth + 1])[tenth // 2], sorted(times[-tenth:])[tenth // 2]
+    return [
+        Row("creation", f"CPU time to create one, first tenth / last tenth of {count}", f"{early:.1f} / {late:.1f} ms", "", late / early, "1.2"),
+        Row("creation", f"RSS an idle domain of {count}, without {guest_kib:.0f} KiB of its own pages", f"{cost - guest_kib:.0f} KiB", "6.2 MB", None,
+            "1536 KiB"),
+        Row("creation", f"CPU of {count} idle domains together", f"{idle * 100:.3f} %", "", None, "0.1 %"),
+    ]  # fmt: skip
+
+
+def rss() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4
+
+
+def resident_kib(guest: Guest) -> int:
+    """Of the domain's memory file, what is allocated."""
+    return os.fstat(guest.domain.memory.fd).st_blocks // 2
+
+
+def two_cpus(full: bool) -> list[Row]:
+    """Two physical CPUs against one on four computing domains, by the clock."""
+    rates = []
+    for cpus in (1, 2):
+        with rig(cpus) as host:
+            guests = [host.add("counter") for _ in range(4)]
+            time.sleep(1)
+            begun, began = work(guests), time.perf_counter()
+            time.sleep(10 if full else 4)
+            rates.append((work(guests) - begun) / (time.perf_counter() - began))
+    return [Row("two CPUs", "two physical CPUs against one, 4 computing domains", f"{rates[1] / rates[0]:.2f} times", "2.0", None, "1.8")]
+
+
+EXPERIMENTS: dict[str, Callable[[bool], list[Row]]] = {"weights": weights, "isolation": isolation, "scaling": scaling, "creation": creation,
+                                                       "cpus": two_cpus}  # fmt: skip
+
+
+def run(full: bool = False, names: tuple[str, ...] = tuple(EXPERIMENTS)) -> list[Row]:
+    rows: list[Row] = []
+    for name in names:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        rows += EXPERIMENTS[name](full)
+    return rows
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.paper", description="The paper's experiments; 'against' is the paper's figure.")
+    parser.add_argument("names", nargs="*", choices=[*EXPERIMENTS, []], metavar="NAME", help=", ".join(EXPERIMENTS))
+    parser.add_argument("--full", action="store_true", help="long runs, 1,000 domains")
+    options = parser.parse_args(arguments)
+    rows = run(options.full, tuple(options.names) or tuple(EXPERIMENTS))
+    print(circumstances())
+    print(render(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
