@@ -320,10 +320,11 @@ class ConsoleApp(App[int], inherit_bindings=False):
     async def on_event(self, event: events.Event) -> None:
         """Keys and clicks wait for a view that is still being put up: they are meant for the whole of it. Those that come
         while the app is leaving mean nothing any more."""
-        if isinstance(event, events.InputEvent) and not event.is_forwarded and self.screen_stack:
-            if self.return_code is not None:
+        if isinstance(event, events.InputEvent):
+            if self.return_code is not None or not self.screen_stack:
                 return
-            await self.navigator.settled()
+            if not event.is_forwarded:
+                await self.navigator.settled()
         await super().on_event(event)
 
     def action_command(self, name: str) -> None:
