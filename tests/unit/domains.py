@@ -88,7 +88,7 @@ class Tiny:
         rip = core.rip
         for _ in range(100_000):  # a long hypercall begins again where it was interrupted
             core.on_trap(VECTOR_SYSCALL)
-            if core.rip != rip or self.domain.ended:
+            if core.rip != rip or self.domain.ended or self.domain.current.parked is not None:
                 break
         result = core.regs[RAX]
         return result - (1 << 64) if result >> 63 else result

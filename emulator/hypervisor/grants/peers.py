@@ -57,6 +57,8 @@ class Answer:
         while len(vcpu.answers) >= _MOST_ANSWERS:
             oldest = next(iter(vcpu.answers))
             unclaimed(domain, oldest, vcpu.answers.pop(oldest))
+        if (twice := vcpu.answers.pop(self.key, None)) is not None:  # asked again after a restore
+            unclaimed(domain, self.key, twice)
         vcpu.answers[self.key] = self.reply
         if vcpu.parked == self.key:
             vcpu.parked = None

@@ -55,7 +55,7 @@ UPPER_SAME: Final = FRAME_MASK | PRESENT | RW | UPPER_DISALLOWED & ~GLOBAL
 _KERNEL: Final = USER | GUEST_KERNEL
 
 _U64 = np.uint64
-_N_PRESENT, _N_USER, _N_KERNEL, _N_GLOBAL = _U64(PRESENT), _U64(USER), _U64(GUEST_KERNEL), _U64(GLOBAL)
+_N_PRESENT = _U64(PRESENT)
 _CACHED = PRESENT | ACCESSED
 """The processor caches no entry without both."""
 _RIGHTS = PRESENT | RW | USER | ACCESSED | DIRTY
@@ -124,19 +124,24 @@ class PageTables(Leaves):
             words[base + index] = self.descriptor_check(words[base + index])
 
     def _validate_l1(self, mfn: int) -> None:
-        frames = self._frames
         table = self._quads[mfn << 9 : (mfn + 1) << 9]
-        present = np.flatnonzero(table & _N_PRESENT)
-        if not present.size:
-            return
-        entries = table[present]
+        if int(np.bitwise_and.reduce(table)) & PRESENT:
+            present, entries = None, table.copy()
+        else:
+            present = np.flatnonzero(table & _N_PRESENT)
+            if not present.size:
+                return
+            entries = table[present]
         if not self.take_leaves(entries):
-            for index in present.tolist():  # one by one, for the reason and the order; nothing is taken by a failed attempt
+            # One by one, for the reason and the order: nothing was taken by the failed attempt.
+            for index in range(512) if present is None else present.tolist():
                 self.check_leaf(self._words[mfn << 9 | index], f"L1 table {mfn:#x} entry {index}")
             raise Refusal(EINVAL, f"L1 table {mfn:#x} cannot be validated")
         self.adjust(entries)
-        table[present] = entries
-        frames.linear[mfn] = 0
+        if present is None:
+            table[:] = entries
+        else:
+            table[present] = entries
 
     def _validate_upper(self, mfn: int, kind: int) -> None:
         words, base = self._words, mfn << 9
@@ -197,7 +202,7 @@ class PageTables(Leaves):
         base = mfn << 9
         table = self._quads[base : base + 512]
         if kind == L1:
-            entries = table[(table & _N_PRESENT) != 0]
+            entries = table if int(np.bitwise_and.reduce(table)) & PRESENT else table[(table & _N_PRESENT) != 0]
             if entries.size:
                 self.drop_leaves(entries)
             return
@@ -260,9 +265,12 @@ class PageTables(Leaves):
             return False
         old, new = quads[at], values.copy()
         was, now = (old & _N_PRESENT) != 0, (new & _N_PRESENT) != 0
-        kernel = now & ((new & _N_USER) == 0)
-        new[kernel] |= _U64(_KERNEL)
-        new[now & ((new & _N_KERNEL) == 0)] |= _N_GLOBAL
+        if now.all():
+            self.adjust(new)
+        elif now.any():
+            adjusted = new[now]
+            self.adjust(adjusted)
+            new[now] = adjusted
         changed = ((old ^ new) & _U64(L1_SAME)) != 0
         fresh = new[now & changed]
         if fresh.size and not self.take_leaves(fresh):
