@@ -92,6 +92,9 @@ void hypervisor_write(const char *text, size_t length);
 
 /* xenstore.c */
 void xenstore_init(void); /* from here on control/shutdown is obeyed */
+/* Wait for the answer; relative paths start at the domain's own directory. The value's length, NUL put behind it, or -1. */
+int store_read(const char *path, char *value, size_t size);
+int store_write(const char *path, const char *value); /* 0 or -1 */
 
 /* memory.c */
 unsigned long mfn_to_pfn(unsigned long mfn); /* ~0UL when it is none of ours */

@@ -180,6 +180,7 @@ struct xencons_interface {
 /* io/xs_wire.h */
 #define XS_READ 2
 #define XS_WATCH 4
+#define XS_WRITE 11
 #define XS_WATCH_EVENT 15
 
 struct xsd_sockmsg {
@@ -312,6 +313,55 @@ struct xen_memory_reservation {
     uint32_t extent_order, mem_flags;
     uint16_t domid;
 };
+
+/* grant_table.h */
+#define GNTTABOP_setup_table 2
+#define GTF_permit_access 1
+#define GTF_readonly 4
+
+struct grant_entry_v1 {
+    uint16_t flags;
+    uint16_t domid;
+    uint32_t frame;
+};
+struct gnttab_setup_table {
+    uint16_t dom;
+    uint32_t nr_frames;
+    int16_t status;
+    uint64_t *frame_list;
+};
+
+/* io/ring.h: the head of every ring page; slots begin at byte 64 */
+struct ring_head {
+    uint32_t req_prod, req_event, rsp_prod, rsp_event;
+    uint8_t pad[48];
+};
+
+/* io/netif.h */
+#define NETIF_SLOTS 256
+#define NETRXF_more_data 4
+#define NETRXF_extra_info 8
+
+struct netif_tx_request {
+    uint32_t gref;
+    uint16_t offset, flags, id, size;
+};
+struct netif_tx_response {
+    uint16_t id;
+    int16_t status;
+};
+struct netif_rx_request {
+    uint16_t id, pad;
+    uint32_t gref;
+};
+struct netif_rx_response {
+    uint16_t id, offset, flags;
+    int16_t status;
+};
+
+/* io/xenbus.h */
+#define XenbusStateInitWait 2
+#define XenbusStateConnected 4
 
 /* errno.h */
 #define XEN_EPERM 1
