@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING, Any
 import capstone
 import numpy as np
 
+from emulator.abi import grant_table as abi
+from emulator.abi.errno import NAMES
 from emulator.abi.netif import SLOTS
 from emulator.control.views import (
     FRAME_TYPES,
+    GrantMappingView,
+    GrantsView,
+    GrantView,
     Insn,
     MemoryView,
     PortView,
+    RefusalView,
     RingView,
     SnapshotView,
     TraceLine,
@@ -23,10 +29,12 @@ from emulator.control.views import (
     VcpuView,
 )
 from emulator.dom0.backends.net.device import Vif
+from emulator.dom0.backends.block.device import BlockDevice
 from emulator.dom0.config import DomainConfig
 from emulator.dom0.guest import Guest
 from emulator.dom0.snapshots import Snapshot
 from emulator.hypervisor.inspect import VcpuState, frame_kinds, port_states, vcpu_state
+from emulator.hypervisor.layout import INVALID_M2P
 from emulator.hypervisor.trace import Trace, TraceEvent
 
 if TYPE_CHECKING:
@@ -106,6 +114,7 @@ def _rings(guest: Guest) -> tuple[RingView, ...]:
     store: dict[str, Any] = {"gfn": guest.pfn_of(guest.store_mfn), "port": guest.store_port}
     rings.append(RingView("xenstore requests", "xenstore-req", 1024, req_prod, req_cons, **store))
     rings.append(RingView("xenstore replies", "xenstore-rsp", 1024, rsp_prod, rsp_cons, **store))
+    rings.extend(_block_ring(guest, device, now) for device in guest.disks.devices.values() if device.ring is not None)
     rings += [view for vif in guest.vifs.devices.values() for view in _net_rings(guest, vif)]
     return tuple(rings)
 
@@ -120,11 +129,49 @@ def _net_rings(guest: Guest, vif: Vif) -> list[RingView]:
     return views
 
 
+def _block_ring(guest: Guest, device: BlockDevice, now_ns: int) -> RingView:
+    ring = device.ring
+    assert ring is not None
+    oldest = ring.oldest_ns()
+    stalled = bool(oldest) and now_ns - oldest > _STALL_NS
+    return RingView(device.spec.vdev, "block", ring.size, *ring.indices(), slots=ring.slots(), stalled=stalled,
+                    gfn=guest.pfn_of(device.frames[0]), port=device.port)  # fmt: skip
+
+
 def _ports(guest: Guest) -> tuple[PortView, ...]:
     return tuple(PortView(p.port, p.kind, p.bound, p.vcpu, p.pending, p.masked, p.count) for p in port_states(guest.domain))
 
 
-QUESTIONS: dict[str, Callable[[Guest], Any]] = {"vcpus": _vcpus, "memory": _memory, "rings": _rings, "ports": _ports}
+def _refusals(guest: Guest) -> tuple[RefusalView, ...]:
+    return tuple(RefusalView(time_ns, what, NAMES.get(errno, str(errno)), reason) for time_ns, what, errno, reason in guest.domain.refusals)
+
+
+def _grants(guest: Guest) -> GrantsView:
+    domain = guest.domain
+    grants, mappings = domain.grants, domain.mappings
+    given = []
+    for ref, flags, domid, frame, users in grants.list():
+        pfn = domain.layout.pfn_of(frame) if domain.frames.owned(frame) else INVALID_M2P
+        given.append(GrantView(ref, domid, _grant_kind(flags), pfn if pfn != INVALID_M2P else -1, users))
+    mapped = tuple(GrantMappingView(handle, m.domid, m.ref, m.mfn, _mapping_kind(m.flags)) for handle, m in sorted(mappings.handles.items()))
+    return GrantsView(grants.version, len(grants.shared), grants.limit, tuple(given), mapped)
+
+
+def _grant_kind(flags: int) -> str:
+    kind = flags & abi.GTF_type_mask
+    if kind != abi.GTF_permit_access:
+        return "transitive" if kind == abi.GTF_transitive else "transfer"
+    return "part of a page" if flags & abi.GTF_sub_page else "read-only" if flags & abi.GTF_readonly else "access"
+
+
+def _mapping_kind(flags: int) -> str:
+    named = ((abi.GNTMAP_host_map, "host"), (abi.GNTMAP_device_map, "device"), (abi.GNTMAP_readonly, "read-only"))
+    return ", ".join(name for flag, name in named if flags & flag)
+
+
+QUESTIONS: dict[str, Callable[[Guest], Any]] = {
+    "vcpus": _vcpus, "memory": _memory, "rings": _rings, "ports": _ports, "refusals": _refusals, "grants": _grants,
+}  # fmt: skip
 """Parts of a DomainDetail by name; each must run as a question of the domain."""
 
 

@@ -214,6 +214,45 @@ class TraceView(View, frozen=True):
     totals: dict[str, int] = {}  # name -> calls since the domain's start
 
 
+class RefusalView(View, frozen=True):
+    """Something the hypervisor refused, and why."""
+
+    time_ns: int  # the domain's own time
+    what: str  # "mmu_update", "grant_table_op copy", "page table write"
+    errno: str  # "EINVAL"
+    reason: str  # names the check and the offending value
+
+
+class GrantView(View, frozen=True):
+    """One entry of a domain's grant table that grants something."""
+
+    ref: int
+    domid: int  # to whom
+    kind: str  # "access" "read-only" "part of a page" "transfer" "transitive"
+    pfn: int = -1  # the frame as the domain counts, -1 when it has none of that number
+    users: str = ""  # "domain 0: 2 writing", empty while nobody uses it
+
+
+class GrantMappingView(View, frozen=True):
+    """A frame of another domain (or its own) that the domain has mapped by a grant."""
+
+    handle: int
+    domid: int  # whose
+    ref: int
+    mfn: int  # as the mapper's page tables name it
+    kind: str = ""  # "host", "device", "host, read-only"
+
+
+class GrantsView(View, frozen=True):
+    """Grants in and out."""
+
+    version: int = 1
+    frames: int = 0  # of the table
+    limit: int = 0
+    given: tuple[GrantView, ...] = ()
+    mapped: tuple[GrantMappingView, ...] = ()
+
+
 class CrashView(View, frozen=True):
     """What is kept of a guest that crashed."""
 
@@ -255,9 +294,11 @@ class DomainDetail(View, frozen=True):
     xenstore: tuple[tuple[str, str], ...] = ()  # (path, value) of the domain's own subtree
     crash: CrashView | None = None
     runqueue: RunQueueView | None = None  # of Domain-0 only
+    refusals: tuple[RefusalView, ...] = ()  # the latest, oldest first
+    grants: GrantsView | None = None
 
 
-PARTS: tuple[str, ...] = ("vcpus", "memory", "rings", "ports", "trace", "config", "xenstore", "crash", "runqueue")
+PARTS: tuple[str, ...] = ("vcpus", "memory", "rings", "ports", "trace", "config", "xenstore", "crash", "runqueue", "refusals", "grants")
 """Names accepted in the `parts` of a detail request."""
 
 

@@ -38,6 +38,8 @@ class DomainMemory:
         reservation = self._guest.domain.reservation
         if reservation.maximum == self._promised:
             self._promised = 0
+        if not self._promised:
+            self.target = reservation.maximum  # a restore may have brought another
         self._pool.resize(self._guest.domid, max(reservation.claim, self._promised))
 
     def make_room(self, frames: int) -> None:

@@ -150,19 +150,17 @@ class Domain:
         with self._peer_lock:
             if self._open:
                 self._requests.append(request)
-        if self._open:
-            self._call()
-        else:
-            request.answer(Reply(GNTST_bad_domain, f"domain {self.domid} is gone"))
+                self._call()
+                return
+        request.answer(Reply(GNTST_bad_domain, f"domain {self.domid} is gone"))
 
     def post_answer(self, answer: Answer) -> bool:
         """False when the domain is gone."""
         with self._peer_lock:
             if self._open:
                 self.mailbox.post(answer)
-        if self._open:
-            self._call()
-        return self._open
+                self._call()
+            return self._open
 
     def ask(self, question: Callable[[], T]) -> Future[T]:
         """Have `question` answered by the holder between two slices. It must not change what the guest can see."""
@@ -223,6 +221,7 @@ class Domain:
         for entry in log:
             self._run_to(entry.count)
             entry.message.apply(self)
+            self.rotation.fresh = True  # as `_apply` has it
         self._run_to(end)
 
     def _run_to(self, count: int) -> None:
