@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .SHELLFLAGS := -eu -c
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench wheel guests lock clean
+.PHONY: help run test lint bench pictures soak wheel guests lock clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -27,6 +27,13 @@ lint: $(VENV)/.dev  ## style, types and import contracts alone
 
 bench: $(VENV)/.dev  ## the benchmarks (ARGS="boot speed" picks, ARGS="--write" keeps the table in docs/PERFORMANCE.md)
 	@exec $(PY) -m tests.benchmarks $(ARGS)
+
+pictures: $(VENV)/.dev  ## draw docs/pictures anew, with the real app on real guests (takes a minute)
+	@test -e guests/linux-initramfs.cpio.gz || $(PY) guests/mkinitramfs.py -o guests/linux-initramfs.cpio.gz
+	@exec $(PY) -m tests.pictures
+
+soak: $(VENV)/.dev  ## ten minutes of seeded random keys on the whole app (ARGS="--seed N" repeats a run)
+	@exec $(PY) -m tests.soak.random_keys $(ARGS)
 
 wheel: $(VENV)/.dev  ## build dist/xenconsole-*.whl
 	@$(PY) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist . && ls dist/*.whl

@@ -6,12 +6,14 @@ Textual draws the screen as SVG; the guests do what they do, so that two runs di
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from emulator.control.client import start_engine
+from xenconsole import __version__
 from xenconsole.app import ConsoleApp
 from xenconsole.app_protocol import Client
 from xenconsole.screens.console import ConsoleScreen
@@ -44,7 +46,7 @@ class Photographer:
 
 async def photograph(folder: Path, guests: tuple[str, ...] = GUESTS) -> None:
     async def engine() -> Client:
-        return await start_engine()
+        return await start_engine(name="xenhost", version=__version__)
 
     client = await engine()
     app = ConsoleApp(client, files=tuple(Path("guests") / f"{name}.cfg" for name in guests), restart=engine)
@@ -65,7 +67,7 @@ async def photograph(folder: Path, guests: tuple[str, ...] = GUESTS) -> None:
             await pilot.press("j", "j", "j", "j")
             await asyncio.sleep(0.5)
             at.take("overview")
-            for tab, name in (("vcpus", "vcpu"), ("rings", "rings"), ("memory", "memory"), ("trace", "trace")):
+            for tab, name in (("vcpus", "vcpu"), ("rings", "rings"), ("trace", "trace")):
                 app.open_domain(linux, tab)
                 await at.until(lambda: isinstance(app.screen, DomainScreen), 5)
                 await asyncio.sleep(2)
@@ -80,8 +82,11 @@ async def photograph(folder: Path, guests: tuple[str, ...] = GUESTS) -> None:
 
 def main(arguments: list[str]) -> int:
     folder = Path(arguments[0]) if arguments else ROOT / "docs" / "pictures"
+    folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory():
+    with tempfile.TemporaryDirectory() as home:  # nobody's own settings and themes
+        os.environ["XDG_CONFIG_HOME"] = os.environ["XDG_STATE_HOME"] = home
+        os.chdir(ROOT)
         asyncio.run(photograph(folder))
     return 0
 
