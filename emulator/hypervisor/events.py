@@ -1,7 +1,7 @@
-"""Two-level event channels of one domain (xen/common/event_channel.c, event_2l.c).
+"""Event channels of one domain, two-level ones and FIFO ones (xen/common/event_channel.c, event_2l.c; `fifo`).
 
 A port is a number the guest holds; behind it stands a virtual interrupt, another vCPU (IPI), or the far end in another domain.
-Pending and mask bits live in shared_info, where the guest clears and sets them itself:
+With two levels pending and mask bits live in shared_info, where the guest clears and sets them itself:
 
     send: set pending[port]; if it was clear and mask[port] is clear: set the word's bit in pending_sel, then upcall_pending
 
@@ -13,10 +13,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from emulator.abi.errno import EEXIST, EINVAL, ENOENT, ENOSPC, ESRCH
 from emulator.abi.xen import EVENT_PORTS, GLOBAL_VIRQS, NR_VIRQS, SI_MASK, SI_PENDING, VIRQ_NAMES
+from emulator.hypervisor.fifo import DEFAULT_PRIORITY, PORTS, Fifo
 from emulator.hypervisor.refusal import Refusal
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ class Port:
     remote_port: int = 0
     backend: str = ""  # name of the Domain-0 backend at the far end
     count: int = 0
+    priority: int = DEFAULT_PRIORITY  # FIFO only, these three
+    last: tuple[int, int] = (0, 0)  # the queue it was in last: vCPU, priority
+    held: bool = False  # raised while its event word was missing
 
 
 @dataclass
@@ -51,14 +55,16 @@ class EventChannels:
     backends: dict[str, Callable[[], None]] = field(default_factory=dict)
     late: set[int] = field(default_factory=set)  # ports with an event that can wait until the guest has nothing else to do
     sent: int = 0
+    fifo: Fifo | None = None
 
     def allocate(self, port: Port) -> int:
         """The lowest free port number (0 is never one)."""
         number = 1
-        while number in self.ports:
+        while number in self.ports or (self.fifo is not None and self.fifo.busy(number)):
             number += 1
-        if number >= EVENT_PORTS:
-            raise Refusal(ENOSPC, f"all {EVENT_PORTS} event channels are in use")
+        most = EVENT_PORTS if self.fifo is None else PORTS
+        if number >= most:
+            raise Refusal(ENOSPC, f"all {most} event channels are in use")
         self.ports[number] = port
         return number
 
@@ -102,6 +108,9 @@ class EventChannels:
         self._clear(number)
 
     def _clear(self, number: int) -> None:
+        if self.fifo is not None:
+            self.fifo.clear(number)
+            return
         at = (self.base + SI_PENDING >> 3) + (number >> 6)
         self.words[at] &= ~(1 << (number & 63))
 
@@ -134,6 +143,12 @@ class EventChannels:
             return
         port.count += 1
         self.sent += 1
+        if self.fifo is not None:
+            self.fifo.set_pending(number, port)
+            vcpu = self.vcpus[port.vcpu]
+            if number in vcpu.polled or 0 in vcpu.polled:
+                vcpu.wake()
+            return
         word, bit = number >> 6, 1 << (number & 63)
         words, base = self.words, self.base >> 3
         vcpu = self.vcpus[port.vcpu]
@@ -157,15 +172,22 @@ class EventChannels:
                 self.set_pending(number)
             self.late.clear()
 
-    def save(self) -> tuple[dict[int, Port], dict[tuple[int, int], int], tuple[int, ...]]:
-        return copy.deepcopy(self.ports), dict(self.virqs), tuple(sorted(self.late))
+    def save(self) -> tuple[Any, ...]:
+        fifo = self.fifo.save() if self.fifo is not None else None
+        return copy.deepcopy(self.ports), dict(self.virqs), tuple(sorted(self.late)), fifo
 
-    def load(self, state: tuple[dict[int, Port], dict[tuple[int, int], int], tuple[int, ...]]) -> None:
-        ports, virqs, late = state
+    def load(self, state: tuple[Any, ...]) -> None:
+        ports, virqs, late, fifo = state
+        self.fifo = Fifo(self.memory, self.vcpus) if fifo is not None else None
+        if self.fifo is not None:
+            self.fifo.load(fifo)
         self.ports, self.virqs, self.late = copy.deepcopy(ports), dict(virqs), set(late)
 
     def unmask(self, number: int) -> None:
         """EVTCHNOP_unmask: an event that waited behind the mask is delivered now."""
+        if self.fifo is not None:
+            self.fifo.unmask(number, self.port(number))
+            return
         if not 0 < number < EVENT_PORTS:
             raise Refusal(EINVAL, f"port {number} does not exist")
         word, bit = number >> 6, 1 << (number & 63)
@@ -178,14 +200,33 @@ class EventChannels:
                 self.vcpus[port.vcpu if port else 0].mark_pending(word)
 
     def pending(self, number: int) -> bool:
+        if self.fifo is not None:
+            return self.fifo.pending(number)
         return bool(self.words[(self.base + SI_PENDING >> 3) + (number >> 6)] >> (number & 63) & 1)
 
     def masked(self, number: int) -> bool:
+        if self.fifo is not None:
+            return self.fifo.masked(number)
         return bool(self.words[(self.base + SI_MASK >> 3) + (number >> 6)] >> (number & 63) & 1)
 
     def reset(self) -> None:
         for number in list(self.ports):
             self.close(number)
+        if self.fifo is not None:
+            self.fifo.release()
+            self.fifo = None
+
+    def init_control(self, vcpu: int, mfn: int, offset: int) -> None:
+        """EVTCHNOP_init_control: the first one changes over to FIFO, what is pending then comes along."""
+        self._check_vcpu(vcpu)
+        if self.fifo is not None:
+            self.fifo.add_control(vcpu, mfn, offset)
+            return
+        fifo = Fifo(self.memory, self.vcpus)
+        fifo.add_control(vcpu, mfn, offset)
+        for number, port in self.ports.items():
+            port.held, port.priority = self.pending(number), DEFAULT_PRIORITY
+        self.fifo = fifo
 
     def _check_vcpu(self, vcpu: int) -> None:
         if vcpu >= len(self.vcpus):

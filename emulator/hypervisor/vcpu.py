@@ -156,9 +156,11 @@ class Vcpu:
 
     def mark_pending(self, word: int) -> None:
         """An unmasked event arrived in `word` of the pending bitmap: vcpu_mark_events_pending in Xen."""
-        memory = self.domain.memory
-        memory.words[(self.info + VI_PENDING_SEL) >> 3] |= 1 << word
-        memory.bytes[self.info + VI_UPCALL_PENDING] = 1
+        self.domain.memory.words[(self.info + VI_PENDING_SEL) >> 3] |= 1 << word
+        self.mark_upcall()
+
+    def mark_upcall(self) -> None:
+        self.domain.memory.bytes[self.info + VI_UPCALL_PENDING] = 1
         self.wake()
 
     def wake(self) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from emulator.abi import xen
-from emulator.abi.errno import EINVAL, ENOSYS, EPERM, ESRCH
+from emulator.abi.errno import EINVAL, ENOSYS, EOPNOTSUPP, EPERM, ESRCH
 from emulator.abi.xen import DOMID_SELF
 from emulator.hypervisor.events import INTERDOMAIN, UNBOUND, VIRQ, Port
+from emulator.hypervisor.fifo import LINK_BITS, QUEUES
 from emulator.hypervisor.refusal import Refusal
 
 if TYPE_CHECKING:
@@ -45,7 +46,17 @@ def event_channel_op(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
         events.reset()
     elif command == xen.EVTCHNOP_bind_pirq:
         raise Refusal(EINVAL, "no physical interrupt is this domain's")
-    else:  # the FIFO operations too: the guest goes on with two levels
+    elif command == xen.EVTCHNOP_init_control:
+        mfn, offset, number = guest.read_u64(argument), guest.read_u32(argument + 8), guest.read_u32(argument + 12)
+        events.init_control(number, mfn, offset)
+        guest.write(argument + 16, bytes([LINK_BITS]))
+    elif command == xen.EVTCHNOP_expand_array:
+        if events.fifo is None:
+            raise Refusal(EOPNOTSUPP, "the domain has no FIFO event channels")
+        events.fifo.add_page(guest.read_u64(argument), events.ports)
+    elif command == xen.EVTCHNOP_set_priority:
+        _set_priority(vcpu, guest.read_u32(argument), guest.read_u32(argument + 4))
+    else:
         raise Refusal(ENOSYS, f"event_channel_op {command} is not there")
     return 0
 
@@ -69,6 +80,15 @@ def _bind_interdomain(vcpu: Vcpu, remote: int, remote_port: int) -> int:
     far.kind, far.remote_port = INTERDOMAIN, number
     domain.events.set_pending(number)  # an event may have been sent before the bind
     return number
+
+
+def _set_priority(vcpu: Vcpu, number: int, priority: int) -> None:
+    port = vcpu.domain.events.port(number)
+    if vcpu.domain.events.fifo is None:
+        raise Refusal(ENOSYS, "two-level event channels have no priorities")
+    if priority >= QUEUES:
+        raise Refusal(EINVAL, f"priority {priority}: 0 (highest) to {QUEUES - 1}")
+    port.priority = priority
 
 
 def _status(vcpu: Vcpu, argument: int) -> None:
