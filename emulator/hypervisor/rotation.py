@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from emulator.cpu import native
+from emulator.cpu.core import UNLIMITED
 
 if TYPE_CHECKING:
     from emulator.hypervisor.domain import Domain
@@ -57,7 +58,7 @@ class Rotation:
             chosen = self._next_urgent(vcpu, count)
             if chosen is not None:
                 return self._load(chosen)
-        if vcpu.can_run and count < self._ends:
+        if vcpu.can_run and (count < self._ends or not self.waiting()):  # a turn is not renewed here: this may be a mere cut
             return vcpu
         return self._load(self._next(vcpu, count))
 
@@ -101,8 +102,11 @@ class Rotation:
         """Lower the core's limit to the end of the present turn, where another waits for it."""
         if self._several:
             domain = self._domain
-            limit = self._urgent_at if self._urgent else self._ends
-            if limit < domain.core.control[native.LIMIT] and (self._urgent or self.waiting()):
+            limits = [self._urgent_at] if self._urgent else []
+            if self.waiting():
+                limits.append(self._ends)
+            limit = min(limits, default=UNLIMITED)
+            if limit < domain.core.control[native.LIMIT]:
                 domain.clock.set_limit(limit)
 
     def waiting(self) -> bool:
