@@ -75,7 +75,7 @@ def end_of(guest: Guest) -> End:
 Script = list[tuple[bytes, str]]  # when this was said, type that
 
 
-def record(guest: Guest, script: Script, last: bytes, *, seed: int, noise: bool, seconds: float = 60) -> tuple[list[Logged], End]:
+def record(guest: Guest, script: Script, last: bytes, *, seed: int, noise: bool, seconds: float = 100) -> tuple[list[Logged], End]:
     """Run through a script, sliced at random; with `noise` also stopped from another thread, its TLB and translations thrown away."""
     domain, choice, done = guest.domain, random.Random(seed), threading.Event()
     log: list[Logged] = []
@@ -173,6 +173,6 @@ LINUX: Script = [
 
 @pytest.mark.linux
 @needs_linux
-@pytest.mark.parametrize("noise", [False, True], ids=["cut at random", "disturbed"])
-def test_linux_replays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noise: bool) -> None:
-    check(write_cfg(tmp_path), LINUX, b"the-2nd-end", monkeypatch, noise=noise, seed=6 + noise)
+@pytest.mark.parametrize(("vcpus", "noise"), [(1, False), (1, True), (2, True)], ids=["cut at random", "disturbed", "two vCPUs, disturbed"])
+def test_linux_replays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vcpus: int, noise: bool) -> None:
+    check(write_cfg(tmp_path, extra=f"vcpus = {vcpus}\n"), LINUX, b"the-2nd-end", monkeypatch, noise=noise, seed=5 + vcpus + noise)
