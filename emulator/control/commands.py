@@ -188,6 +188,26 @@ def _vcpus(host: HostApi, args: Arguments) -> CommandResult:
     return CommandResult(ok=True, domid=args.domid(), message=f"domain {args.domid()} asked to use {args.get('count', 0)} vCPUs")
 
 
+def _block_attach(host: HostApi, args: Arguments) -> CommandResult:
+    name = host.block_attach(args.domid(), args.get("spec", ""))
+    return CommandResult(ok=True, domid=args.domid(), message=f"{name} plugged into domain {args.domid()}")
+
+
+def _block_detach(host: HostApi, args: Arguments) -> CommandResult:
+    name = host.block_detach(args.domid(), args.get("vdev", ""), args.get("force", False))
+    return CommandResult(ok=True, domid=args.domid(), message=f"{name} taken from domain {args.domid()}")
+
+
+def _block_list(host: HostApi, args: Arguments) -> CommandResult:
+    """xl's columns (main_blocklist), and what a person wants to know besides."""
+    lines = [f"{'Vdev':<8} {'State':<12} {'Mode':<4} {'Size(k)':>10} {'Read(k)':>10} {'Written(k)':>10} {'Requests':>9} Target"]
+    for disk in host.block_list(args.domid()):
+        mode, trouble = "r" if disk.readonly else "w", f" ({disk.trouble})" if disk.trouble else ""
+        lines.append(f"{disk.vdev:<8} {disk.backend_state:<12} {mode:<4} {disk.size >> 10:>10} {disk.read_bytes >> 10:>10} "
+                     f"{disk.written_bytes >> 10:>10} {disk.requests:>9} {disk.target}{trouble}")  # fmt: skip
+    return CommandResult(ok=True, domid=args.domid(), message="\n".join(lines))
+
+
 def _network_attach(host: HostApi, args: Arguments) -> CommandResult:
     name = host.network_attach(args.domid(), args.get("spec", ""))
     return CommandResult(ok=True, domid=args.domid(), message=f"{name} plugged into domain {args.domid()}")
@@ -218,6 +238,9 @@ COMMANDS: Mapping[str, Command] = {
     "sched-credit2": Command(_adjust, _DOMID, {"weight": int, "cap": int}),
     "vcpu-pin": Command(_pin, {**_DOMID, "cpus": str}, {}),
     "vcpu-set": Command(_vcpus, {**_DOMID, "count": int}, {}),
+    "block-attach": Command(_block_attach, {**_DOMID, "spec": str}, {}),
+    "block-detach": Command(_block_detach, {**_DOMID, "vdev": str}, {"force": bool}),
+    "block-list": Command(_block_list, _DOMID, {}),
     "network-attach": Command(_network_attach, _DOMID, {"spec": str}),
     "network-detach": Command(_network_detach, {**_DOMID, "vif": str}, {"force": bool}),
     "network-capture": Command(_network_capture, _DOMID, {"vif": str, "file": str}),

@@ -30,7 +30,7 @@ from emulator.control.views import (
     SnapshotView,
     VcpuSummary,
 )
-from emulator.dom0 import networkverbs, scheduling
+from emulator.dom0 import blockverbs, networkverbs, scheduling
 from emulator.dom0.config import DomainConfig
 from emulator.dom0.guest import Guest
 from emulator.dom0.toolstack import Autopsy, Toolstack
@@ -127,6 +127,17 @@ class Host:
     def set_vcpus(self, domid: int, count: int) -> None:
         scheduling.set_vcpus(self._tools, domid, count)
 
+    def block_attach(self, domid: int, spec: str) -> str:
+        """Plug a disk in, by xl's disk specification; its name in the guest."""
+        return blockverbs.attach(self._tools.guest(domid), spec).spec.vdev
+
+    def block_detach(self, domid: int, vdev: str, force: bool) -> str:
+        """Take a disk away, with the guest's consent or by force; its name."""
+        return blockverbs.detach(self._tools.guest(domid), vdev, force)
+
+    def block_list(self, domid: int) -> tuple[blockverbs.DiskReport, ...]:
+        return blockverbs.reports(self._tools.guest(domid))
+
     def network_attach(self, domid: int, spec: str) -> str:
         return networkverbs.attach(self._tools.guest(domid), spec, self._tools.networks)
 
@@ -220,11 +231,13 @@ class Host:
         vcpus = tuple(self._vcpu_summary(domain, v, running, shares) for v in domain.vcpus)
         stats, console = domain.stats, guest.console
         received, sent = guest.vifs.traffic()
+        read, written = guest.disks.traffic()
         return DomainView(
             domain.domid, name=guest.name, uuid=guest.config.uuid, state=state, shutdown=ended, started_unix=guest.started_unix,
             cpu_ns=stats.cpu_ns, mem_kib=domain.reservation.owned * 4, maxmem_kib=guest.memory.most * 4, vcpus=vcpus,
             hypercalls=stats.hypercalls, events=domain.events.sent, faults=stats.page_faults,
-            traffic=RingTraffic(console_in=console.bytes_in, console_out=console.bytes_out, net_rx=received, net_tx=sent),
+            traffic=RingTraffic(console_in=console.bytes_in, console_out=console.bytes_out, net_rx=received, net_tx=sent,
+                                block_read=read, block_write=written),
             console_end=guest.transcript.end,
             console_bell=guest.transcript.bells, crash=domain.crash_reason, config_file=guest.config.file, snapshots=len(guest.album.snapshots()),
         )  # fmt: skip

@@ -28,8 +28,8 @@ from emulator.control.views import (
     TraceView,
     VcpuView,
 )
-from emulator.dom0.backends.net.device import Vif
 from emulator.dom0.backends.block.device import BlockDevice
+from emulator.dom0.backends.net.device import Vif
 from emulator.dom0.config import DomainConfig
 from emulator.dom0.guest import Guest
 from emulator.dom0.snapshots import Snapshot

@@ -212,6 +212,18 @@ class FakeHost:
     def set_vcpus(self, domid: int, count: int) -> None:
         self._guest(domid)
 
+    def block_attach(self, domid: int, spec: str) -> str:
+        self._guest(domid)
+        return "xvdb"
+
+    def block_detach(self, domid: int, vdev: str, force: bool) -> str:
+        self._guest(domid)
+        return vdev
+
+    def block_list(self, domid: int) -> tuple[Any, ...]:
+        self._guest(domid)
+        return ()
+
     def network_attach(self, domid: int, spec: str) -> str:
         self._guest(domid)
         return f"vif{domid}.0"

@@ -186,7 +186,6 @@ class BlockDevice:
         self._write_nodes(self.back, nodes, ())
         self.trouble = ""
         self.run(self.handshake.connected())
-        self._side.notify(port, self.name)
         self.kick()
 
     def _new_ring(self) -> BlockRing:

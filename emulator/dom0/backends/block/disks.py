@@ -180,6 +180,11 @@ class GuestDisks:
         assert self._watch is not None
         self._watch.watch(f"{device.front}/state", device.frontend_changed)
 
+    def traffic(self) -> tuple[int, int]:
+        """Bytes read and written since each disk came. Any thread."""
+        counters = [device.counters for device in list(self.devices.values())]
+        return sum(one.read_bytes for one in counters), sum(one.written_bytes for one in counters)
+
     def find(self, vdev: str) -> BlockDevice:
         """By the guest's name for it or its number. Raises UserError."""
         device = self.devices.get(device_number(vdev) or -1)
