@@ -73,7 +73,8 @@ class Album:
             if not automatic:
                 raise UserError(f"{MAX_SNAPSHOTS} snapshots are kept already", fix="forget one first")
             self._forget_oldest_automatic()
-        if not name:
+        given = name
+        while not given and (not name or name in self._kept):
             self._counter += 1
             name = f"before-restore-{self._counter}" if automatic else f"snapshot-{self._counter}"
         if name in self._kept:
