@@ -29,6 +29,17 @@ static uint64_t l1_mfn(void)
     return entry_at(1) / PAGE_SIZE;
 }
 
+/* A linear map is allowed read-only; then it is made writable by the flags alone. Taken away again whatever came of it. */
+static long linear_grown(unsigned slot)
+{
+    uint64_t entry = l4_mfn() * PAGE_SIZE + slot * 8;
+    long error = mmu(entry, l4_mfn() * PAGE_SIZE | PTE_PRESENT, DOMID_SELF);
+    if (!error)
+        error = mmu(entry, l4_mfn() * PAGE_SIZE | PTE_PRESENT | PTE_WRITE, DOMID_SELF);
+    mmu(entry, 0, DOMID_SELF);
+    return error;
+}
+
 #define RW (PTE_PRESENT | PTE_WRITE)
 #define VICTIM_MFN virt_to_mfn(victim)
 
@@ -58,6 +69,18 @@ static uint64_t l1_mfn(void)
     X(mu_dom0, "mmu_update: pages of domain 0", XEN_EPERM, mmu(entry_at(1), VICTIM_MFN * PAGE_SIZE | RW, 0)) \
     X(mu_xenpages, "mmu_update: pages of DOMID_XEN", XEN_EPERM, mmu(entry_at(1), VICTIM_MFN * PAGE_SIZE | RW, DOMID_XEN)) \
     X(mu_nodom, "mmu_update: pages of no domain", XEN_ESRCH, mmu(entry_at(1), VICTIM_MFN * PAGE_SIZE | RW, NO_DOMAIN)) \
+    X(mu_cmd4, "mmu_update: an entry's address plus 4", XEN_ENOSYS, mmu(entry_at(1) + 4, 0, DOMID_SELF)) \
+    X(mu_l4_global, "mmu_update: L4 with the global bit", XEN_EINVAL, \
+      mmu(l4_mfn() * PAGE_SIZE + 300 * 8, (entry_at(3) & ~0xfffUL) | RW | 0x100, DOMID_SELF)) \
+    X(mu_l4_xen_ro, "mmu_update: L4 in Xen's last slot, read-only", XEN_EINVAL, \
+      mmu(l4_mfn() * PAGE_SIZE + 271 * 8, l4_mfn() * PAGE_SIZE | PTE_PRESENT, DOMID_SELF)) \
+    X(mu_l4_grown, "mmu_update: a read-only linear L4 made writable", XEN_EINVAL, linear_grown(300)) \
+    X(mu_l2_l2, "mmu_update: L2 points to itself, writable", XEN_EINVAL, \
+      mmu((entry_at(2) & ~0xfffUL) + 511 * 8, (entry_at(2) & ~0xfffUL) | RW, DOMID_SELF)) \
+    X(mu_l1_l2, "mmu_update: L1 maps an L2 writable", XEN_EBUSY, mmu(entry_at(1), (entry_at(2) & ~0xfffUL) | RW, DOMID_SELF)) \
+    X(mu_l1_l3, "mmu_update: L1 maps an L3 writable, A and D kept", XEN_EBUSY, \
+      mmu(entry_at(1) | 2, (entry_at(3) & ~0xfffUL) | RW, DOMID_SELF)) \
+    X(mu_all, "mmu_update: L1 maps frame ~0", XEN_EINVAL, mmu(entry_at(1), 0x000ffffffffff000UL | RW, DOMID_SELF)) \
     X(mu_ptnodom, "mmu_update: tables of no domain", XEN_ESRCH, mmu(entry_at(1), 0, (NO_DOMAIN + 1) << 16 | DOMID_SELF))
 
 #define EXTENDED(X) \
@@ -91,6 +114,10 @@ static uint64_t l1_mfn(void)
     X(me_clear_l4, "clear the L4", XEN_EINVAL, ext(MMUEXT_CLEAR_PAGE, l4_mfn(), 0, DOMID_SELF)) \
     X(me_copy_l1, "copy a page over an L1", XEN_EINVAL, ext(MMUEXT_COPY_PAGE, l1_mfn(), VICTIM_MFN, DOMID_SELF)) \
     X(me_copy_wild, "copy a wild frame", XEN_EINVAL, ext(MMUEXT_COPY_PAGE, VICTIM_MFN, WILD_MFN, DOMID_SELF)) \
+    X(me_pin_again, "pin the L4 again", XEN_EINVAL, ext(MMUEXT_PIN_L4_TABLE, l4_mfn(), 0, DOMID_SELF)) \
+    X(me_clear_l1, "clear an L1", XEN_EINVAL, ext(MMUEXT_CLEAR_PAGE, l1_mfn(), 0, DOMID_SELF)) \
+    X(me_clear_max, "clear frame ~0", XEN_EINVAL, ext(MMUEXT_CLEAR_PAGE, ~0UL, 0, DOMID_SELF)) \
+    X(me_invl_multi, "invlpg: mask in Xen's memory", XEN_EINVAL, ext(9, (uint64_t)victim, XEN_MEMORY, DOMID_SELF)) \
     X(me_super, "mark a superpage", XEN_EOPNOTSUPP, ext(MMUEXT_MARK_SUPER, VICTIM_MFN & ~511UL, 0, DOMID_SELF))
 
 #define VA(address, entry) HYPERVISOR(update_va_mapping, address, entry, UVMF_INVLPG)
@@ -129,6 +156,9 @@ static long gdt(uint64_t mfn, unsigned entries)
     X(ud_wild, "update_descriptor: a wild frame", XEN_EINVAL, HYPERVISOR(update_descriptor, WILD_MFN * PAGE_SIZE, 0)) \
     X(ud_align, "update_descriptor: not aligned", XEN_EINVAL, HYPERVISOR(update_descriptor, virt_to_maddr(victim) + 1, 0)) \
     X(ud_l4, "update_descriptor: in the L4", XEN_EINVAL, HYPERVISOR(update_descriptor, l4_mfn() * PAGE_SIZE, 0)) \
+    X(ud_l1, "update_descriptor: in an L1", XEN_EINVAL, HYPERVISOR(update_descriptor, l1_mfn() * PAGE_SIZE, 0)) \
+    X(ud_max, "update_descriptor: at the top of all", XEN_EINVAL, HYPERVISOR(update_descriptor, ~7UL, 0)) \
+    X(ud_ldt, "update_descriptor: an LDT", XEN_EINVAL, HYPERVISOR(update_descriptor, virt_to_maddr(victim), 0x0000820000000067)) \
     X(ud_tss, "update_descriptor: a task segment", XEN_EINVAL, \
       HYPERVISOR(update_descriptor, virt_to_maddr(victim), 0x00008b0000000067)) \
     X(ud_intgate, "update_descriptor: an interrupt gate", XEN_EINVAL, \
@@ -176,11 +206,86 @@ static long add_to_physmap(uint16_t domain)
     X(mo_physmap, "add_to_physmap", XEN_EACCES, add_to_physmap(DOMID_SELF)) \
     X(mo_exchange, "exchange: argument in Xen's memory", XEN_EFAULT, HYPERVISOR(memory_op, XENMEM_exchange, XEN_MEMORY))
 
-PAGE_TABLES(CALL_DEFINE) EXTENDED(CALL_DEFINE) MAPPINGS(CALL_DEFINE) DESCRIPTORS(CALL_DEFINE) RESERVATION(CALL_DEFINE)
+struct grant_copy {
+    uint64_t source;
+    uint16_t source_domain, source_offset;
+    uint64_t dest;
+    uint16_t dest_domain, dest_offset;
+    uint32_t padding;
+    uint16_t length, flags;
+    int16_t status;
+};
+
+static long grant_copy(uint64_t source, uint64_t dest, unsigned offset, unsigned length, unsigned domain)
+{
+    struct grant_copy copy = {source, domain, offset, dest, DOMID_SELF, 0, 0, length, 0, 0};
+    long error = HYPERVISOR(grant_table_op, 5, &copy, 1);
+    return error ? error : copy.status;
+}
+
+static long grant_unmap(uint32_t handle)
+{
+    struct {
+        uint64_t host_addr, dev_bus_addr;
+        uint32_t handle;
+        int16_t status;
+    } unmap = {(uint64_t)victim, 0, handle, 0};
+    long error = HYPERVISOR(grant_table_op, 1, &unmap, 1);
+    return error ? error : unmap.status;
+}
+
+static long grant_setup(uint16_t domain, uint32_t frames)
+{
+    static uint64_t list[64];
+    struct {
+        uint16_t domain;
+        uint32_t frames;
+        int16_t status;
+        uint64_t *list;
+    } setup = {domain, frames, 0, list};
+    long error = HYPERVISOR(grant_table_op, 2, &setup, 1);
+    return error ? error : setup.status;
+}
+
+static long grant_version(uint32_t version)
+{
+    return HYPERVISOR(grant_table_op, 8, &version, 1);
+}
+
+static long grant_swap(uint32_t a, uint32_t b)
+{
+    struct {
+        uint32_t a, b;
+        int16_t status;
+    } swap = {a, b, 0};
+    long error = HYPERVISOR(grant_table_op, 11, &swap, 1);
+    return error ? error : swap.status;
+}
+
+/* What an operation says of itself (GNTST_*) is negative as an errno is, but no errno. */
+#define GRANTS(X) \
+    X(gr_copy_l4, "copy into the L4 (status)", ANY_ERROR, grant_copy(VICTIM_MFN, l4_mfn(), 0, 8, DOMID_SELF)) \
+    X(gr_copy_l1, "copy into an L1 (status)", ANY_ERROR, grant_copy(VICTIM_MFN, l1_mfn(), 0, 8, DOMID_SELF)) \
+    X(gr_copy_wild, "copy from a wild frame (status)", ANY_ERROR, grant_copy(WILD_MFN, VICTIM_MFN, 0, 8, DOMID_SELF)) \
+    X(gr_copy_long, "copy over a page's end (status)", ANY_ERROR, grant_copy(VICTIM_MFN, VICTIM_MFN, 4095, 2, DOMID_SELF)) \
+    X(gr_copy_huge, "copy 65535 bytes (status)", ANY_ERROR, grant_copy(VICTIM_MFN, VICTIM_MFN, 0, 65535, DOMID_SELF)) \
+    X(gr_copy_dom0, "copy a frame of domain 0 (status)", ANY_ERROR, grant_copy(1, VICTIM_MFN, 0, 8, 0)) \
+    X(gr_unmap, "unmap a handle never given (status)", ANY_ERROR, grant_unmap(5)) \
+    X(gr_unmap_max, "unmap handle ~0 (status)", ANY_ERROR, grant_unmap(~0U)) \
+    X(gr_setup_huge, "a table of 2^32-1 frames (status)", ANY_ERROR, grant_setup(DOMID_SELF, ~0U)) \
+    X(gr_setup_dom0, "domain 0's table (status)", ANY_ERROR, grant_setup(0, 1)) \
+    X(gr_setup_nodom, "no domain's table (status)", ANY_ERROR, grant_setup(NO_DOMAIN, 1)) \
+    X(gr_version, "version 3", XEN_EINVAL, grant_version(3)) \
+    X(gr_swap, "swap with entry 2^31 (status)", ANY_ERROR, grant_swap(8, 1U << 31)) \
+    X(gr_cont, "map with a continuation's bits", XEN_EINVAL, HYPERVISOR(grant_table_op, 0x1000, victim, 1)) \
+    X(gr_two, "set up two tables at once", XEN_EINVAL, HYPERVISOR(grant_table_op, 2, victim, 2)) \
+    X(gr_status, "a status list in Xen's memory", XEN_EFAULT, HYPERVISOR(grant_table_op, 9, XEN_MEMORY, 1))
+
+PAGE_TABLES(CALL_DEFINE) EXTENDED(CALL_DEFINE) MAPPINGS(CALL_DEFINE) DESCRIPTORS(CALL_DEFINE) RESERVATION(CALL_DEFINE) GRANTS(CALL_DEFINE)
 
 static const struct attempt page_tables[] = {PAGE_TABLES(CALL_ROW)}, extended[] = {EXTENDED(CALL_ROW)},
                             mappings[] = {MAPPINGS(CALL_ROW)}, descriptors[] = {DESCRIPTORS(CALL_ROW)},
-                            reservation[] = {RESERVATION(CALL_ROW)};
+                            reservation[] = {RESERVATION(CALL_ROW)}, grants[] = {GRANTS(CALL_ROW)};
 
 const struct table mm_tables[] = {
     CALLS("Page tables by mmu_update", page_tables),
@@ -188,5 +293,6 @@ const struct table mm_tables[] = {
     CALLS("Mappings by update_va_mapping", mappings),
     CALLS("Descriptor tables", descriptors),
     CALLS("The memory reservation", reservation),
+    CALLS("Grants", grants),
     {NULL, NULL, 0, false, NULL, NULL},
 };
