@@ -123,6 +123,9 @@ class Actions:
                 self.destroyed.add(int(values["domid"]))
             result = await self.app.client.command(command.name, progress=None, **values)
             self._log(line, result)
+            if result.ok and command.tells and result.message:
+                said = "\n".join(printable(text) for text in result.message.split("\n"))
+                self.app.notify(said, title=printable(line), markup=False, timeout=8)
         return result
 
     def _refusal(self, command: Command, calls: list[Values]) -> str:

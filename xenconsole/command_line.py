@@ -100,10 +100,24 @@ def _value(argument: Argument, word: str, around: Surroundings) -> str | int:
         except ValueError as error:
             raise UserError(f"{word!r} is not a number") from error
         return word
+    if argument.kind == "memory":
+        return _kib(word)
+    if argument.kind == "count":
+        if not word.isdecimal() or len(word) > 9:
+            raise UserError(f"{word!r} is not a number", fix=argument.help)
+        return int(word)
     known = argument.choices or around.words.get(argument.kind, ())
     if argument.kind in ("choice", "column", "theme") and word not in known:
         raise UserError(f"no {argument.name} {word!r}", fix="one of " + ", ".join(known))
     return word
+
+
+def _kib(word: str) -> int:
+    """Memory as xl takes it: MiB, or with k, m, g or t behind it."""
+    number, unit = (word[:-1], word[-1].lower()) if word[-1:].lower() in ("k", "m", "g", "t") else (word, "m")
+    if not number.isdecimal() or len(number) > 9:
+        raise UserError(f"{word!r} is no amount of memory", fix="512 or 512m, 1g, 65536k")
+    return int(number) << {"k": 0, "m": 10, "g": 20, "t": 30}[unit]
 
 
 def complete(line: str, around: Surroundings) -> list[str]:

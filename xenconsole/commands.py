@@ -23,7 +23,8 @@ class Confirm(Enum):
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument; `name` is the engine's name for it. `kind`: domain file snapshot column theme tab choice number text flag."""
+    """One argument; `name` is the engine's name for it. `kind`: domain file snapshot column theme tab choice number count text flag,
+    and memory (KiB, typed as xl takes it)."""
 
     name: str
     kind: str
@@ -50,13 +51,14 @@ class Command:
     footer: str = ""  # the word in the footer; empty keeps it out
     typed: bool = True  # can be typed at the prompt and found in the palette
     loses: str = ""  # what the confirmation says will be lost
+    tells: bool = False  # the engine's answer is shown, not only its errors
 
     @property
     def usage(self) -> str:
         """`restore [DOMAIN] SNAPSHOT`."""
         words = [self.name]
         for argument in self.arguments:
-            word = argument.name if argument.kind in ("text", "choice", "number") else argument.kind
+            word = argument.name if argument.kind in ("text", "choice", "number", "count") else argument.kind
             word = f"-{argument.name[0]}" if argument.kind == "flag" else word.upper()
             words.append(f"[{word}]" if argument.optional else word)
         return " ".join(words)
@@ -66,6 +68,7 @@ class Command:
         return bool(self.arguments) and self.arguments[0].kind == "domain"
 
 
+MEMORY = Argument("kib", "memory", "how much: 512 or 512m, 1g, 65536k")
 SNAPSHOT = Argument("name", "snapshot", "name of a snapshot")
 TABS = ("summary", "vcpus", "memory", "rings", "events", "trace", "config")
 
@@ -123,6 +126,37 @@ COMMANDS: tuple[Command, ...] = (
         xl="xl rename {domid} {new}",
         engine=True,
     ),
+    Command("mem-set", "ask a domain to give or take memory", "domains", (DOMAIN, MEMORY), xl="xl mem-set {domid} {kib}k", engine=True, tells=True),
+    Command("mem-max", "set the most memory a domain may have", "domains", (DOMAIN, MEMORY), xl="xl mem-max {domid} {kib}k", engine=True, tells=True),
+    Command(
+        "vcpu-set",
+        "ask a domain to use so many vCPUs",
+        "domains",
+        (DOMAIN, Argument("count", "count", "number of vCPUs")),
+        xl="xl vcpu-set {domid} {count}",
+        engine=True,
+        tells=True,
+    ),
+    Command(
+        "vcpu-pin",
+        "say which physical CPUs a domain may use",
+        "domains",
+        (DOMAIN, Argument("cpus", "text", "CPUs, as in 0-1,3 or all")),
+        xl="xl vcpu-pin {domid} all {cpus}",
+        engine=True,
+        tells=True,
+    ),
+    Command(
+        "sched-credit2",
+        "give a domain a weight, and a cap in percent of one CPU",
+        "domains",
+        (DOMAIN, Argument("weight", "count", "1 to 65535"), Argument("cap", "count", "0 for none", optional=True)),
+        aliases=("sched",),
+        xl="xl sched-credit2 -d {domid} -w {weight}{cap: -c @}",
+        engine=True,
+        tells=True,
+    ),
+    Command("block-list", "a domain's disks", "domains", (DOMAIN,), xl="xl block-list {domid}", engine=True, tells=True),
     # snapshots
     Command(
         "snapshot",
@@ -225,7 +259,7 @@ def find_command(word: str) -> Command | None:
 def xl_line(command: Command, values: Mapping[str, object]) -> str:
     """The line to type into a shell on a Xen host; empty for a command that xl has no word for.
 
-    `{name}` puts a quoted value, `{name: text}` puts the text when the value is true."""
+    `{name}` puts a quoted value, `{name: text}` puts the text when the value is given, an @ in it standing for the value."""
     out, rest = "", command.xl
     while rest:
         before, _, rest = rest.partition("{")
@@ -233,7 +267,7 @@ def xl_line(command: Command, values: Mapping[str, object]) -> str:
         field, _, rest = rest.partition("}")
         name, colon, text = field.partition(":")
         if colon:
-            out += text if values.get(name) else ""
+            out += text.replace("@", shlex.quote(str(values[name]))) if values.get(name, False) is not False else ""
         elif name:
             out += shlex.quote(str(values.get(name, "") or name.upper()))
     return out.strip()

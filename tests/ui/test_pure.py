@@ -140,6 +140,10 @@ def test_the_xl_line_quotes_what_a_shell_would_split() -> None:
     assert create is not None and rename is not None
     assert xl_line(create, {"file": "my guest.cfg", "paused": True}) == "xl create -p 'my guest.cfg'"
     assert xl_line(create, {"file": "a.cfg"}) == "xl create a.cfg"
+    sched = find_command("sched")
+    assert sched is not None
+    assert xl_line(sched, {"domid": "web", "weight": 512, "cap": 0}) == "xl sched-credit2 -d web -w 512 -c 0"
+    assert xl_line(sched, {"domid": "web", "weight": 512}) == "xl sched-credit2 -d web -w 512"
     assert xl_line(rename, {"domid": "web one", "new": "x;y"}) == "xl rename 'web one' 'x;y'"
 
 
@@ -151,6 +155,8 @@ def test_the_xl_line_quotes_what_a_shell_would_split() -> None:
         ("pause 12", "pause", {"domid": 12}),
         ("destroy 'web one'", "destroy", {"domid": 12}),
         ("create -p a.cfg", "create", {"file": "a.cfg", "paused": True}),
+        ("mem-set 512", "mem-set", {"domid": 1, "kib": 512 << 10}),
+        ("mem-set hello 1g", "mem-set", {"domid": 1, "kib": 1 << 20}),
         ("rename new", "rename", {"domid": 1, "new": "new"}),
         ("rename 12 new", "rename", {"domid": 12, "new": "new"}),
         ("restore a", "restore", {"domid": 1, "name": "a"}),
