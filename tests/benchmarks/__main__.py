@@ -11,11 +11,11 @@ import sys
 import time
 import traceback
 
-from tests.benchmarks import boot, console, echo, hypercalls, soak, table, userland
+from tests.benchmarks import block_speed, boot, console, echo, hypercalls, soak, table, userland
 from tests.benchmarks.linux import Missing
 from tests.benchmarks.table import Row
 
-BENCHMARKS = {"boot": boot.run, "userland": userland.run, "hypercalls": hypercalls.run, "echo": echo.run, "console": console.run, "soak": soak.run}
+BENCHMARKS = {"boot": boot.run, "userland": userland.run, "hypercalls": hypercalls.run, "echo": echo.run, "console": console.run, "block": block_speed.run, "soak": soak.run}
 
 
 def main(arguments: list[str]) -> int:
