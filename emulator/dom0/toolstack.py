@@ -100,8 +100,8 @@ class Toolstack:
 
     def stop(self) -> None:
         """Destroy all domains and join the threads."""
-        for domid in list(self.guests):
-            self.destroy(domid)
+        for guest in list(self.guests.values()):
+            self._remove(guest, "destroyed")  # nothing when it has just ended by itself
         self._ends.put(None)
         self._janitor.join(5)
         self.cpus.stop()

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from emulator.abi.netif import (
-    NETTXF_extra_info,
-    NETTXF_more_data,
     REQ_PROD,
     RING_HEADER,
     RSP_EVENT,
@@ -17,6 +15,8 @@ from emulator.abi.netif import (
     SLOTS,
     TX_REQUEST,
     TX_RESPONSE,
+    NETTXF_extra_info,
+    NETTXF_more_data,
 )
 from emulator.dom0.grants import GrantError
 from emulator.dom0.network import Frame
@@ -166,7 +166,7 @@ class PlainSide(Rings):
     def written(self, frames: Sequence[int]) -> None:
         assert all(0 <= mfn < FRAMES for mfn in frames)
 
-    def send(self, *arguments: object, **named: object) -> None:  # type: ignore[override]
+    def send(self, *arguments: object, **named: object) -> None:
         """Both a frontend's `send` and the side's: by what it is given."""
         if isinstance(arguments[0], str):
             self.posted.append(arguments)  # type: ignore[arg-type]

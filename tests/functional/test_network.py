@@ -1,0 +1,178 @@
+"""Two guests on one network, ours and Debian's, with everything a host runs around them."""
+
+from __future__ import annotations
+
+import re
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from emulator.dom0 import networkverbs
+from emulator.dom0.config import parse_config
+from emulator.dom0.network import Frame
+from emulator.dom0.toolstack import Toolstack
+from emulator.errors import UserError
+from tests.functional.linux_guest import BUSYBOX, ROOT, kernel, needs_linux
+
+GUESTS = ROOT / "guests"
+
+
+class Host:
+    """A toolstack, and guests typed to by name."""
+
+    def __init__(self) -> None:
+        self.tools = Toolstack(pool_kib=1 << 20, cpus=2)
+        self.tools.start()
+        self.domids: dict[str, int] = {}
+
+    def create(self, text: str) -> None:
+        config = parse_config(text, file=str(GUESTS / "test.cfg"))
+        self.domids[config.name] = self.tools.create(config, False, lambda told: None)
+
+    def said(self, name: str, start: int = 0) -> str:
+        domid = self.domids[name]
+        guest = self.tools.guests.get(domid)
+        transcript = guest.transcript if guest is not None else self.tools.obituaries[domid].transcript
+        return transcript.tail(transcript.end - start).decode("utf-8", "replace").replace("\r", "")
+
+    def until(self, name: str, pattern: str, *, start: int = 0, seconds: float = 60) -> re.Match[str]:
+        deadline = time.monotonic() + seconds
+        while not (match := re.search(pattern, self.said(name, start))):
+            assert time.monotonic() < deadline, (self.said(name, start)[-1500:], [line.text for line in self.tools.log][-10:])
+            time.sleep(0.02)
+        return match
+
+    def run(self, name: str, command: str, *, seconds: float = 60) -> str:
+        """What a command printed on a Linux guest."""
+        guest = self.tools.guests[self.domids[name]]
+        start = guest.transcript.end
+        guest.type(f"{command}; echo end''ed\n".encode())
+        self.until(name, r"ended\n", start=start, seconds=seconds)
+        return self.said(name, start)
+
+    def type(self, name: str, text: str) -> None:
+        self.tools.guests[self.domids[name]].type(text.encode())
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    sys.setswitchinterval(1e-4)
+    made = Host()
+    yield made
+    made.tools.stop()
+
+
+def ours(name: str, extra: str, vif: str = "bridge=net0") -> str:
+    return f'name="{name}"\nkernel="images/{name}.elf"\nextra="{extra}"\nmemory=4\nvif=["{vif}"]\non_crash="preserve"\n'
+
+
+def test_ping_and_pong_lose_nothing_and_tell_how_long_it_took(host: Host, tmp_path: Path) -> None:
+    host.create(ours("pong", "ip=10.7.0.2"))
+    host.until("pong", "pong: 10.7.0.2")
+    pong = host.tools.guests[host.domids["pong"]]
+    networkverbs.start_capture(pong, "0", tmp_path / "pong.pcapng")
+    host.create(ours("ping", "ip=10.7.0.1 peer=10.7.0.2 count=300 rounds=1"))
+    host.until("ping", r"300 sent, 0 lost; min \d+, mean \d+, max \d+ us\n +\d+ us +\d+ #+")
+    (report,) = networkverbs.reports(pong)
+    assert report.rx_frames == report.tx_frames >= 302 and report.rx_dropped == report.tx_errors == 0
+    assert (report.backend_state, report.frontend_state, report.bridge) == ("connected", "connected", "net0")
+    capture = networkverbs.stop_capture(pong, "0")
+    assert capture.frames == report.rx_frames + report.tx_frames
+    data = capture.path.read_bytes()
+    kinds, at = [], 0
+    while at < len(data):
+        kind, size = struct.unpack_from("<II", data, at)
+        assert data[at + size - 4 : at + size] == struct.pack("<I", size)
+        kinds.append(kind)
+        at += size
+    assert kinds[:2] == [0x0A0D0D0A, 1] and kinds[2:] == [6] * capture.frames
+
+
+def test_a_rate_limit_holds(host: Host) -> None:
+    """1 Mb/s is 125 kB/s: datagrams of 1,442 bytes pass at 87 a second once the burst of 128 KiB is spent."""
+    host.create(ours("pong", "ip=10.7.0.2"))
+    host.create(ours("ping", "ip=10.7.0.1 peer=10.7.0.2 count=180 size=1400 rounds=2", "bridge=net0,rate=1Mb/s"))
+    began = time.monotonic()
+    host.until("ping", "180 sent, 0 lost")
+    assert time.monotonic() - began > (180 * 1442 - 131072) / 125_000 * 0.7
+    assert networkverbs.reports(host.tools.guests[host.domids["ping"]])[0].throttled > 0
+
+
+def test_forged_frames_go_nowhere(host: Host) -> None:
+    host.create(ours("pong", "ip=10.7.0.2"))
+    host.until("pong", "pong: 10.7.0.2")
+    vif = host.tools.guests[host.domids["pong"]].vifs.devices[0]
+    heard: list[Frame] = []
+
+    class Listener:
+        name = "listener"
+
+        def deliver(self, frames: list[Frame]) -> None:
+            heard.extend(frames)
+
+    vif.network.attach(Listener())
+    forged = Frame(b"\xff" * 6 + bytes.fromhex("00163e999999") + b"\x08\x00" + bytes(46))
+    vif.network.send(vif.port, [forged])
+    assert not heard
+    (net0,) = host.tools.networks.reports()
+    assert net0.ports[0].counters.forged == 1
+
+
+def test_a_wrong_interface_is_told_and_changes_nothing(host: Host) -> None:
+    host.create(ours("pong", "ip=10.7.0.2"))
+    pong = host.tools.guests[host.domids["pong"]]
+    with pytest.raises(UserError, match="is there already"):
+        networkverbs.attach(pong, "devid=0", host.tools.networks)
+    with pytest.raises(UserError, match="no interface 7: there are: 0"):
+        networkverbs.detach(pong, "7")
+
+
+@pytest.fixture(scope="module")
+def linux_cfg(tmp_path_factory: pytest.TempPathFactory) -> str:
+    ramdisk = tmp_path_factory.mktemp("net") / "initramfs.cpio.gz"
+    release = kernel().name.removeprefix("vmlinuz-")
+    if not Path("/lib/modules", release).exists() or not BUSYBOX.exists():
+        pytest.skip(f"no modules of {release}")
+    command = [sys.executable, str(GUESTS / "mkinitramfs.py"), "-o", str(ramdisk), "--modules", "xen-netfront", "--kernel", release]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return f'kernel="{kernel()}"\nramdisk="{ramdisk}"\nextra="console=hvc0 quiet"\nmemory=96\n'
+
+
+@needs_linux
+def test_two_linux_guests_ping_and_move_megabytes(host: Host, linux_cfg: str) -> None:
+    for name in ("a", "b"):
+        host.create(f'name="{name}"\nvif=["bridge=net0"]\n{linux_cfg}')
+    for number, name in enumerate(("a", "b"), start=1):
+        host.until(name, "root@guest", seconds=90)
+        host.run(name, f"ip addr add 10.0.0.{number}/24 dev eth0 && ip link set eth0 up")
+    assert "1000 packets transmitted, 1000 packets received, 0% packet loss" in host.run("a", "ping -q -A -c 1000 10.0.0.2", seconds=120)
+    host.type("b", "nc -l -p 5000 | md5sum\n")
+    sent = host.run("a", "dd if=/dev/urandom of=/tmp/x bs=1M count=8 2>/dev/null; md5sum /tmp/x; sleep 1; nc 10.0.0.2 5000 </tmp/x", seconds=120)
+    digest = re.search(r"\b[0-9a-f]{32}\b", sent)
+    assert digest is not None
+    host.until("b", digest.group())
+    # Plugged out and in while it runs.
+    a = host.tools.guests[host.domids["a"]]
+    assert networkverbs.detach(a, "0") == f"vif{a.domid}.0"
+    host.run("a", "while ip link show eth0 >/dev/null 2>&1; do sleep 0.1; done")
+    networkverbs.attach(a, "bridge=net0", host.tools.networks)
+    host.run("a", "while ! ip link show eth0 >/dev/null 2>&1; do sleep 0.1; done; ip addr add 10.0.0.1/24 dev eth0; ip link set eth0 up")
+    assert " 0% packet loss" in host.run("a", "sleep 1; ping -q -A -c 20 10.0.0.2")
+
+
+@needs_linux
+def test_a_restored_linux_goes_on_pinging(host: Host, linux_cfg: str) -> None:
+    host.create(ours("pong", "ip=10.0.0.2"))
+    host.create(f'name="a"\nvif=["bridge=net0"]\n{linux_cfg}')
+    host.until("a", "root@guest", seconds=90)
+    host.run("a", "ip addr add 10.0.0.1/24 dev eth0 && ip link set eth0 up")
+    assert " 0% packet loss" in host.run("a", "ping -q -A -c 20 10.0.0.2")
+    host.tools.snapshot(host.domids["a"], "net")
+    assert " 0% packet loss" in host.run("a", "ping -q -A -c 50 10.0.0.2")
+    host.tools.restore(host.domids["a"], "net")
+    assert " 0% packet loss" in host.run("a", "ping -q -A -c 20 10.0.0.2")
