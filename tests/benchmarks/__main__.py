@@ -15,7 +15,10 @@ from tests.benchmarks import block_speed, boot, console, echo, hypercalls, soak,
 from tests.benchmarks.linux import Missing
 from tests.benchmarks.table import Row
 
-BENCHMARKS = {"boot": boot.run, "userland": userland.run, "hypercalls": hypercalls.run, "echo": echo.run, "console": console.run, "block": block_speed.run, "soak": soak.run}
+BENCHMARKS = {
+    "boot": boot.run, "userland": userland.run, "hypercalls": hypercalls.run, "echo": echo.run, "console": console.run,
+    "block": block_speed.run, "soak": soak.run,
+}  # fmt: skip
 
 
 def main(arguments: list[str]) -> int:
