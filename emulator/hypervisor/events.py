@@ -37,8 +37,7 @@ class Port:
     remote_port: int = 0
     backend: str = ""  # name of the Domain-0 backend at the far end
     count: int = 0
-    priority: int = DEFAULT_PRIORITY  # FIFO only, these three
-    last: tuple[int, int] = (0, 0)  # the queue it was in last: vCPU, priority
+    priority: int = DEFAULT_PRIORITY  # FIFO only, these two
     held: bool = False  # raised while its event word was missing
 
 

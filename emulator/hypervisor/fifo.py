@@ -39,6 +39,7 @@ class Fifo:
         self._controls = [0] * len(vcpus)  # 32-bit word index of each control block, 0: none yet
         self._frames: list[int] = []  # those of the control blocks
         self._tails: dict[tuple[int, int], int] = {}  # (vCPU, priority) -> port
+        self._last: dict[int, tuple[int, int]] = {}  # port -> the queue it was in last, whoever had that number then
 
     def _index(self, number: int) -> int:
         """The event word of a port; -1 while its page is missing."""
@@ -96,9 +97,10 @@ class Fifo:
             return news
         words[at] = word | LINKED
         queue = (port.vcpu, port.priority)
-        if self._tails.get(port.last, 0) == number:
-            self._tails[port.last] = 0  # its old queue is empty now
-        port.last = queue
+        last = self._last.get(number, queue)
+        if self._tails.get(last, 0) == number:
+            self._tails[last] = 0  # its old queue is empty now
+        self._last[number] = queue
         if not self._append(self._tails.get(queue, 0), number):
             words[control + 2 + port.priority] = number
             if not words[control] >> port.priority & 1:
@@ -143,8 +145,9 @@ class Fifo:
     # --- state -----------------------------------------------------------------------------------------------------------------
 
     def save(self) -> tuple[Any, ...]:
-        return tuple(self._pages), tuple(self._controls), tuple(self._frames), dict(self._tails)
+        return tuple(self._pages), tuple(self._controls), tuple(self._frames), dict(self._tails), dict(self._last)
 
     def load(self, state: tuple[Any, ...]) -> None:
-        pages, controls, frames, tails = state
+        pages, controls, frames, tails, last = state
         self._pages, self._controls, self._frames, self._tails = list(pages), list(controls), list(frames), dict(tails)
+        self._last = dict(last)

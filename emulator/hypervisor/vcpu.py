@@ -176,7 +176,11 @@ class Vcpu:
         return self.up and not self.blocked and self.parked is None
 
     def deliver_events(self) -> None:
-        """test_guest_events: interrupt the guest when it has events and does not mask them."""
+        """test_guest_events: interrupt the guest when it has events and does not mask them; an NMI goes first, masked or not."""
+        if self.nmi_pending and self.handlers.nmi.address:
+            self.nmi_pending = False
+            self.bounce(self.handlers.nmi.address, True, "NMI")
+            return
         memory, info = self.domain.memory.bytes, self.info
         if memory[info] and not memory[info + VI_UPCALL_MASK]:
             self.bounce(self.handlers.event.address, True, "event callback")

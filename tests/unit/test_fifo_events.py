@@ -101,6 +101,16 @@ def test_a_port_that_moves_to_another_vcpu_leaves_both_queues_whole() -> None:
     assert (guest.take(0), guest.take(1)) == ([4], [6])
 
 
+def test_a_number_used_again_on_another_vcpu_does_not_link_to_itself() -> None:
+    guest = Guest()
+    guest.ports[6].vcpu = 1
+    guest.send(6)
+    assert guest.take(1) == [6]
+    guest.ports[6] = Port(IPI, 1)  # closed and bound anew
+    guest.send(6)
+    assert guest.take(1) == [6]
+
+
 def test_what_was_raised_before_its_page_came_is_raised_then() -> None:
     guest = Guest(pages=False)
     guest.send(7)

@@ -67,6 +67,8 @@ def vcpu_op(vcpu: Vcpu, command: int, number: int, argument: int, *_: int) -> in
             raise Refusal(EINVAL, "an NMI takes no argument")
         target.nmi_pending = True
         target.wake()
+        domain.rotation.fresh = True
+        domain.core.stop()  # looked at when a turn begins
     elif command == xen.VCPUOP_get_physid:
         raise Refusal(EINVAL, "only a pinned hardware domain sees physical CPUs (is_hwdom_pinned_vcpu)")
     else:
