@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from emulator.dom0.guest import Guest
 
 MAX_SNAPSHOTS = 64
+MAX_AUTOMATIC = 16
+"""Of those, how many presents are kept that a restore left: each may hold megabytes of its own."""
 _MANY_FRAMES = 5000  # above this, forgetting all translations is cheaper than frame by frame (2 µs each)
 _SEQUENCE = re.compile(r"\x1b(?:\[[0-9;:<=>?]*[ -/]*[@-~]|[\]P^_X][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])")
 """A terminal control sequence (ECMA-48): CSI, a string such as OSC with its end, or a plain escape."""
@@ -72,6 +74,8 @@ class Album:
         if len(self._kept) >= MAX_SNAPSHOTS:
             if not automatic:
                 raise UserError(f"{MAX_SNAPSHOTS} snapshots are kept already", fix="forget one first")
+            self._forget_oldest_automatic()
+        if automatic and sum(kept.automatic for kept in self._kept.values()) >= MAX_AUTOMATIC:
             self._forget_oldest_automatic()
         given = name
         while not given and (not name or name in self._kept):
