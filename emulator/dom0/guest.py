@@ -20,9 +20,10 @@ from emulator.dom0.network import Networks
 from emulator.dom0.snapshots import Album
 from emulator.dom0.transcript import Transcript
 from emulator.dom0.xenstore import Store, XenstoreRing, standard_nodes
-from emulator.hypervisor.domain import Domain, DomainSpec
+from emulator.hypervisor.domain import Domain
 from emulator.hypervisor.events import INTERDOMAIN, Port
 from emulator.hypervisor.mailbox import ToBackend
+from emulator.hypervisor.spec import DomainSpec
 from emulator.machine.pool import MemoryPool
 
 _FIRST_RATE = 1.0  # counts a ns, until measured

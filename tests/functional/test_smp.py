@@ -12,8 +12,9 @@ from emulator.dom0.builder import BootIds, load_kernel, load_ramdisk, plan_domai
 from emulator.dom0.config import parse_config
 from emulator.dom0.guest import Guest, build_guest
 from emulator.dom0.xenstore import Store
-from emulator.hypervisor.domain import Domain, DomainSpec
+from emulator.hypervisor.domain import Domain
 from emulator.hypervisor.events import INTERDOMAIN, Port
+from emulator.hypervisor.spec import DomainSpec
 
 KERNEL = max(Path("/boot").glob("vmlinuz-*-cloud-amd64"), default=Path("/nonexistent"))
 INITRD = Path(__file__).resolve().parents[2] / "guests/linux-initramfs.cpio.gz"

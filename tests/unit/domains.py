@@ -11,9 +11,10 @@ import numpy as np
 from emulator.abi.xen import HYPERCALL_NUMBER, XEN_L4_FIRST, XEN_L4_LAST
 from emulator.cpu.core import MASK64, RAX
 from emulator.cpu.native import VECTOR_SYSCALL
-from emulator.hypervisor.domain import Domain, DomainSpec
+from emulator.hypervisor.domain import Domain
 from emulator.hypervisor.memory.frames import L1, L2, L4, SEG_DESC, WRITABLE
 from emulator.hypervisor.memory.frames import SHARED as SHARED_OWNER
+from emulator.hypervisor.spec import DomainSpec
 
 PRESENT, RW, USER, NX = 1, 2, 4, 1 << 63
 FRAMES = 256
