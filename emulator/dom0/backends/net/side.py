@@ -15,7 +15,9 @@ class GuestSide(Protocol):
 
     domid: int
     memory: memoryview
-    grants: GrantLook
+
+    @property
+    def grants(self) -> GrantLook: ...
 
     def bind(self, port: int, name: str) -> None:
         """Take the far end of an event channel that the guest offers to Domain-0. ValueError says why not."""
