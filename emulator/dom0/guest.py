@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+from emulator.abi.grant_table import GNTTAB_RESERVED_CONSOLE, GNTTAB_RESERVED_XENSTORE
 from emulator.abi.xen import XENSTORE_REQ_CONS
 from emulator.dom0.backends.block.disks import GuestDisks, close_images, open_disks
 from emulator.dom0.backends.console import MAX_QUEUED_INPUT, ConsoleBackend
@@ -204,6 +205,8 @@ def build_guest(config: DomainConfig, domid: int, store: Store, progress: Callab
                                maxvcpus=config.maxvcpus,
                                console_gfn=state.console_mfn, console_port=ports[0], store_gfn=state.store_mfn, store_port=ports[1])  # fmt: skip
         store.introduce(domid, config.name, nodes=nodes)
+        for ref, mfn in ((GNTTAB_RESERVED_CONSOLE, state.console_mfn), (GNTTAB_RESERVED_XENSTORE, state.store_mfn)):
+            domain.grants.seed(ref, 0, mfn)  # as libxl leaves them, for a Domain-0 that maps by grant (xc_dom_gnttab_seed)
         domain.start(state.rip, state.rsp, state.rsi, state.cr3, state.kernel_sp, state.text)
         guest = Guest(domain, config, store, ports, (state.console_mfn, state.store_mfn))
         guest.ring.advertise()
