@@ -16,7 +16,7 @@ from xenconsole.command_line import Surroundings, complete, parse, usage_at
 from xenconsole.commands import Command, Confirm, find_command, xl_line
 from xenconsole.history import History
 from xenconsole.journal import Entry
-from xenconsole.palette import palette
+from xenconsole.palette import Palette, palette
 from xenconsole.resources import cfg_files
 from xenconsole.screens.confirm import ConfirmScreen
 from xenconsole.screens.console import MOST_TILES
@@ -308,7 +308,8 @@ class Actions:
         self.app.draw_flags()
 
     def _palette(self, values: Values) -> None:
-        self.app.push_screen(palette())
+        if not isinstance(self.app.screen, Palette):
+            self.app.push_screen(palette())
 
     def _quit(self, values: Values) -> Work:
         app = self.app

@@ -41,6 +41,7 @@ from xenconsole.settings import Settings, load_settings
 from xenconsole.terminal.driver import AltKeysDriver
 from xenconsole.terminal.hub import ConsoleHub
 from xenconsole.themes import VARIABLES, load_themes, stamp, theme_folders
+from xenconsole.typeahead import TypeAhead
 from xenconsole.units import printable
 from xenconsole.watch import Watch
 from xenconsole.widgets.domain_table import DomainTable
@@ -116,6 +117,7 @@ class ConsoleApp(App[int], inherit_bindings=False):
         self.navigator = Navigator(self)
         self.actions = Actions(self, history)
         self.lookout = Watch(self)
+        self.type_ahead = TypeAhead(self, super().on_event)
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         return dict.fromkeys(VARIABLES, "#a0a0a0") | {"cursor-row": "#303030", "rule": "#404040"}
@@ -322,6 +324,9 @@ class ConsoleApp(App[int], inherit_bindings=False):
         while the app is leaving mean nothing any more."""
         if isinstance(event, events.InputEvent):
             if self.return_code is not None or not self.screen_stack:
+                return
+            if isinstance(event, events.Key | events.Paste) and not event.is_forwarded:
+                await self.type_ahead.take(event)
                 return
             if not event.is_forwarded:
                 await self.navigator.settled()

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
-from textual.command import CommandPalette, DiscoveryHit, Hit, Hits, Provider
+from textual.await_complete import AwaitComplete
+from textual.command import Command, CommandList, CommandPalette, DiscoveryHit, Hit, Hits, Provider
 
 from xenconsole.commands import COMMANDS
 from xenconsole.units import printable
@@ -51,5 +52,21 @@ class CommandProvider(Provider):
                 yield Hit(score, matcher.highlight(text), partial(cast("ConsoleApp", self.app).take_line, line), help=about)
 
 
-def palette() -> CommandPalette:
-    return CommandPalette(providers=[CommandProvider], placeholder="find a command…", id="palette")
+class Palette(CommandPalette):
+    """Textual's palette, which may be taken down at any moment: what it still finds then, and a second answer, mean nothing."""
+
+    _answered = False
+
+    def _refresh_command_list(self, command_list: CommandList, commands: list[Command], clear_current: bool) -> None:
+        if command_list.is_attached:
+            super()._refresh_command_list(command_list, commands, clear_current)
+
+    def dismiss(self, result: None = None) -> AwaitComplete:
+        if self._answered or self.app.screen is not self:
+            return AwaitComplete()
+        self._answered = True
+        return super().dismiss(result)
+
+
+def palette() -> Palette:
+    return Palette(providers=[CommandProvider], placeholder="find a command…", id="palette")

@@ -68,9 +68,7 @@ class PromptScreen(Dialog[str | None]):
         self.call_later(entry.focus)
 
     def on_key(self, event: events.Key) -> None:
-        """Keys that came before the line had the focus: whoever types fast loses none."""
-        if self.focused is not None:
-            return
+        """Keys that were sent before the line had the focus (it keeps those it gets): whoever types fast loses none."""
         if event.key == "enter":
             event.stop()
             self.dismiss(self.query_one(Input).value)
