@@ -186,6 +186,28 @@ def test_a_raw_disk_that_is_written_cannot_go_back(plugged: Plugged) -> None:
     assert "cannot go back in time" in plugged.device.save().can_rewind
 
 
+def test_recorded_answers_replace_the_disk(plugged: Plugged) -> None:
+    """Back at a saved moment with a request in flight, and no disk: the answers of the log fit."""
+    device, side = plugged.device, plugged.side
+    plugged.connect()
+    side.memory[4096 + 64 :][:112] = bytes([0, 1]) + bytes(6) + bytes([5]) + bytes(15) + bytes([120, 0, 0, 0, 0, 0]) + bytes(82)
+    side.memory[4096] = 1
+    device.kick()
+    state, before = device.save(), bytes(side.memory)
+    device.worker.drain()
+    log, side.posted = side.posted, []
+    for done in log:
+        device.answered(done)
+    after = bytes(side.memory)
+    assert after != before
+    side.memory[:] = before
+    device.live = False
+    device.load(state)
+    for done in log:
+        device.answered(done)
+    assert bytes(side.memory) == after and not side.posted
+
+
 def test_the_handshake_as_a_script() -> None:
     backend = BackendHandshake()
     assert backend.start() == [SwitchTo(XENBUS_INIT_WAIT)]

@@ -1,12 +1,12 @@
 """One virtual disk of one guest: the handshake, the ring when there is one, and the image's worker.
 
-All but `answered` of the worker's threads runs in the domain's holder. What the disk answers comes back as a message
-(`DiskAnswer`) and carries the data read, so that the log of messages is enough to run the domain again without the disk.
+All but the worker's threads runs in the domain's holder. What the disk answers comes back as a message (`DiskAnswer`) and carries
+the data read, so that the log of messages is enough to run the domain again without the disk: with `live` off, requests are taken
+and their data copied as before, but go nowhere, and the answers are those of the log, found by their tags.
 """
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 from emulator.abi.blkif import SECTOR, VDISK_CDROM, VDISK_READONLY, XENBUS_INITIALISING
 from emulator.dom0.backends.block.requests import MAX_INDIRECT
-from emulator.dom0.backends.block.ring import BlockRing, RingCounters, RingState
+from emulator.dom0.backends.block.ring import BlockRing, Job, RingCounters, RingState
 from emulator.dom0.diskspec import DiskSpec
 from emulator.dom0.grants import GrantError, GrantLook
 from emulator.dom0.storage import DiskWorker, Done, Image
@@ -50,6 +50,20 @@ class GuestSide(Protocol):
     def log(self, level: str, text: str) -> None: ...
 
 
+class Tags:
+    """Numbers for jobs, counted up for as long as the device is there."""
+
+    def __init__(self) -> None:
+        self.next = 1
+
+    def __iter__(self) -> Tags:
+        return self
+
+    def __next__(self) -> int:
+        self.next += 1
+        return self.next - 1
+
+
 @dataclass(frozen=True)
 class DeviceState:
     """A saved device; the image's contents by its mark (None: it cannot go back)."""
@@ -60,6 +74,7 @@ class DeviceState:
     grefs: tuple[int, ...]
     frames: tuple[int, ...]
     port: int
+    next_tag: int
     mark: object
     can_rewind: str  # empty, or why the image cannot go back
 
@@ -78,7 +93,8 @@ class BlockDevice:
         self.grefs: tuple[int, ...] = ()
         self.frames: tuple[int, ...] = ()
         self.counters = RingCounters()
-        self._tags = itertools.count(1)
+        self._tags = Tags()
+        self.live = True
         self.trouble = ""  # why the device was closed on the frontend
         self.closed = threading.Event()
         self.front = f"/local/domain/{side.domid}/device/vbd/{spec.devid}"
@@ -216,9 +232,12 @@ class BlockDevice:
         if ring is None:
             return
         jobs = ring.take()
-        if jobs:
-            self.worker.submit(jobs)
+        self._submit(jobs)
         self._push(ring)
+
+    def _submit(self, jobs: list[Job]) -> None:
+        if jobs and self.live:
+            self.worker.submit(jobs)
 
     def answered(self, done: tuple[Done, ...]) -> None:
         ring = self.ring
@@ -254,20 +273,22 @@ class BlockDevice:
         except UserError as bad:
             why = bad.line()
         ring = self.ring.save() if self.ring is not None else None
-        return DeviceState(self.spec, self.handshake.save(), ring, self.grefs, self.frames, self.port, mark, why)
+        return DeviceState(self.spec, self.handshake.save(), ring, self.grefs, self.frames, self.port, self._tags.next,
+                           mark, why)  # fmt: skip
 
     def load(self, state: DeviceState) -> None:
-        """The guest's memory, grants and event channels are those of `state` already."""
-        self.worker.drain()
-        self.image.rewind(state.mark)
+        """The guest's memory, grants and event channels are those of `state` already. Without `live` the disk stays as it is."""
+        if self.live:
+            self.worker.drain()
+            self.image.rewind(state.mark)
+        else:
+            self._tags.next = state.next_tag
         self.handshake.load(state.handshake)
         self.grefs, self.frames, self.port = state.grefs, state.frames, state.port
         self.ring = None
         if state.ring is not None:
             self.ring = self._new_ring()
-            jobs = self.ring.load(state.ring)
-            if jobs:
-                self.worker.submit(jobs)
+            self._submit(self.ring.load(state.ring, replay=not self.live))
             self._push(self.ring)
 
 

@@ -65,7 +65,7 @@ class RingState:
     req_cons: int
     rsp_prod: int
     broken: str
-    flying: tuple[Request, ...]
+    flying: tuple[tuple[int, Request], ...]  # tag and request
 
 
 @dataclass(slots=True)
@@ -174,7 +174,7 @@ class BlockRing:
         except GrantError as bad:
             raise BadRequest(f"{request.text()}: {bad}") from bad
 
-    def _start(self, request: Request) -> Job:
+    def _start(self, request: Request, tag: int = 0) -> Job:
         data = b""
         segments = request.segments
         if request.kind != READ and segments:
@@ -182,7 +182,7 @@ class BlockRing:
             frames = self._look(request, [gref for gref, _, _ in segments], False)
             at = [(mfn * FRAME + first, size) for mfn, (_, first, size) in zip(frames, segments, strict=True)]
             data = b"".join([memory[start : start + size] for start, size in at])
-        tag = next(self._tags)
+        tag = tag or next(self._tags)
         self._flying[tag] = (request, time.monotonic_ns())
         return Job(tag, request.kind, request.offset, request.size, data)
 
@@ -273,17 +273,18 @@ class BlockRing:
         return tuple(shown)
 
     def save(self) -> RingState:
-        return RingState(self.req_cons, self.rsp_prod, self.broken, tuple(request for request, _ in self._flying.values()))
+        return RingState(self.req_cons, self.rsp_prod, self.broken, tuple((tag, request) for tag, (request, _) in self._flying.items()))
 
-    def load(self, state: RingState) -> list[Job]:
-        """Back to `state`, the guest's memory and grants being what they were; what was in flight is to be done again."""
+    def load(self, state: RingState, *, replay: bool = False) -> list[Job]:
+        """Back to `state`, the guest's memory and grants being what they were; what was in flight is to be done again, under new
+        tags, or for a replay under those that the recorded answers have."""
         self.req_cons, self.rsp_prod, self.broken = state.req_cons, state.rsp_prod, state.broken
         self._told = state.rsp_prod
         self._flying.clear()
         jobs = []
-        for request in state.flying:
+        for tag, request in state.flying:
             try:
-                jobs.append(self._start(request))
+                jobs.append(self._start(request, tag if replay else 0))
             except BadRequest as bad:
                 self.counters.refused = str(bad)
                 self._respond(request.ident, request.operation, bad.status)
