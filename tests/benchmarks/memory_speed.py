@@ -78,10 +78,11 @@ def run() -> list[Row]:
     assert guest.mfn(PT_L1) != table
     guest.check_counts()
     guest.close()
+    validate = (both - away) * 1e6
     return [
-        Row("memory", "validate a full L1 table", f"{(both - away) * 1e6:.1f} µs", f"goal {GOAL_VALIDATE_US:.0f} µs", GOAL_VALIDATE_US / ((both - away) * 1e6), "higher"),
+        Row("memory", "validate a full L1 table", f"{validate:.1f} µs", f"goal {GOAL_VALIDATE_US:.0f} µs", validate / GOAL_VALIDATE_US, "≤ 1"),
         Row("memory", "devalidate it", f"{away * 1e6:.1f} µs", ""),
-        Row("memory", f"mmu_update, lists of {BATCH}", f"{rate:,.0f} entries/s", f"goal {GOAL_ENTRIES:,}", rate / GOAL_ENTRIES, "higher"),
+        Row("memory", f"mmu_update, lists of {BATCH}", f"{rate:,.0f} entries/s", f"goal {GOAL_ENTRIES:,}", rate / GOAL_ENTRIES, "≥ 1"),
         Row("memory", "mmu_update, one entry", f"{single * 1e6:.1f} µs", ""),
         Row("memory", "update_va_mapping", f"{mapping * 1e6:.1f} µs", ""),
     ]

@@ -63,7 +63,7 @@ class Leaves:
         if targets.max() >= frames.frames:
             return False
         owners = frames.owners[targets]
-        if owners.min() < GUEST or owners.max() > SHARED:
+        if not (owners == GUEST).all() and (owners.min() < GUEST or owners.max() > SHARED):
             return False
         untyped = frames.types[targets] != WRITABLE
         if untyped.any() and (untyped & (frames.counts[targets] > 0) & (writes != 0)).any():
