@@ -15,17 +15,18 @@ from emulator.dom0.xenstore import Store
 from emulator.hypervisor.domain import Domain
 from emulator.hypervisor.events import INTERDOMAIN, Port
 from emulator.hypervisor.spec import DomainSpec
+from tests.functional.linux_guest import needs_linux, write_cfg
 
-KERNEL = max(Path("/boot").glob("vmlinuz-*-cloud-amd64"), default=Path("/nonexistent"))
-INITRD = Path(__file__).resolve().parents[2] / "guests/linux-initramfs.cpio.gz"
-
-pytestmark = [pytest.mark.linux, pytest.mark.slow,
-              pytest.mark.skipif(not KERNEL.exists() or not INITRD.exists(), reason="no Debian cloud kernel or no initramfs")]  # fmt: skip
+pytestmark = [pytest.mark.linux, pytest.mark.slow, needs_linux]
 
 
-def linux(vcpus: int) -> Guest:
-    text = f'name = "smp{vcpus}"\nkernel = "{KERNEL}"\nramdisk = "{INITRD}"\nmemory = 128\nvcpus = {vcpus}\nextra = "console=hvc0 quiet"\n'
-    return build_guest(parse_config(text, file="<test>"), 1, Store())
+@pytest.fixture(scope="module")
+def cfg(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cfg(tmp_path_factory.mktemp("smp"), memory=128)
+
+
+def linux(cfg: Path, vcpus: int) -> Guest:
+    return build_guest(parse_config(f"{cfg.read_text()}vcpus = {vcpus}\n", file=str(cfg)), 1, Store())
 
 
 def said(guest: Guest) -> str:
@@ -48,8 +49,8 @@ def command(guest: Guest, line: str, answer: str, seconds: float = 60) -> None:
 
 
 @pytest.mark.parametrize("vcpus", [1, 2, 4, 8])
-def test_linux_boots_and_works_on_all_its_vcpus(vcpus: int) -> None:
-    guest = linux(vcpus)
+def test_linux_boots_and_works_on_all_its_vcpus(cfg: Path, vcpus: int) -> None:
+    guest = linux(cfg, vcpus)
     try:
         run_until(guest, "# ", 120)
         command(guest, "echo n$(nproc)n", f"n{vcpus}n")
@@ -65,8 +66,8 @@ def test_linux_boots_and_works_on_all_its_vcpus(vcpus: int) -> None:
         guest.close()
 
 
-def test_a_vcpu_goes_and_comes_when_xenstore_says_so() -> None:
-    guest = linux(2)
+def test_a_vcpu_goes_and_comes_when_xenstore_says_so(cfg: Path) -> None:
+    guest = linux(cfg, 2)
     try:
         run_until(guest, "# ", 120)
         guest._store.write(f"/local/domain/{guest.domid}/cpu/1/availability", "offline")
@@ -86,11 +87,13 @@ def fingerprint(domain: Domain) -> tuple[int, int, str, bytes]:
     return domain.clock.count, domain.current.number, memory, bytes(domain.core.save())
 
 
-def bare(vcpus: int) -> Domain:
+def bare(cfg: Path, vcpus: int) -> Domain:
     """Linux without a backend that speaks: what it does follows from its clock alone."""
     frames = 96 * 256
-    image = load_kernel(KERNEL.read_bytes(), source=str(KERNEL))
-    ramdisk = load_ramdisk(INITRD.read_bytes(), source=str(INITRD))
+    config = parse_config(cfg.read_text(), file=str(cfg))
+    assert config.ramdisk is not None
+    image = load_kernel(config.kernel.read_bytes(), source=str(config.kernel))
+    ramdisk = load_ramdisk(config.ramdisk.read_bytes(), source=str(config.ramdisk))
     layout = plan_domain(image, nr_pages=frames, ramdisk=ramdisk, cmdline="console=hvc0 quiet")
     domain = Domain(DomainSpec(1, "replay", bytes(16), frames, frames, vcpus, wallclock_ns=1_700_000_000_000_000_000))
     ports = domain.events.allocate(Port(INTERDOMAIN)), domain.events.allocate(Port(INTERDOMAIN))
@@ -99,9 +102,9 @@ def bare(vcpus: int) -> Domain:
     return domain
 
 
-def test_a_recording_with_several_vcpus_replays_bit_for_bit() -> None:
+def test_a_recording_with_several_vcpus_replays_bit_for_bit(cfg: Path) -> None:
     """The first run is cut by the real clock into slices of odd lengths; the second knows only the log."""
-    first = bare(4)
+    first = bare(cfg, 4)
     first.recording = []
     began = time.monotonic_ns()
     number = 0
@@ -113,7 +116,7 @@ def test_a_recording_with_several_vcpus_replays_bit_for_bit() -> None:
     assert sum(vcpu.up for vcpu in first.vcpus) == 4
     expected, log = fingerprint(first), first.recording
     first.close()
-    second = bare(4)
+    second = bare(cfg, 4)
     second.replay(log, expected[0])
     assert fingerprint(second) == expected
     second.close()
