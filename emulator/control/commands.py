@@ -222,6 +222,12 @@ def _network_capture(host: HostApi, args: Arguments) -> CommandResult:
     return CommandResult(ok=True, domid=args.domid(), message=host.network_capture(args.domid(), args.get("vif", "0"), args.get("file", "")))
 
 
+def _network_uplink(host: HostApi, args: Arguments) -> CommandResult:
+    network, subnet = args.get("network", ""), args.get("subnet", "10.0.2.0/24")
+    host.network_uplink(network, subnet)
+    return CommandResult(ok=True, message=f"{network} has an uplink, {subnet}" if subnet else f"{network} has no uplink")
+
+
 _DOMID = {"domid": int}
 COMMANDS: Mapping[str, Command] = {
     "create": Command(_create, {}, {"file": str, "text": str, "extra": str, "name": str, "paused": bool}),
@@ -243,6 +249,7 @@ COMMANDS: Mapping[str, Command] = {
     "block-list": Command(_block_list, _DOMID, {}),
     "network-attach": Command(_network_attach, _DOMID, {"spec": str}),
     "network-detach": Command(_network_detach, {**_DOMID, "vif": str}, {"force": bool}),
+    "network-uplink": Command(_network_uplink, {"network": str}, {"subnet": str}),
     "network-capture": Command(_network_capture, _DOMID, {"vif": str, "file": str}),
     "forget": Command(_forget, {**_DOMID, "name": str}, {}),
 }

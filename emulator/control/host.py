@@ -33,6 +33,7 @@ from emulator.control.views import (
 from emulator.dom0 import blockverbs, networkverbs, scheduling
 from emulator.dom0.config import DomainConfig
 from emulator.dom0.guest import Guest
+from emulator.dom0.network import UplinkSpec
 from emulator.dom0.toolstack import Autopsy, Toolstack
 from emulator.errors import UserError
 from emulator.hypervisor.domain import Domain
@@ -143,6 +144,10 @@ class Host:
 
     def network_detach(self, domid: int, which: str, force: bool) -> str:
         return networkverbs.detach(self._tools.guest(domid), which, force)
+
+    def network_uplink(self, network: str, subnet: str) -> None:
+        """Put an uplink for guests of `subnet` on a network; "" takes it away."""
+        self._tools.networks.set_uplink(network, UplinkSpec(subnet) if subnet else None)
 
     def network_capture(self, domid: int, which: str, path: str) -> str:
         """Start a capture to `path`, or with "" end the one that runs; one line that says so."""

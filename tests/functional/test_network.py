@@ -14,7 +14,7 @@ import pytest
 
 from emulator.dom0 import networkverbs
 from emulator.dom0.config import parse_config
-from emulator.dom0.network import Frame
+from emulator.dom0.network import Frame, UplinkSpec
 from emulator.dom0.toolstack import Toolstack
 from emulator.errors import UserError
 from tests.functional.linux_guest import BUSYBOX, ROOT, kernel, needs_linux
@@ -176,3 +176,16 @@ def test_a_restored_linux_goes_on_pinging(host: Host, linux_cfg: str) -> None:
     assert " 0% packet loss" in host.run("a", "ping -q -A -c 50 10.0.0.2")
     host.tools.restore(host.domids["a"], "net")
     assert " 0% packet loss" in host.run("a", "ping -q -A -c 20 10.0.0.2")
+
+
+@needs_linux
+def test_an_uplink_gives_a_linux_its_address_and_answers_it(host: Host, linux_cfg: str) -> None:
+    host.tools.networks.set_uplink("net0", UplinkSpec())
+    host.create(f'name="a"\nvif=["bridge=net0"]\n{linux_cfg}')
+    host.until("a", "root@guest", seconds=90)
+    script = "echo 'test $1 != bound || ip addr add $ip/24 dev eth0' | sed '1i#!/bin/sh' >/tmp/s; chmod +x /tmp/s"
+    said = host.run("a", f"{script}; ip link set eth0 up; udhcpc -n -q -s /tmp/s -x hostname:web -i eth0")
+    assert "lease of 10.0.2.2 obtained" in said
+    assert " 0% packet loss" in host.run("a", "ping -q -A -c 20 10.0.2.1")
+    assert "10.0.2.2" in host.run("a", "nslookup web.xen 10.0.2.1")
+    assert "refused" in host.run("a", "nslookup debian.org 10.0.2.1; nc 10.0.2.1 80").lower()

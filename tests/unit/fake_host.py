@@ -232,6 +232,9 @@ class FakeHost:
         self._guest(domid)
         return f"vif{domid}.{which}"
 
+    def network_uplink(self, network: str, subnet: str) -> None:
+        pass
+
     def network_capture(self, domid: int, which: str, path: str) -> str:
         self._guest(domid)
         return f"vif{domid}.{which} is captured to {path}"

@@ -16,6 +16,8 @@ from typing import Protocol
 from emulator.dom0.network.alarms import Alarms
 from emulator.dom0.network.bridge import Address, Bridge, PortCounters
 from emulator.dom0.network.frame import Frame
+from emulator.dom0.network.uplink import MAC, Uplink, UplinkSpec
+from emulator.errors import UserError
 
 
 class Sink(Protocol):
@@ -90,6 +92,25 @@ class Network:
             return NetworkReport(self.name, ports, tuple(self._bridge.addresses(time.monotonic_ns())))
 
 
+class UplinkPort:
+    """An uplink on a network: what it answers goes back at once, in the sender's thread."""
+
+    name = "uplink"
+
+    def __init__(self, network: Network, spec: UplinkSpec) -> None:
+        self._network = network
+        self.uplink = Uplink(spec)
+        self._port = network.attach(self, MAC)
+
+    def deliver(self, frames: list[Frame]) -> None:
+        answers = [answer for frame in frames for answer in self.uplink.receive(frame)]
+        if answers:
+            self._network.send(self._port, answers)
+
+    def close(self) -> None:
+        self._network.detach(self._port)
+
+
 class Networks:
     """All networks of the host, by name; one is there as soon as something is put on it."""
 
@@ -97,6 +118,7 @@ class Networks:
         self._lock = threading.Lock()
         self._networks: dict[str, Network] = {}
         self.alarms = Alarms()
+        self.uplinks: dict[str, UplinkPort] = {}
 
     def get(self, name: str) -> Network:
         with self._lock:
@@ -104,6 +126,20 @@ class Networks:
             if network is None:
                 network = self._networks[name] = Network(name)
             return network
+
+    def set_uplink(self, name: str, spec: UplinkSpec | None) -> None:
+        """Give a network an uplink, or with None take it away. Raises UserError."""
+        network = self.get(name)
+        with self._lock:
+            present = self.uplinks.pop(name, None)
+            if present is not None:
+                present.close()
+            if spec is None:
+                return
+            try:
+                self.uplinks[name] = UplinkPort(network, spec)
+            except ValueError as bad:
+                raise UserError(f"{ascii(spec.subnet)[1:-1][:40]} is no subnet", why=str(bad)[:100], fix="10.0.2.0/24") from None
 
     def reports(self) -> tuple[NetworkReport, ...]:
         with self._lock:
