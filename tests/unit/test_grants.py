@@ -6,13 +6,12 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import pytest
 
 from emulator.abi import grant_table as abi
 from emulator.hypervisor.domain import Domain
 from emulator.hypervisor.memory.frames import FOREIGN, GUEST
-from tests.unit.domains import DATA, FREE_SLOT, PRESENT, PT_L4, RW, SPARE, USER, Tiny, tiny, va
+from tests.unit.domains import DATA, FREE_SLOT, PRESENT, PT_L4, RW, SPARE, USER, Tiny, va
 
 TABLE, STATUS = FREE_SLOT, FREE_SLOT + 1  # slots where the guest maps its grant table, its status frames
 HERE, THERE = FREE_SLOT + 2, FREE_SLOT + 3
@@ -390,16 +389,3 @@ def test_a_domain_that_ends_answers_those_that_wait() -> None:
         assert user.domain.current.can_run
         assert user.call("grant_table_op", abi.GNTTABOP_map_grant_ref, at, 1) == 0
         assert struct.unpack("<QIIHhIQ", user.get(DATA, 32))[4] == abi.GNTST_bad_domain
-
-
-def test_state_with_grants_survives_saving() -> None:
-    with tiny() as guest:
-        grants = guest.domain.grants
-        grants.seed(1, 0, guest.mfn(SPARE))
-        grants.map(1, 0, True, (1,))
-        frames, table = guest.domain.frames.save(), grants.save()
-        grants.unmap(1, (1,))
-        guest.domain.frames.load(frames)
-        grants.load(table)
-        assert grants.active[1].written and guest.domain.frames.count[guest.mfn(SPARE)] == 2
-        assert np.array_equal(guest.domain.frames.counts, np.frombuffer(frames[1], dtype=np.int32))
