@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 from emulator.abi.blkif import BLKIF_OP_DISCARD, BLKIF_OP_READ, BLKIF_OP_WRITE
 from emulator.dom0.storage.image import Image
+from emulator.errors import UserError
 
 _DRAIN_SECONDS: Final = 30.0
 _TOGETHER: Final = 32
@@ -86,10 +87,10 @@ class DiskWorker:
         return None if data is None else Done(job.tag, "", data)
 
     def drain(self) -> None:
-        """Return when every job is done and answered. TimeoutError when the host's disk does not come back."""
+        """Return when every job is done and answered. UserError when the host's disk does not come back."""
         with self._changed:
             if not self._changed.wait_for(lambda: not self._jobs and not self._busy, _DRAIN_SECONDS):
-                raise TimeoutError(f"{self._name}: the host's disk has not answered for {_DRAIN_SECONDS:.0f} s")
+                raise UserError("the host's disk does not answer", where=self.image.path, why=f"nothing for {_DRAIN_SECONDS:.0f} s")
 
     def close(self) -> None:
         """Finish what was submitted, flush, and let the image go."""
