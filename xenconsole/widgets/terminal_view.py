@@ -83,6 +83,7 @@ class TerminalView(Widget, can_focus=True):
         self.ended = ended or (lambda: self.session.ending is not None)
         self._unlisten: Callable[[], None] | None = None
         self._strips: dict[int, Strip] = {}
+        self._base: Style | None = None  # of the widget itself, worked out once a repaint
         self._top: int | None = None
         self._cursor_row = -1
         self._anchor: tuple[int, int] | None = None  # (line number, column) where a selection began
@@ -123,10 +124,12 @@ class TerminalView(Widget, can_focus=True):
 
     def _repaint(self) -> None:
         self._strips.clear()
+        self._base = None
         self.refresh()
 
     def notify_style_update(self) -> None:
         self._strips.clear()
+        self._base = None
         super().notify_style_update()
 
     def _changed(self, dirty: frozenset[int] | None) -> None:
@@ -179,7 +182,9 @@ class TerminalView(Widget, can_focus=True):
         return strip
 
     def _strip(self, y: int) -> Strip:
-        base = self.rich_style
+        if self._base is None:
+            self._base = self.rich_style
+        base = self._base
         width = self.size.width
         number = self.top + y
         segments = [
