@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
+from xenconsole.explain_sharing import ROWS
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -367,7 +369,7 @@ def table() -> dict[str, Explanation]:
     """Every row of the table by its key."""
     rows: dict[str, tuple[str, list[str], list[str]]] = {}
     key = ""
-    for line in _TABLE.splitlines():
+    for line in (*_TABLE.splitlines(), *ROWS.splitlines()):
         if line.startswith("    > "):
             rows[key][2].append(line[6:])
         elif line.startswith("    "):

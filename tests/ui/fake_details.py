@@ -26,6 +26,7 @@ from emulator.control.views import (
 )
 from emulator.errors import UserError
 from tests.ui.fake_engine import START_UNIX, FakeEngine
+from tests.ui.fake_sharing import grants_view, refusal_views, run_queue
 
 STEP_NS = 250_000_000
 LOOP = 0xFFFFFFFF81E4B2A0
@@ -336,6 +337,9 @@ class RichEngine(FakeEngine):
             config=config_of(view) if "config" in parts else {},
             xenstore=xenstore_of(view) if "xenstore" in parts else (),
             crash=crash_view(view, transcript) if "crash" in parts and view.crash else None,
+            grants=grants_view(domid) if "grants" in parts else None,
+            refusals=refusal_views(now) if "refusals" in parts else (),
+            runqueue=run_queue(now) if "runqueue" in parts and not domid else None,
         )
 
     async def obituary(self, domid: int) -> ObituaryView | None:

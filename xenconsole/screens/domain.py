@@ -16,13 +16,13 @@ from textual import events
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.css.query import NoMatches
-from textual.screen import Screen
 from textual.widgets import Footer, Input
 
 from emulator.control.client import EngineFault
 from emulator.control.views import DomainDetail, DomainView
 from emulator.errors import UserError
 from xenconsole.app_protocol import Client, EngineNotice, OverviewArrived, shell
+from xenconsole.screens.domain_filter import FilteredScreen
 from xenconsole.screens.domain_keys import bindings
 from xenconsole.screens.domain_tabs import PARTS, PERIODS, TABS, DomainTabs, Remembers, compose_tabs
 from xenconsole.units import printable
@@ -30,14 +30,13 @@ from xenconsole.widgets.domain_bar import Banner, DomainBar, ExplainBar, TabBar
 from xenconsole.widgets.domain_summary import SHUTDOWN
 from xenconsole.widgets.pane import ListPane, Pane
 from xenconsole.widgets.snapshots_panel import SnapshotList, next_name
-from xenconsole.widgets.trace_panel import TracePanel
 
 FLAGS = ("READ-ONLY", "FROZEN", "GONE", "ENGINE LOST")
 NARROW = 100
 """Columns below which one pane is shown at a time."""
 
 
-class DomainScreen(Screen[None]):
+class DomainScreen(FilteredScreen):
     """Built with the domain's ID. `hertz` scales how often it pulls: 1 as it comes, 0 by hand (`pull()`); `clock` is in
     seconds and what rates are made of."""
 
@@ -67,7 +66,7 @@ class DomainScreen(Screen[None]):
         yield TabBar(TABS, id="tabs")
         yield Banner(id="banner")
         yield from compose_tabs()
-        yield Input(placeholder="regular expression on name, arguments and result; ! inverts", id="filter", compact=True)
+        yield Input(placeholder="regular expression on name, arguments, result and reason; ! inverts", id="filter", compact=True)
         yield ExplainBar(id="explain")
         yield Footer(show_command_palette=False, compact=True)
 
@@ -195,7 +194,7 @@ class DomainScreen(Screen[None]):
             return
         self._stop_explaining()
         if tab != self.tab:
-            self._close_filter()
+            self.close_filter()
         self.tab = tab
         for name, _ in TABS:
             self.query_one(f"#tab-{name}").set_class(name == tab, "-front")
@@ -303,8 +302,8 @@ class DomainScreen(Screen[None]):
         snapshots = self.query_one(SnapshotList)
         if snapshots.asking:
             snapshots.ask("")
-        elif self.query_one("#filter").has_class("-open"):
-            self._close_filter()
+        elif self.close_filter():
+            return
         elif self.zoomed:
             self.action_zoom()
         else:
@@ -320,31 +319,6 @@ class DomainScreen(Screen[None]):
             if pane.explaining:
                 pane.stop_explaining()
         self.query_one(ExplainBar).show("")
-
-    # the trace's filter
-
-    def action_filter(self) -> None:
-        if self.tab != "trace":
-            self.show_tab("trace")
-        box = self.query_one("#filter", Input)
-        box.add_class("-open")
-        box.value = self.query_one(TracePanel).filter.text
-        box.focus()
-
-    def on_input_changed(self, message: Input.Changed) -> None:
-        self.query_one(TracePanel).set_filter(message.value)
-
-    def on_input_submitted(self, message: Input.Submitted) -> None:
-        message.input.remove_class("-open")
-        self.set_focus(self.query_one(TracePanel))
-
-    def _close_filter(self) -> None:
-        box = self.query_one("#filter", Input)
-        if box.has_class("-open"):
-            box.value = ""
-            box.remove_class("-open")
-            self.query_one(TracePanel).set_filter("")
-            self.set_focus(self.query_one(TracePanel))
 
     # snapshots
 

@@ -23,7 +23,7 @@ def bindings() -> list[BindingType]:
         Binding("left", "step_item(-1)", "previous", show=False, tooltip="previous vCPU or ring", id="domain.previous-item"),
         Binding("less_than_sign", "step_domain(-1)", "previous domain", show=False, id="domain.previous"),
         Binding("greater_than_sign", "step_domain(1)", "domain", key_display="< >", id="domain.next"),
-        Binding("slash", "filter", "filter", show=False, tooltip="filter the trace", id="domain.filter"),
+        Binding("slash", "filter", "filter", show=False, tooltip="filter the trace or the refusals", id="domain.filter"),
         Binding("S", "snapshot", "snapshot", show=False, tooltip="keep the present state", id="domain.snapshot"),
         Binding("R", "restore", "restore", show=False, tooltip="go back to a snapshot", id="domain.restore"),
         Binding("y", "agree", "yes", show=False, id="domain.agree"),

@@ -13,6 +13,7 @@ from emulator.control.views import CrashView, DomainDetail, DomainView, RingView
 from xenconsole.app_protocol import Client, shell
 from xenconsole.widgets.config_panel import ConfigPane, XenstorePane
 from xenconsole.widgets.domain_summary import CrashPane, LifePane, TailPane
+from xenconsole.widgets.grants_panel import GrantsPane, RefusalsPane
 from xenconsole.widgets.memory_map import MemoryLegend, MemoryMap, MemoryPane, P2mScatter
 from xenconsole.widgets.ports_panel import CountRates, PortsPanel
 from xenconsole.widgets.ring_wheel import RingList, RingWheel
@@ -40,7 +41,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "vcpus": ("vcpus",),
     "memory": ("memory",),
     "rings": ("rings",),
-    "events": ("ports",),
+    "events": ("ports", "grants", "refusals"),
     "trace": ("trace",),
     "snapshots": (),
     "config": ("config", "xenstore"),
@@ -94,6 +95,9 @@ def compose_tabs() -> ComposeResult:
         yield RingWheel(id="wheel-pair")
     with Vertical(id="tab-events", classes="tab"):
         yield PortsPanel(id="ports")
+        with Horizontal(classes="row", id="sharing"):
+            yield GrantsPane(id="grants")
+            yield RefusalsPane(id="refusals")
     with Vertical(id="tab-trace", classes="tab"), Horizontal(classes="row"):
         yield TracePanel(id="trace")
         with Vertical(classes="column", id="trace-side"):
@@ -191,6 +195,9 @@ class DomainTabs:
         elif tab == "events":
             counts = {str(port.port): port.count for port in detail.ports}
             screen.query_one(PortsPanel).show(detail.ports, self.port_rates.feed(counts, self._since("ports")))
+            names = {view.domid: view.name for view in shell(screen).overview.domains}
+            screen.query_one(GrantsPane).show(detail.grants, names)
+            screen.query_one(RefusalsPane).show(detail.refusals)
         elif tab == "trace":
             screen.query_one(TracePanel).show(detail.trace)
             if detail.trace is not None:

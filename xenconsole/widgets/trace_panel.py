@@ -48,7 +48,10 @@ class TraceFilter:
         self._empty = not pattern
 
     def passes(self, entry: TraceLine) -> bool:
-        text = f"{entry.kind} {entry.name}({entry.detail}) = {entry.result} {entry.reason} v{entry.vcpu}"
+        return self.matches(f"{entry.kind} {entry.name}({entry.detail}) = {entry.result} {entry.reason} v{entry.vcpu}")
+
+    def matches(self, text: str) -> bool:
+        """Whether a line of text passes."""
         return self._empty or (self._regex.search(text) is None) == self._inverse
 
 
