@@ -349,12 +349,13 @@ class _Stream:
 
 
 async def start_engine(
-    *, pool_mib: int = 0, cpus: int = 0, name: str = "", trace: bool = True, version: str = ""
+    *, pool_mib: int = 0, cpus: int = 0, name: str = "", trace: bool = True, scheduler: str = "", version: str = ""
 ) -> EngineClient:
-    """Start an engine as a process of its own and connect to it. 0 leaves memory pool and physical CPUs to the engine.
+    """Start an engine as a process of its own and connect to it. 0 leaves memory pool and physical CPUs to the engine, as an
+    empty name does the scheduler.
 
     Raises ConnectionError, with what the engine left, when it does not come up."""
-    process, end = EngineProcess.start(pool_mib=pool_mib, cpus=cpus, name=name, trace=trace)
+    process, end = EngineProcess.start(pool_mib=pool_mib, cpus=cpus, name=name, trace=trace, scheduler=scheduler)
     return await open_client(end, process, version)
 
 

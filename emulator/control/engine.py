@@ -110,10 +110,12 @@ class Engine:
 
 def _make_host(options: argparse.Namespace) -> HostApi:
     from emulator.control.host import Host  # numpy, unicorn and all: not before the client was greeted
+    from emulator.hypervisor.scheduler import DEFAULT_SCHEDULER
 
     pool_mib = options.pool_mib or max(MIN_POOL_MIB, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // (2 << 20))
     cpus = options.cpus or len(os.sched_getaffinity(0))
-    host: HostApi = Host(pool_kib=pool_mib * 1024, cpus=cpus, name=options.name, trace=not options.no_trace)
+    kind = options.scheduler or DEFAULT_SCHEDULER
+    host: HostApi = Host(pool_kib=pool_mib * 1024, cpus=cpus, name=options.name, trace=not options.no_trace, scheduler=kind)
     host.start()
     return host
 
@@ -194,6 +196,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--pool-mib", type=int, default=0, metavar="MIB", help="memory pool; default: half of the machine's")
     parser.add_argument("--cpus", type=int, default=0, help="physical CPUs; default: all that we may use")
     parser.add_argument("--name", default="", help="the host's name")
+    parser.add_argument("--scheduler", default="", metavar="NAME", help="credit2, credit, rtds, bvt or null; default: credit2")
     parser.add_argument("--no-trace", action="store_true", help="keep no trace of hypercalls")
     parser.add_argument("--version", default="", help="what to call ourselves in the hello")
     options = parser.parse_args(argv)

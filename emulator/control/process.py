@@ -35,8 +35,9 @@ class EngineProcess:
 
     @classmethod
     def start(
-        cls, *, pool_mib: int = 0, cpus: int = 0, name: str = "", trace: bool = True, module: str = "emulator.control.engine"
-    ) -> tuple[EngineProcess, socket.socket]:
+        cls, *, pool_mib: int = 0, cpus: int = 0, name: str = "", trace: bool = True, scheduler: str = "",
+        module: str = "emulator.control.engine",
+    ) -> tuple[EngineProcess, socket.socket]:  # fmt: skip
         """Start the engine (`python -m module`); returns the process and our end of the socketpair.
 
         Call it from the main thread: the engine dies with the thread that started it (PR_SET_PDEATHSIG)."""
@@ -50,6 +51,7 @@ class EngineProcess:
         command += ["--cpus", str(cpus)] if cpus else []
         command += ["--name", name] if name else []
         command += [] if trace else ["--no-trace"]
+        command += ["--scheduler", scheduler] if scheduler else []
         try:
             popen = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[theirs.fileno()], env=_environment(),

@@ -96,6 +96,9 @@ def test_version_and_help_go_to_standard_output() -> None:
         (["create", "-c", "hello.cfg", "--timeout", "soon"], "'soon' is no number of seconds"),
         (["create", "-c", "hello.cfg", "--timeout", "-1"], "no number of seconds"),
         (["create", "-c", "hello.cfg", "--timeout", "nan"], "no number of seconds"),
+        (["create", "-c", "hello.cfg", "--scheduler", "cfs"], "invalid choice: 'cfs'"),
+        (["--scheduler"], "no scheduler ''"),
+        (["--scheduler=cfs", "hello.cfg"], "known: credit2, credit, rtds, bvt, null"),
     ],
 )
 def test_a_wrong_command_line_is_one_line_and_status_2(args: list[str], said: str) -> None:
@@ -281,3 +284,10 @@ def test_the_command_line_loads_neither_textual_nor_the_engine() -> None:
     assert "'xenconsole.cli'" in modules
     for heavy in ("'textual'", "'numpy'", "'unicorn'", "'msgspec'", "'rich'"):
         assert heavy not in modules
+
+
+def test_the_schedulers_it_names_are_those_that_the_engine_has() -> None:
+    from emulator.hypervisor.scheduler import SCHEDULERS as KNOWN
+    from xenconsole.cli import SCHEDULERS
+
+    assert set(SCHEDULERS) == set(KNOWN)

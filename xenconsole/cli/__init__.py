@@ -9,8 +9,10 @@ import sys
 from xenconsole import __version__
 
 VERBS = ("create",)
+SCHEDULERS = ("credit2", "credit", "rtds", "bvt", "null")
+"""Those that the engine knows; it is not loaded just to read their names."""
 HELP = """\
-usage: xenconsole [FILE.cfg ...]
+usage: xenconsole [--scheduler NAME] [FILE.cfg ...]
        xenconsole create -c FILE.cfg [KEY=VALUE ...] [options]
 
 Runs Xen PV guests on emulated x86-64 cores, with a console on them as Domain-0 has it.
@@ -19,6 +21,7 @@ Runs Xen PV guests on emulated x86-64 cores, with a console on them as Domain-0 
   xenconsole FILE.cfg ...               open it on the guests of these xl.cfg files
   xenconsole create -c FILE.cfg         boot one guest with its console on this terminal
   xenconsole create --help              more on that
+  xenconsole --scheduler NAME ...       share the CPUs by credit2 (without it), credit, rtds, bvt or null
   xenconsole --version                  the version
 
 examples:
@@ -44,10 +47,16 @@ def _dispatch(args: list[str]) -> int:
         return _print(HELP)
     if first in ("-V", "--version"):
         return _print(f"xenconsole {__version__}\n")
+    scheduler = ""
+    if first.partition("=")[0] == "--scheduler":
+        scheduler, args = (first.partition("=")[2], args[1:]) if "=" in first else ("".join(args[1:2]), args[2:])
+        if scheduler not in SCHEDULERS:
+            return _mistake(f"--scheduler: no scheduler {_quoted(scheduler)} (known: {', '.join(SCHEDULERS)})")
+        first = args[0] if args else ""
     if first == "create":
         from xenconsole.cli.create import main as create
 
-        return create(args[1:])
+        return create([*args[1:], *(["--scheduler", scheduler] if scheduler else [])])
     if first.startswith("-"):
         return _mistake(f"no option {_quoted(first)} (xenconsole --help lists what there is)")
     if first and not _is_file(first):
@@ -58,7 +67,7 @@ def _dispatch(args: list[str]) -> int:
         return _mistake(f"no option {_quoted(bad)} (xenconsole --help lists what there is)")
     from xenconsole.app import main as app
 
-    return app(args)
+    return app(args, scheduler)
 
 
 def _fill_descriptors() -> None:
