@@ -82,6 +82,7 @@ class Domain:
         self.crash_reason = ""
         self.mailbox = Mailbox()
         self.recording: list[Logged] | None = None
+        self.replaying = False
         self._questions: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self.attention = False
         self.yielded = False
@@ -104,6 +105,8 @@ class Domain:
     # --- what others may call, from any thread ---------------------------------------------------------------------------------
 
     def post(self, message: Message) -> None:
+        if self.replaying:
+            return  # a backend woken again by what is replayed: what it said then is in the log
         self.mailbox.post(message)
         self._call()
 
@@ -180,11 +183,15 @@ class Domain:
 
     def replay(self, log: list[Logged], end: int) -> None:
         """Run from here to count `end`, each message of `log` applied where it was: bit for bit the run that was recorded."""
-        for entry in log:
-            self._run_to(entry.count)
-            entry.message.apply(self)
-            self.rotation.fresh = True  # as `_apply` has it
-        self._run_to(end)
+        self.replaying = True
+        try:
+            for entry in log:
+                self._run_to(entry.count)
+                entry.message.apply(self)
+                self.rotation.fresh = True  # as `_apply` has it
+            self._run_to(end)
+        finally:
+            self.replaying = False
 
     def _run_to(self, count: int) -> None:
         while self.clock.count < count and not self.ended:

@@ -150,6 +150,7 @@ class PlainSide(Rings):
         self.wakes: list[int] = []
         self.said: list[str] = []
         self.clock = 0
+        self.replaying = False
 
     def bind(self, port: int, name: str) -> None:
         if port in self.refuse or port in self.bound:

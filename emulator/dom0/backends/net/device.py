@@ -229,8 +229,9 @@ class Vif:
             counters.tx_bytes += sum([len(frame.data) for frame in frames])
             counters.tx_errors += tx.errors
             tx.errors = 0
-            self._record(frames, sent=True)
-            self.network.send(self.port, frames)
+            if not self._side.replaying:
+                self._record(frames, sent=True)
+                self.network.send(self.port, frames)
 
     def _allow(self, size: int) -> bool:
         assert self.bucket is not None

@@ -36,6 +36,10 @@ class GuestSide(Protocol):
     def wake(self, name: str, at_ns: int) -> None:
         """Have `received(())` called when the guest's clock reads about `at_ns`."""
 
+    @property
+    def replaying(self) -> bool:
+        """What the guest sends was sent before."""
+
     def now(self) -> int:
         """The guest's clock, ns."""
 

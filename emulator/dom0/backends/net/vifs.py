@@ -35,6 +35,10 @@ class VifSide(DiskSide):
     def wake(self, name: str, at_ns: int) -> None:
         self._alarms.after(max(0, at_ns - self.now()), lambda: self.send(name, ()))
 
+    @property
+    def replaying(self) -> bool:
+        return self._domain.replaying
+
     def now(self) -> int:
         return self._domain.clock.now()
 
