@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from emulator.dom0.xenstore.children import with_child, without_child
 from emulator.dom0.xenstore.wire import XENSTORE_ABS_PATH_MAX, XENSTORE_REL_PATH_MAX, RefusedError, decimal
 
 READ: Final = 1
@@ -217,16 +218,12 @@ class Tree:
         for name in names[:-1]:
             chain.append(chain[-1].children[name])
         parent = chain[-1]
-        children = dict(parent.children)
         generation = parent.generation
-        if node is None or names[-1] not in children:
+        if node is None or names[-1] not in parent.children:
             self.generation += 1
             generation = self.generation
-        if node is None:
-            del children[names[-1]]
-        else:
-            children[names[-1]] = node
+        children = without_child(parent.children, names[-1]) if node is None else with_child(parent.children, names[-1], node)
         made = Node(parent.value, parent.perms, generation, children)
         for above, name in zip(reversed(chain[:-1]), reversed(names[:-1]), strict=True):
-            made = Node(above.value, above.perms, above.generation, {**above.children, name: made})
+            made = Node(above.value, above.perms, above.generation, with_child(above.children, name, made))
         self.root = made
