@@ -222,6 +222,16 @@ def _network_capture(host: HostApi, args: Arguments) -> CommandResult:
     return CommandResult(ok=True, domid=args.domid(), message=host.network_capture(args.domid(), args.get("vif", "0"), args.get("file", "")))
 
 
+def _network_list(host: HostApi, args: Arguments) -> CommandResult:
+    """The domain's interfaces, what went through them and what did not."""
+    lines = [f"{'Idx':<4} {'MAC':<17} {'Network':<15} {'State':<12} {'Sent(k)':>9} {'Got(k)':>9} {'Dropped':>8} {'Waits':>6}"]
+    for vif in host.network_list(args.domid()):
+        noted = "".join(f" ({text})" for text in (vif.trouble, vif.capture and f"captured to {vif.capture}") if text)
+        lines.append(f"{vif.devid:<4} {vif.mac:<17} {vif.bridge:<15} {vif.backend_state:<12} {vif.tx_bytes >> 10:>9} {vif.rx_bytes >> 10:>9} "
+                     f"{vif.rx_dropped:>8} {vif.throttled:>6}{noted}")  # fmt: skip
+    return CommandResult(ok=True, domid=args.domid(), message="\n".join(lines))
+
+
 def _network_uplink(host: HostApi, args: Arguments) -> CommandResult:
     network, subnet = args.get("network", ""), args.get("subnet", "10.0.2.0/24")
     host.network_uplink(network, subnet)
@@ -249,6 +259,7 @@ COMMANDS: Mapping[str, Command] = {
     "block-list": Command(_block_list, _DOMID, {}),
     "network-attach": Command(_network_attach, _DOMID, {"spec": str}),
     "network-detach": Command(_network_detach, {**_DOMID, "vif": str}, {"force": bool}),
+    "network-list": Command(_network_list, _DOMID, {}),
     "network-uplink": Command(_network_uplink, {"network": str}, {"subnet": str}),
     "network-capture": Command(_network_capture, _DOMID, {"vif": str, "file": str}),
     "forget": Command(_forget, {**_DOMID, "name": str}, {}),

@@ -145,6 +145,9 @@ class Host:
     def network_detach(self, domid: int, which: str, force: bool) -> str:
         return networkverbs.detach(self._tools.guest(domid), which, force)
 
+    def network_list(self, domid: int) -> tuple[networkverbs.VifReport, ...]:
+        return networkverbs.reports(self._tools.guest(domid))
+
     def network_uplink(self, network: str, subnet: str) -> None:
         """Put an uplink for guests of `subnet` on a network; "" takes it away."""
         self._tools.networks.set_uplink(network, UplinkSpec(subnet) if subnet else None)

@@ -232,6 +232,10 @@ class FakeHost:
         self._guest(domid)
         return f"vif{domid}.{which}"
 
+    def network_list(self, domid: int) -> tuple[Any, ...]:
+        self._guest(domid)
+        return ()
+
     def network_uplink(self, network: str, subnet: str) -> None:
         pass
 
