@@ -36,6 +36,7 @@ from xenconsole.screens.help import HelpScreen
 from xenconsole.screens.logs import LogsScreen
 from xenconsole.screens.overview import OverviewScreen
 from xenconsole.screens.prompt import PromptScreen
+from xenconsole.screens.scheduler import SchedulerScreen
 from xenconsole.screens.snapshots import SnapshotsScreen
 from xenconsole.settings import Settings, load_settings
 from xenconsole.terminal.driver import AltKeysDriver
@@ -103,6 +104,7 @@ class ConsoleApp(App[int], inherit_bindings=False):
                 DomainTable,
                 LogView,
                 DomainScreen,
+                SchedulerScreen,
                 ConsoleScreen,
                 SnapshotsScreen,
                 ConfirmScreen,

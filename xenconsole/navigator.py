@@ -16,6 +16,7 @@ from xenconsole.screens.domain import DomainScreen
 from xenconsole.screens.help import HelpScreen, group_of
 from xenconsole.screens.logs import LogsScreen
 from xenconsole.screens.overview import OverviewScreen
+from xenconsole.screens.scheduler import SchedulerScreen
 from xenconsole.screens.snapshots import SnapshotsScreen
 
 if TYPE_CHECKING:
@@ -88,11 +89,13 @@ class Navigator:
             same = isinstance(front, ConsoleScreen) and front.domids == self._tiled
             return front if same else ConsoleScreen(self.app.client, self._tiled)
         kinds: dict[str, type[Screen[Any]]] = {"domain": DomainScreen, "snapshots": SnapshotsScreen, "logs": LogsScreen}
-        wanted = kinds[kind]
+        wanted = kinds[kind] if (kind, domid) != ("domain", 0) else SchedulerScreen
         screens: list[Screen[Any]] = self.app.screen_stack
         for screen in screens:
             if type(screen) is wanted and getattr(screen, "domid", domid) == domid:
                 return screen
+        if wanted is SchedulerScreen:
+            return SchedulerScreen(self.app.client)
         if kind == "domain":
             return DomainScreen(self.app.client, domid)
         return SnapshotsScreen(domid) if kind == "snapshots" else LogsScreen()
@@ -145,11 +148,17 @@ class Navigator:
 
     def _view_of(self, screen: Screen[Any]) -> tuple[str, int] | None:
         """What a screen on the stack shows; None for a dialog."""
-        kinds: dict[type[Screen[Any]], str] = {DomainScreen: "domain", SnapshotsScreen: "snapshots", LogsScreen: "logs", OverviewScreen: "overview"}
+        kinds: dict[type[Screen[Any]], str] = {
+            DomainScreen: "domain",
+            SchedulerScreen: "domain",
+            SnapshotsScreen: "snapshots",
+            LogsScreen: "logs",
+            OverviewScreen: "overview",
+        }
         if isinstance(screen, ConsoleScreen):
             return ("console", screen.domids[0]) if len(screen.domids) == 1 else ("tiles", -1)
         kind = kinds.get(type(screen))
-        return (kind, screen.domid if isinstance(screen, DomainScreen | SnapshotsScreen) else -1) if kind else None
+        return (kind, screen.domid if isinstance(screen, DomainScreen | SchedulerScreen | SnapshotsScreen) else -1) if kind else None
 
     def last_view(self) -> None:
         """The newest view that was opened and is not in front; opened twice, it goes to and fro."""
@@ -163,10 +172,10 @@ class Navigator:
         """The domain above or below in the table's order, in the same view."""
         table, front = self.app.base_table(), self.app.screen
         order = table.order
-        if isinstance(front, DomainScreen | SnapshotsScreen) and front.domid in order:
+        if isinstance(front, DomainScreen | SchedulerScreen | SnapshotsScreen) and front.domid in order:
             domid = order[(order.index(front.domid) + by) % len(order)]
             table.move_to(domid)
-            self._go(("domain" if isinstance(front, DomainScreen) else "snapshots", domid))
+            self._go(("snapshots" if isinstance(front, SnapshotsScreen) else "domain", domid))
         else:
             table.step(by)
 

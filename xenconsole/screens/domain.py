@@ -275,8 +275,8 @@ class DomainScreen(FilteredScreen):
     # domains
 
     def action_step_domain(self, by: int) -> None:
-        """The domain before or after this one by ID, in the same tab."""
-        ids = sorted({view.domid for view in shell(self).overview.domains} | {self.domid})
+        """The guest before or after this one by ID, in the same tab."""
+        ids = sorted({view.domid for view in shell(self).overview.domains if view.domid} | {self.domid})
         self.go_to(ids[(ids.index(self.domid) + by) % len(ids)])
 
     def go_to(self, domid: int) -> None:

@@ -1,0 +1,139 @@
+"""Domain-0's screen: the strip of the last second, the run queue in its order, steal and run state of each vCPU."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import pytest
+from textual.pilot import Pilot
+
+from emulator.control.views import RunQueueView
+from tests.ui.desk import desk
+from tests.ui.fake_details import RichEngine
+from xenconsole.app import ConsoleApp
+from xenconsole.explain import explain
+from xenconsole.screens.domain import DomainScreen
+from xenconsole.screens.scheduler import SchedulerScreen
+from xenconsole.settings import Settings
+from xenconsole.widgets.domain_bar import ExplainBar
+from xenconsole.widgets.lines import plain
+from xenconsole.widgets.pane import Pane
+from xenconsole.widgets.run_queue import VcpuTimes, strip_cells, strip_lines
+
+
+class Bench:
+    def __init__(self, pilot: Pilot[Any], app: ConsoleApp, screen: SchedulerScreen) -> None:
+        self.pilot, self.app, self.screen = pilot, app, screen
+
+    async def turn(self, times: int = 1) -> None:
+        for _ in range(times):
+            await self.app.tick()
+            await self.screen.pull()
+            await self.pilot.pause()
+
+    def text(self, selector: str) -> str:
+        return plain(self.screen.query_one(selector, Pane).lines)
+
+
+@asynccontextmanager
+async def bench(size: tuple[int, int] = (120, 40)) -> AsyncIterator[Bench]:
+    engine = RichEngine()
+    app = ConsoleApp(engine, delay=0)
+    async with app.run_test(size=size) as pilot:
+        await app.tick()
+        screen = SchedulerScreen(engine, hertz=0, clock=lambda: engine.now_ns / 1e9)
+        await app.push_screen(screen)
+        made = Bench(pilot, app, screen)
+        await made.turn(3)
+        yield made
+
+
+async def test_enter_and_i_on_domain_0_open_it_and_esc_leaves() -> None:
+    async with desk(RichEngine()) as at:
+        for key in ("i", "enter"):
+            await at.press("g", key)
+            assert isinstance(at.front(), SchedulerScreen), key
+            await at.press("escape")
+        await at.press("g", "i", "greater_than_sign")
+        assert isinstance(at.front(), DomainScreen)
+        assert at.app.chosen == 1
+
+
+async def test_the_run_queue_stands_in_its_order_with_what_each_asks_for() -> None:
+    async with bench() as b:
+        rows = b.text("#queue").splitlines()
+        assert "2 counter" in rows[1] and "runs" in rows[1]
+        assert "4 debian" in rows[2] and "UNDER" in rows[2] and "mmu_update" in rows[2]
+        assert "2 counter" in rows[3] and "OVER" in rows[3] and "50%" in rows[3] and "-1.50ms" in rows[3]
+        before = b.text("#queue")
+        await b.turn(2)
+        assert b.text("#queue") != before, "credit drains"
+
+
+async def test_every_vcpu_has_its_state_and_enter_opens_its_domain() -> None:
+    async with bench() as b:
+        text = b.text("#vcpu-times")
+        assert text.count("4 debian") == 2 and "running" in text and "blocked" in text
+        await b.pilot.press("down", "enter")
+        await b.pilot.pause()
+        assert isinstance(b.app.screen, DomainScreen)
+        assert b.app.screen.domid == 2
+
+
+async def test_steal_is_shown_as_a_share_of_the_time() -> None:
+    async with bench() as b:
+        times = b.screen.query_one(VcpuTimes)
+        view = b.app.overview.domains[2]
+        robbed = msgspec.structs.replace(view, vcpus=(msgspec.structs.replace(view.vcpus[0], steal_ns=2_500_000_000, state="-"),))
+        times.show([robbed], {2: (61.5,)}, {"2.0": 385_000_000.0})
+        row = plain(times.lines).splitlines()[1]
+        assert "38.5%" in row and "61.5%" in row and "0:02.5" in row and "waiting" in row
+
+
+def test_the_strip_gives_a_cell_to_whom_held_it_longest() -> None:
+    second = 1_000_000_000
+    view = RunQueueView("credit", (), ((0, 1, -second, -second // 2), (0, 2, -second // 2, 0), (1, 3, -2 * second, -second * 9 // 10)))
+    cells, busy = strip_cells(view, 0, 10)
+    assert cells == [1] * 5 + [2] * 5 and busy == 1.0
+    cells, busy = strip_cells(view, 1, 10)
+    assert cells == [3] + [-1] * 9 and 0.09 < busy < 0.11
+    text = plain(strip_lines(view, 2, 40, str))
+    assert "1111" in text and "2222" in text and "now" in text
+
+
+@pytest.mark.parametrize("size", [(60, 15), (80, 24), (240, 70)])
+async def test_every_field_is_explained_at_every_size(size: tuple[int, int]) -> None:
+    async with bench(size) as b:
+        for name in ("#strip", "#queue", "#vcpu-times"):
+            keys = {span.field for spans in b.screen.query_one(name, Pane).lines for span in spans if span.field}
+            assert all(explain(key) for key in keys), keys
+        await b.pilot.press("i")
+        await b.pilot.pause()
+        assert b.screen.query_one(ExplainBar).field
+        await b.pilot.press("escape", "z")
+        assert b.screen.has_class("-zoomed")
+        await b.pilot.press("tab", "escape")
+        assert not b.screen.has_class("-zoomed")
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
+def test_picture(snap_compare: Any, size: tuple[int, int]) -> None:
+    engine = RichEngine()
+
+    async def run(pilot: Pilot[Any]) -> None:
+        app = pilot.app
+        assert isinstance(app, ConsoleApp)
+        for _ in range(20):
+            await app.tick()
+        screen = SchedulerScreen(engine, hertz=0, clock=lambda: engine.now_ns / 1e9)
+        await app.push_screen(screen)
+        for _ in range(4):
+            await app.tick()
+            await screen.pull()
+            await pilot.pause()
+        await pilot.pause(0.1)
+
+    assert snap_compare(ConsoleApp(engine, delay=0, settings=Settings(theme="dark")), terminal_size=size, run_before=run)

@@ -1,0 +1,212 @@
+"""The scheduler's panes: who ran where in the last second, who waits with how much credit, and what each vCPU got and missed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+
+from emulator.control.views import DomainView, HostView, RunQueueView
+from xenconsole.units import clock, fit, gauge, printable, size
+from xenconsole.widgets.lines import EMPTY, Line, Span, cut, line
+from xenconsole.widgets.pane import ListPane, Pane
+from xenconsole.widgets.vcpu_panel import state_span
+
+SIGNS = "123456789abcdefghijklmnopqrstuvwxyz"
+STYLES = ("graph", "ok", "notice", "mark", "graph-high", "state-blocked")
+SECOND_NS = 1_000_000_000
+NameOf = Callable[[int], str]
+
+
+def sign_of(domid: int) -> Span:
+    """A domain's sign in the strip; colours repeat, and so do the signs beyond 35 domains."""
+    return Span(SIGNS[(domid - 1) % len(SIGNS)], f"{STYLES[(domid - 1) % len(STYLES)]} bold")
+
+
+def strip_cells(view: RunQueueView, cpu: int, width: int) -> tuple[list[int], float]:
+    """For every cell of the last second the domain that held the CPU longest (-1: mostly nobody), and the busy share."""
+    cell = SECOND_NS / max(width, 1)
+    held: list[dict[int, float]] = [{} for _ in range(width)]
+    busy = 0.0
+    for on, domid, began, ended in view.stints:
+        start, end = max(began + SECOND_NS, 0), min(ended + SECOND_NS, SECOND_NS)
+        if on != cpu or end <= start:
+            continue
+        busy += end - start
+        for at in range(int(start / cell), min(int((end - 1) / cell), width - 1) + 1):
+            part = min(end, (at + 1) * cell) - max(start, at * cell)
+            held[at][domid] = held[at].get(domid, 0.0) + part
+    cells = [max(owners, key=lambda d: (owners[d], -d)) if sum(owners.values()) >= cell * 0.2 else -1 for owners in held]
+    return cells, min(busy / SECOND_NS, 1.0)
+
+
+def strip_lines(view: RunQueueView, cpus: int, width: int, name_of: NameOf) -> list[Line]:
+    """A row a physical CPU, the axis, and whose sign is whose."""
+    room = max(width - 15, 8)
+    out: list[Line] = []
+    seen: dict[int, float] = {}
+    for cpu in range(cpus):
+        cells, busy = strip_cells(view, cpu, room)
+        spans = [Span(f"CPU {cpu:<3} ", "dim", "cpu:physical")]
+        for domid, run in groupby(cells):
+            length = len(list(run))
+            sign = sign_of(domid) if domid >= 0 else Span("·", "dim")
+            spans.append(sign._replace(text=sign.text * length, field="sched:strip"))
+            if domid >= 0:
+                seen[domid] = seen.get(domid, 0) + length
+        spans.append(Span(f" {busy * 100:4.0f} %"))
+        out.append(tuple(spans))
+    axis = "└" + "─" * (room // 2 - 1) + "┴" + "─" * (room - room // 2 - 2) + "┘"
+    out.append(line(("1 s ago ", "dim"), (axis, "rule"), (" now", "dim")))
+    legend: list[Span] = [Span("        ")]
+    for domid in sorted(seen, key=lambda d: (-seen[d], d)):
+        legend += [sign_of(domid), Span(f" {name_of(domid)}  ", "dim")]
+    out.append(cut(tuple(legend), width) if seen else line(("        no guest ran", "dim")))
+    return out
+
+
+class StripPane(Pane):
+    """Gantt strip of the last second."""
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__("who ran where in the last second", id=id)
+        self.view = RunQueueView()
+        self.cpus = 0
+        self.names: Mapping[int, str] = {}
+
+    def show(self, view: RunQueueView, cpus: int, names: Mapping[int, str]) -> None:
+        taller = cpus != self.cpus
+        self.view, self.cpus, self.names = view, cpus, names
+        self.rebuild()
+        if taller:
+            self.refresh(layout=True)
+
+    def build(self, width: int, height: int) -> Sequence[Line]:
+        return strip_lines(self.view, self.cpus, width, lambda domid: self.names.get(domid, f"domain {domid}"))
+
+
+class QueuePane(Pane):
+    """Who is on a CPU, then who waits, in the order in which they will be served."""
+
+    pinned = 1
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__("run queue", id=id)
+        self.view = RunQueueView()
+        self.running: list[tuple[int, DomainView]] = []
+        self.names: Mapping[int, str] = {}
+
+    def show(self, view: RunQueueView, host: HostView, domains: Mapping[int, DomainView]) -> None:
+        self.view = view
+        self.names = {domid: domain.name for domid, domain in domains.items()}
+        self.running = [(cpu.cpu, domains[cpu.running]) for cpu in host.cpus if cpu.running in domains]
+        self.set_title(f"run queue of {view.scheduler}" if view.scheduler else "run queue")
+        self.rebuild()
+
+    def subtitle(self) -> str:
+        return f"{len(self.running)} running, {len(self.view.waiting)} waiting"
+
+    def build(self, width: int, height: int) -> Sequence[Line]:
+        room = min(max(width // 6, 10), 24)
+        bar = min(max((width - 64) // 3, 0), 24)
+        out = [line((f"       {fit('domain', room)} {fit('prio', 6)} {'credit':>9} {' ' * bar} weight  cap  asks for", "dim"))]
+        shares = [(v.vcpus[0].credit if v.vcpus else 0) for _, v in self.running] + [q.credit for q in self.view.waiting]
+        top = max([abs(credit) for credit in shares] + [1])
+
+        def row(place: Span, domid: int, priority: str, credit: int, weight: int, cap: int, wants: Span) -> None:
+            full, empty = gauge(credit / top, bar)
+            out.append(
+                line(
+                    place,
+                    Span(fit(f"{domid} {printable(self.names.get(domid, '?'))}", room) + " ", "bold"),
+                    Span(fit(priority or "–", 6) + " ", "" if priority else "dim", "sched:priority"),
+                    Span(f"{credit / 1e6:>7.2f}ms " if abs(credit) >= 10_000 or not credit else f"{credit:>9} ", "", "sched:credit"),
+                    Span(full, "graph" if credit >= 0 else "trouble", "sched:credit"),
+                    Span(empty + " ", "rule"),
+                    Span(f"{weight or '–':>6} ", "" if weight else "dim", "sched:weight"),
+                    Span(f"{f'{cap}%' if cap else '–':>4}  ", "" if cap else "dim", "sched:cap"),
+                    wants,
+                )
+            )
+
+        for cpu, view in self.running:
+            first = view.vcpus[0] if view.vcpus else None
+            sums = (first.priority, first.credit, first.weight, first.cap) if first is not None else ("", 0, 0, 0)
+            row(Span(f"CPU {cpu:<2} ", "state-running"), view.domid, *sums, Span("runs", "state-running", "state:r"))
+        for place, queued in enumerate(self.view.waiting, 1):
+            wants = Span(queued.wants or "no hypercall yet", "" if queued.wants else "dim", "sched:wants")
+            row(Span(f"{place:>5}  ", "dim"), queued.domid, queued.priority, queued.credit, queued.weight, queued.cap, wants)
+        if len(out) == 1:
+            out.append(line(("nobody runs and nobody waits", "dim")))
+        return out
+
+
+class VcpuTimes(ListPane):
+    """Run state, use and steal of every vCPU. Enter opens its domain."""
+
+    keys = "Enter opens the domain"
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__("vCPUs", id=id)
+        self.domains: tuple[DomainView, ...] = ()
+        self.used: Mapping[int, tuple[float, ...]] = {}
+        self.steal: Mapping[str, float] = {}
+
+    def show(self, domains: Sequence[DomainView], used: Mapping[int, tuple[float, ...]], steal: Mapping[str, float]) -> None:
+        """`used` is percent of a CPU by domain and vCPU; `steal` nanoseconds a second by "domid.vcpu"."""
+        self.domains, self.used, self.steal = tuple(domains), used, steal
+        self.rebuild()
+
+    @property
+    def chosen(self) -> int:
+        """The domain of the row under the cursor, -1 for none."""
+        rows = [view.domid for view in self.domains for _ in view.vcpus]
+        return rows[min(self.cursor, len(rows) - 1)] if rows else -1
+
+    def subtitle(self) -> str:
+        return f"{sum(len(view.vcpus) for view in self.domains)} vCPUs"
+
+    def build(self, width: int, height: int) -> Sequence[Line]:
+        room = min(max(width // 5, 12), 28)
+        bar = min(max(width - 68 - room, 0), 30)
+        head = f"  {fit('domain', room)} vCPU state     CPU   used  {' ' * bar} steal  stolen      time  in Xen"
+        out: list[Line] = [line((head, "dim"))]
+        row = 0
+        for view in self.domains:
+            used = self.used.get(view.domid, ())
+            for vcpu in view.vcpus:
+                share = used[vcpu.vcpu] if vcpu.vcpu < len(used) else 0.0
+                steal = self.steal.get(f"{view.domid}.{vcpu.vcpu}", 0.0) / 1e7
+                full, empty = gauge(share / 100, bar)
+                word = Span("waiting", "state-paused", "sched:steal") if vcpu.state == "-" else state_span(vcpu.state)
+                spans = line(
+                    Span(fit(f"{view.domid} {printable(view.name)}", room) + " "),
+                    Span(f"{vcpu.vcpu:>4} "),
+                    word._replace(text=fit(word.text, 9) + " "),
+                    Span(f"{vcpu.cpu if vcpu.cpu >= 0 else '–':>3} ", "dim", "cpu:physical"),
+                    Span(f"{share:>5.1f}% ", "", "time:guest"),
+                    Span(full, "graph"),
+                    Span(empty, "rule"),
+                    Span(f" {steal:>5.1f}% ", "notice" if steal >= 5 else "" if steal else "dim", "sched:steal"),
+                    Span(f"{clock(vcpu.steal_ns / 1e9):>7} ", "dim", "sched:steal"),
+                    Span(f"{clock(vcpu.cpu_ns / 1e9):>9} ", "dim", "time:guest"),
+                    Span(f"{clock(vcpu.xen_ns / 1e9):>7}", "dim", "time:xen"),
+                )
+                out.append(self.marked(row, spans, width))
+                row += 1
+        return out if row else [*out, line(("no guest", "dim"))]
+
+
+def pool_line(total_kib: int, free_kib: int, own_kib: int, width: int) -> Line:
+    """The host's memory pool as a bar: what this domain holds, the rest that is taken, and what is free."""
+    if not total_kib:
+        return EMPTY
+    bar = max(width - 34, 6)
+    mine = round(own_kib / total_kib * bar)
+    taken = max(round((total_kib - free_kib) / total_kib * bar), mine)
+    return line(
+        Span("pool    ", "dim", "host:pool"),
+        Span("█" * mine, "ok"),
+        Span("▓" * (taken - mine), "graph"),
+        Span("░" * (bar - taken), "rule"),
+        Span(f" {size(free_kib)} free of {size(total_kib)}", "", "host:pool"),
+    )
