@@ -16,6 +16,7 @@ from typing import Final, NoReturn
 
 from emulator.dom0.cfgfile import printable
 from emulator.dom0.network import Rate, mac_text
+from emulator.dom0.network.switch import NAME
 from emulator.errors import UserError
 
 MAX_SPEC: Final = 1024
@@ -24,7 +25,6 @@ DEFAULT_BRIDGE: Final = "xenbr0"
 DEFAULT_MTU: Final = 1500
 MIN_MTU, MAX_MTU = 68, 65521
 _XEN_OUI: Final = bytes.fromhex("00163e")
-_BRIDGE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
 _RATE: Final = re.compile(r"(\d{1,10})([GMK]?)([Bb])/s(?:@(\d{1,10})([mu]?)s?)?", re.ASCII)
 _SCALE: Final = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3}
 _DEFAULT_INTERVAL_US: Final = 50_000
@@ -107,7 +107,7 @@ class _Reader:
         mac = self._mac() if "mac" in given else made_mac(domain, devid) if devid >= 0 else bytes(6)
         mtu = self._number("mtu", MIN_MTU, MAX_MTU) if "mtu" in given else DEFAULT_MTU
         bridge = given.get("bridge", DEFAULT_BRIDGE)
-        if not _BRIDGE.fullmatch(bridge):
+        if not NAME.fullmatch(bridge):
             self._fail(f"'{printable(bridge)}' will not do as a network's name", "1 to 15 letters and digits", "bridge")
         rate = self._rate() if "rate" in given else None
         return VifSpec(devid, mac, bridge, rate, mtu, trusted, text)

@@ -7,17 +7,21 @@ does not take is dropped, and counted, as in any switch.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from emulator.dom0.network.alarms import Alarms
 from emulator.dom0.network.bridge import Address, Bridge, PortCounters
 from emulator.dom0.network.frame import Frame
 from emulator.dom0.network.uplink import MAC, Uplink, UplinkSpec
 from emulator.errors import UserError
+
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
+"""What a network may be called (Linux's bridges: 15 characters)."""
 
 
 class Sink(Protocol):
@@ -129,6 +133,8 @@ class Networks:
 
     def set_uplink(self, name: str, spec: UplinkSpec | None) -> None:
         """Give a network an uplink, or with None take it away. Raises UserError."""
+        if not NAME.fullmatch(name):
+            raise UserError(f"{ascii(name)[:40]} will not do as a network's name", fix="1 to 15 letters and digits")
         network = self.get(name)
         with self._lock:
             present = self.uplinks.pop(name, None)
