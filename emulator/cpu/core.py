@@ -129,8 +129,9 @@ class Core:
         self._failure: BaseException | None = None
         self._running = False
         # The callbacks must outlive the engine: ctypes frees them with their Python objects.
-        self._callbacks = (INTR_CALLBACK(self._interrupt), INVALID_CALLBACK(self._invalid))
-        for kind, callback in zip((HOOK_INTR, HOOK_INSN_INVALID), self._callbacks, strict=True):
+        callbacks = (INTR_CALLBACK(self._interrupt), INVALID_CALLBACK(self._invalid))
+        self._callbacks: tuple[object, ...] = callbacks
+        for kind, callback in zip((HOOK_INTR, HOOK_INSN_INVALID), callbacks, strict=True):
             pointer = ctypes.cast(callback, ctypes.c_void_p).value
             assert pointer is not None
             lib.add_hook(self._engine, kind, pointer, data)
@@ -143,6 +144,9 @@ class Core:
                 view.release()  # a use after this is a ValueError and not a wild write
             self._lib.close(self._engine)
             self._engine = 0
+            self._callbacks = ()
+            self._code_images.clear()
+            del self.on_trap  # it and the callbacks lead back here: our memory would wait for the garbage collector
 
     # --- running -------------------------------------------------------------------------------------------------------------
 

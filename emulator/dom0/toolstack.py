@@ -29,6 +29,7 @@ from emulator.hypervisor.domain import Domain
 from emulator.hypervisor.inspect import VcpuState, vcpu_state
 from emulator.hypervisor.mailbox import ToBackend
 from emulator.hypervisor.scheduler import DEFAULT_SCHEDULER, Unit, make_scheduler
+from emulator.machine.memory import trim_heap
 from emulator.machine.physical_cpus import Actor, PhysicalCpus
 from emulator.machine.pool import MemoryPool
 
@@ -346,6 +347,7 @@ class Toolstack:
         while len(self.obituaries) > _OBITUARIES:
             self.obituaries.popitem(last=False)
         guest.close()
+        trim_heap()
         self.pool.give(domid)
         if reason == "destroyed":
             self.say("info", domid, f"{guest.name} destroyed")

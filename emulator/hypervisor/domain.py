@@ -371,12 +371,12 @@ class Domain:
         """Give everything back. The domain must not be held."""
         self.ended = self.ended or "destroyed"
         self._part_from_peers()
-        for _question, future in self._questions:
-            future.cancel()
-        self._questions.clear()
+        while self._questions:
+            self._questions.popleft()[1].cancel()
         self.core.close()
         self.current = None  # type: ignore[assignment]
-        del self.layout, self.p2m, self.tables, self.guest, self.events, self.vcpus, self.reservation, self.grants, self.mappings
+        for part in ("emulator", "frames", "layout", "p2m", "tables", "guest", "events", "vcpus", "reservation", "grants", "mappings"):
+            delattr(self, part)  # they lead back here: what they hold would wait for the garbage collector
         self.memory.close()
 
     def _part_from_peers(self) -> None:
@@ -397,6 +397,4 @@ class Domain:
             for key, reply in vcpu.answers.items():
                 unclaimed(self, key, reply)
 
-    @staticmethod
-    def trap_name(vector: int) -> str:
-        return trap_name(vector)
+    trap_name = staticmethod(trap_name)

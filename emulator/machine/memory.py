@@ -36,6 +36,14 @@ def _libc() -> ctypes.CDLL:
     return libc
 
 
+def trim_heap() -> None:
+    """Have the C library return what is free in its heaps to the host (malloc_trim, some 0.2 ms; nothing where there is none of
+    that name). Of itself it keeps pages that a gone domain shared with those that live on: 10 to 20 KiB for each one."""
+    trim = getattr(_libc(), "malloc_trim", None)
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
+
+
 class MachineMemory:
     """`frames` machine frames of zeroed memory.
 
