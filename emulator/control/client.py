@@ -21,8 +21,10 @@ from emulator.control.messages import (
     Credit,
     Detach,
     DetailReply,
+    FrameReply,
     FromEngine,
     GetDetail,
+    GetFrame,
     GetObituary,
     GetOverview,
     GetSnapshots,
@@ -46,7 +48,7 @@ from emulator.control.messages import (
 )
 from emulator.control.process import EngineProcess
 from emulator.control.protocol import MAX_PENDING, ClientSide, ProtocolError
-from emulator.control.views import ConsoleChunk, DomainDetail, Overview, SnapshotView
+from emulator.control.views import ConsoleChunk, DomainDetail, FrameView, Overview, SnapshotView
 from emulator.errors import UserError
 
 READ_BYTES = 1 << 18
@@ -111,6 +113,12 @@ class EngineClient:
         reply = await self._ask(GetSnapshots(id=self._side.next_id(), domid=domid))
         assert isinstance(reply, SnapshotsReply)
         return reply.snapshots
+
+    async def frame(self, domid: int, pfn: int) -> FrameView:
+        """One frame of a domain and who maps it. Raises UserError when there is no such domain or frame."""
+        reply = await self._ask(GetFrame(id=self._side.next_id(), domid=domid, pfn=pfn))
+        assert isinstance(reply, FrameReply)
+        return reply.frame
 
     async def obituary(self, domid: int) -> ObituaryView | None:
         """What is kept of a domain that is gone; None while it lives or when nothing is known of it."""

@@ -21,6 +21,7 @@ from emulator.control.views import (
     CrashView,
     DomainDetail,
     DomainView,
+    FrameView,
     HostView,
     LogLine,
     Overview,
@@ -283,6 +284,11 @@ class Host:
         if "crash" in parts and autopsy is not None:
             filled["crash"] = self._crash(autopsy, guest.transcript.tail(2000))
         return DomainDetail(self._domain_view(guest), **filled)
+
+    def frame(self, domid: int, pfn: int) -> FrameView:
+        """One frame looked at closely: what it is and who maps it where."""
+        guest = self._tools.guest(domid)
+        return self._ask(guest, lambda: portraits.frame(guest, pfn))
 
     def _run_queue(self) -> RunQueueView:
         cpus, now = self._tools.cpus, time.monotonic_ns()

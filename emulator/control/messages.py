@@ -14,6 +14,7 @@ from emulator.control.views import (
     CrashView,
     DomainDetail,
     DomainView,
+    FrameView,
     Overview,
     SnapshotView,
     View,
@@ -91,6 +92,11 @@ class GetSnapshots(Request, frozen=True, tag="snapshots?"):
     domid: int = 0
 
 
+class GetFrame(Request, frozen=True, tag="frame?"):
+    domid: int = 0
+    pfn: int = 0
+
+
 class GetObituary(Request, frozen=True, tag="obituary?"):
     domid: int = 0
 
@@ -158,6 +164,10 @@ class SnapshotsReply(Reply, frozen=True, tag="snapshots"):
     snapshots: tuple[SnapshotView, ...] = ()
 
 
+class FrameReply(Reply, frozen=True, tag="frame"):
+    frame: FrameView
+
+
 class ObituaryReply(Reply, frozen=True, tag="obituary"):
     obituary: ObituaryView | None = None
 
@@ -206,7 +216,7 @@ class StreamEnd(Message, frozen=True, tag="end"):
     error: str = ""
 
 
-ClientRequest = GetOverview | GetDetail | GetSnapshots | GetObituary | RunCommand | WriteConsole | ReadConsole
+ClientRequest = GetOverview | GetDetail | GetSnapshots | GetFrame | GetObituary | RunCommand | WriteConsole | ReadConsole
 FromClient = Hello | Goodbye | ClientRequest | Attach | Credit | Detach
-EngineReply = OverviewReply | DetailReply | SnapshotsReply | ObituaryReply | CommandReply | WriteReply | ReadReply | Refused
+EngineReply = OverviewReply | DetailReply | SnapshotsReply | FrameReply | ObituaryReply | CommandReply | WriteReply | ReadReply | Refused
 FromEngine = Hello | Goodbye | EngineReply | Progress | Notices | StreamData | StreamEnd

@@ -13,8 +13,11 @@ import numpy as np
 from emulator.abi import grant_table as abi
 from emulator.abi.errno import NAMES
 from emulator.abi.netif import SLOTS
+from emulator.abi.xen import ACCESSED, DIRTY, GLOBAL, NX, RW, USER
 from emulator.control.views import (
     FRAME_TYPES,
+    FrameEntryView,
+    FrameView,
     GrantMappingView,
     GrantsView,
     GrantView,
@@ -33,8 +36,11 @@ from emulator.dom0.backends.net.device import Vif
 from emulator.dom0.config import DomainConfig
 from emulator.dom0.guest import Guest
 from emulator.dom0.snapshots import Snapshot
+from emulator.errors import UserError
 from emulator.hypervisor.inspect import VcpuState, frame_kinds, port_states, vcpu_state
 from emulator.hypervisor.layout import INVALID_M2P
+from emulator.hypervisor.memory import whereabouts
+from emulator.hypervisor.memory.frames import FREE, OWNER_NAMES, TYPE_NAMES
 from emulator.hypervisor.trace import Trace, TraceEvent
 
 if TYPE_CHECKING:
@@ -98,6 +104,27 @@ def _memory(guest: Guest) -> MemoryView:
         type_counts={name: int(count) for name, count in zip(FRAME_TYPES, counts, strict=True) if count}, p2m_sample=sample,
         nr_pfns=len(kinds), nr_mfns=domain.memory.frames, dirty=guest.album.dirty(),
     )  # fmt: skip
+
+
+def frame(guest: Guest, pfn: int) -> FrameView:
+    """One frame and the page-table entries that name it. A question of the domain; some milliseconds for a large one."""
+    domain = guest.domain
+    if not 0 <= pfn < len(domain.p2m):
+        raise UserError(f"no frame {pfn:#x}", why=f"domain {domain.domid} counts its frames up to {len(domain.p2m) - 1:#x}")
+    mfn, frames = int(domain.p2m[pfn]), domain.frames
+    owner = frames.owner[mfn]
+    if owner == FREE:
+        return FrameView(pfn, owner=OWNER_NAMES[FREE])
+    found = whereabouts.find(domain.memory.quads, frames, mfn)
+    entries = tuple(FrameEntryView(e.level, e.table, e.slot, e.address, _entry_flags(e.value)) for e in found.entries)
+    return FrameView(pfn, mfn, OWNER_NAMES[owner], TYPE_NAMES[frames.type[mfn]], frames.count[mfn], frames.uses(mfn) + 1,
+                     bool(frames.pinned[mfn]), mfn in frames.leaving, entries, found.total, found.whole)  # fmt: skip
+
+
+def _entry_flags(value: int) -> str:
+    bits = {"w": RW, "u": USER, "a": ACCESSED, "d": DIRTY, "g": GLOBAL}
+    letters = {letter: bool(value & bit) for letter, bit in bits.items()} | {"x": not value & NX}
+    return "r" + "".join(letter if letters[letter] else "-" for letter in "wuxadg")
 
 
 def _rings(guest: Guest) -> tuple[RingView, ...]:

@@ -26,9 +26,11 @@ from emulator.control.messages import (
     Detach,
     DetailReply,
     EngineReply,
+    FrameReply,
     FromClient,
     FromEngine,
     GetDetail,
+    GetFrame,
     GetObituary,
     GetOverview,
     GetSnapshots,
@@ -274,6 +276,8 @@ class Connection:
             return DetailReply(id=request.id, detail=detail)
         if isinstance(request, GetSnapshots):
             return SnapshotsReply(id=request.id, snapshots=await run(True, host.snapshots, request.domid))
+        if isinstance(request, GetFrame):
+            return FrameReply(id=request.id, frame=await run(True, host.frame, request.domid, request.pfn))
         if isinstance(request, GetObituary):
             kept = host.obituary(request.domid)
             if kept is None:

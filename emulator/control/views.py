@@ -161,6 +161,32 @@ FRAME_TYPES: tuple[str, ...] = ("hole", "ram", "l1", "l2", "l3", "l4", "seg_desc
 """Meaning of the codes in `MemoryView.types`."""
 
 
+class FrameEntryView(View, frozen=True):
+    """A page-table entry that names a frame."""
+
+    level: int  # of the table it stands in
+    table: int  # that table's machine frame
+    slot: int
+    address: int = -1  # where the guest sees the frame by it, -1 when no L4 leads there
+    flags: str = ""  # "rw u x a d g", a '-' where not set
+
+
+class FrameView(View, frozen=True):
+    """One frame, looked at closely. It is asked for by its PFN."""
+
+    pfn: int
+    mfn: int = -1
+    owner: str = ""
+    type: str = ""  # "none" "L1 table" … "writable"
+    count: int = 0  # uses as that type
+    references: int = 0  # Xen's general count: these, the untyped ones and the allocation
+    pinned: bool = False
+    leaving: bool = False  # given back, and gone with its last use
+    entries: tuple[FrameEntryView, ...] = ()
+    total: int = 0  # entries there are; at most 64 are listed
+    whole: bool = True  # every table was searched
+
+
 class RingView(View, frozen=True):
     """One ring between a frontend and a backend. Indices are free-running, as the ABI has them.
 

@@ -15,6 +15,7 @@ from emulator.control.views import (
     CrashView,
     DomainDetail,
     DomainView,
+    FrameView,
     Insn,
     MemoryView,
     PortView,
@@ -26,7 +27,7 @@ from emulator.control.views import (
 )
 from emulator.errors import UserError
 from tests.ui.fake_engine import START_UNIX, FakeEngine
-from tests.ui.fake_sharing import grants_view, refusal_views, run_queue
+from tests.ui.fake_sharing import frame_view, grants_view, refusal_views, run_queue
 
 STEP_NS = 250_000_000
 LOOP = 0xFFFFFFFF81E4B2A0
@@ -341,6 +342,10 @@ class RichEngine(FakeEngine):
             refusals=refusal_views(now) if "refusals" in parts else (),
             runqueue=run_queue(now) if "runqueue" in parts and not domid else None,
         )
+
+    async def frame(self, domid: int, pfn: int) -> FrameView:
+        self._alive()
+        return frame_view(pfn)
 
     async def obituary(self, domid: int) -> ObituaryView | None:
         self._alive()

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from emulator.control.views import GrantMappingView, GrantsView, GrantView, QueuedView, RefusalView, RunQueueView
+from emulator.control.views import FrameEntryView, FrameView, GrantMappingView, GrantsView, GrantView, QueuedView, RefusalView, RunQueueView
+
+
+def frame_view(pfn: int) -> FrameView:
+    """A page table, named by a table above and mapped read-only; frames from 0x8000 on are holes."""
+    if pfn >= 0x8000:
+        return FrameView(pfn, owner="nobody")
+    entries = (FrameEntryView(1, 0x5A31, 0x1F0, 0xFFFF888000000000 + (pfn << 12), "r--xad-"), FrameEntryView(2, 0x77F, 3, -1, "rwuxad-"))
+    return FrameView(pfn, pfn + 0x200, "the domain", "L1 table", 1, 3, True, False, entries, 70)
 
 
 def grants_view(domid: int) -> GrantsView:

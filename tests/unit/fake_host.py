@@ -17,6 +17,7 @@ from emulator.control.views import (
     CrashView,
     DomainDetail,
     DomainView,
+    FrameView,
     HostView,
     Insn,
     Overview,
@@ -97,6 +98,10 @@ class FakeHost:
         guest = self._guest(domid)
         ended = guest.shutdown == "crash"
         return DomainDetail(domain=guest.view(), crash=CRASH if ended else None, config={"on_crash": "preserve"} if ended else {})
+
+    def frame(self, domid: int, pfn: int) -> FrameView:
+        self._guest(domid)
+        return FrameView(pfn, mfn=pfn + 7, owner="the domain", type="writable", count=1, references=2)
 
     def create(self, config: Any, *, paused: bool = False, progress: Callable[[str], None] | None = None) -> int:
         if progress is not None:

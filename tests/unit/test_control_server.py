@@ -61,6 +61,9 @@ async def test_views_come_over_as_they_are() -> None:
             await client.detail(99, ())
         with pytest.raises(UserError, match="no part"):
             await client.detail(domid, ("bones",))
+        assert (await client.frame(domid, 5)).mfn == 12
+        with pytest.raises(UserError, match="no domain 99"):
+            await client.frame(99, 5)
 
 
 async def test_commands_answer_in_words() -> None:

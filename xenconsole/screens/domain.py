@@ -28,6 +28,7 @@ from xenconsole.screens.domain_tabs import PARTS, PERIODS, TABS, DomainTabs, Rem
 from xenconsole.units import printable
 from xenconsole.widgets.domain_bar import Banner, DomainBar, ExplainBar, TabBar
 from xenconsole.widgets.domain_summary import SHUTDOWN
+from xenconsole.widgets.memory_map import MemoryMap
 from xenconsole.widgets.pane import ListPane, Pane
 from xenconsole.widgets.snapshots_panel import SnapshotList, next_name
 
@@ -208,7 +209,7 @@ class DomainScreen(FilteredScreen):
     def panes(self) -> list[Pane]:
         """The panes of the tab in front that have something to show, in the order of Tab."""
         panes = list(self.query_one(f"#tab-{self.tab}").query(Pane))
-        hidden = {"crash": not self.tabs.crash, "vcpu-list": self.tabs.single, "wheel-pair": not self.tabs.paired}
+        hidden = {"crash": not self.tabs.crash, "vcpu-list": self.tabs.single, "wheel-pair": not self.tabs.paired, "frame": not self.tabs.picked}
         return [pane for pane in panes if not hidden.get(pane.id or "", False)]
 
     def front_pane(self) -> Pane:
@@ -272,6 +273,9 @@ class DomainScreen(FilteredScreen):
     def on_list_pane_chosen(self, message: ListPane.Chosen) -> None:
         self.tabs.refresh(self.tab)
 
+    def on_memory_map_picked(self, message: MemoryMap.Picked) -> None:
+        self.run_worker(self.tabs.look(self.client, self.domid, message.pfn), group="frame", exclusive=True)
+
     # domains
 
     def action_step_domain(self, by: int) -> None:
@@ -302,7 +306,7 @@ class DomainScreen(FilteredScreen):
         snapshots = self.query_one(SnapshotList)
         if snapshots.asking:
             snapshots.ask("")
-        elif self.close_filter():
+        elif self.close_filter() or (self.tab == "memory" and self.tabs.unpick()):
             return
         elif self.zoomed:
             self.action_zoom()

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 
+from emulator.control.client import EngineFault
 from emulator.control.messages import ObituaryView
-from emulator.control.views import CrashView, DomainDetail, DomainView, RingView, SnapshotView
+from emulator.control.views import CrashView, DomainDetail, DomainView, FrameView, RingView, SnapshotView
+from emulator.errors import UserError
 from xenconsole.app_protocol import Client, shell
 from xenconsole.widgets.config_panel import ConfigPane, XenstorePane
 from xenconsole.widgets.domain_summary import CrashPane, LifePane, TailPane
+from xenconsole.widgets.frame_panel import FramePane, summary
 from xenconsole.widgets.grants_panel import GrantsPane, RefusalsPane
 from xenconsole.widgets.memory_map import MemoryLegend, MemoryMap, MemoryPane, P2mScatter
 from xenconsole.widgets.ports_panel import CountRates, PortsPanel
@@ -88,6 +91,7 @@ def compose_tabs() -> ComposeResult:
         yield MemoryMap(id="map")
         with Vertical(classes="column", id="memory-side"):
             yield MemoryLegend(id="legend")
+            yield FramePane(id="frame")
             yield P2mScatter(id="scatter")
     with Vertical(id="tab-rings", classes="tab"), Horizontal(classes="row"):
         yield RingList(id="ring-list")
@@ -118,6 +122,13 @@ class Remembers(Protocol):
     async def obituary(self, domid: int) -> ObituaryView | None: ...
 
 
+@runtime_checkable
+class LooksAtFrames(Protocol):
+    """A client that can tell who maps a frame."""
+
+    async def frame(self, domid: int, pfn: int) -> FrameView: ...
+
+
 class DomainTabs:
     """Feeds the panes of one domain screen and remembers what rates and marks are made of."""
 
@@ -125,7 +136,7 @@ class DomainTabs:
         self._clock = clock
         self.screen = screen
         self.single = True
-        self.paired = False
+        self.paired = self.picked = False
         self.crash: CrashView | None = None
         self.reset_memory()
 
@@ -145,6 +156,7 @@ class DomainTabs:
         screen.query_one(TracePanel).clear()
         screen.query_one(VcpuList).cursor = 0
         screen.query_one(RingList).cursor = 0
+        self.unpick()
 
     @property
     def since_trace(self) -> int:
@@ -185,6 +197,8 @@ class DomainTabs:
             screen.query_one(VcpuList).show(detail.vcpus)
             self._show_vcpu()
         elif tab == "memory":
+            host = shell(screen).overview.host
+            screen.query_one(MemoryLegend).pool = (host.total_kib, host.free_kib)
             for pane in screen.query(MemoryPane):
                 pane.show(detail.memory)
         elif tab == "rings":
@@ -209,6 +223,37 @@ class DomainTabs:
         else:
             screen.query_one(ConfigPane).show(detail.config)
             screen.query_one(XenstorePane).show(detail.xenstore)
+
+    async def look(self, client: Client, domid: int, pfn: int) -> None:
+        """A frame was picked in the map: ask once what it is and who maps it, and show that."""
+        chart, pane = self.screen.query_one(MemoryMap), self.screen.query_one(FramePane)
+        self._set_picked(True)
+        if not isinstance(client, LooksAtFrames):
+            return
+        try:
+            view = await client.frame(domid, pfn)
+        except (ConnectionError, UserError, EngineFault) as error:
+            pane.show(None, str(error))
+            return
+        if chart.picked == pfn and self.screen.domid == domid:
+            chart.tell(summary(view))
+            pane.show(view)
+
+    def unpick(self) -> bool:
+        """Let go of the picked frame; False when there was none."""
+        chart = self.screen.query_one(MemoryMap)
+        if chart.picked < 0:
+            return False
+        chart.pick(-1)
+        self.screen.query_one(FramePane).show(None)
+        self._set_picked(False)
+        return True
+
+    def _set_picked(self, on: bool) -> None:
+        if on != self.picked:
+            self.picked = on
+            self.screen.set_class(on, "-picked")
+            self.screen.lay_out()
 
     def refresh(self, tab: str) -> None:
         """Another row of the tab's list was chosen."""

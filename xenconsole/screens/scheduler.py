@@ -83,7 +83,7 @@ class SchedulerScreen(Screen[None]):
         overview = shell(self).overview
         domains = {view.domid: view for view in overview.domains if view.domid}
         names = {domid: view.name for domid, view in domains.items()}
-        self.query_one(StripPane).show(queue, len(overview.host.cpus), names)
+        self.query_one(StripPane).show(queue, overview.host, names)
         self.query_one(QueuePane).show(queue, overview.host, domains)
 
     def on_overview_arrived(self, message: OverviewArrived) -> None:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
+from typing import ClassVar, NamedTuple
+
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.message import Message
 
 from emulator.control.views import FRAME_TYPES, MemoryView
 from xenconsole.units import gauge, size
 from xenconsole.widgets.canvas import Canvas
 from xenconsole.widgets.lines import EMPTY, Line, Span, line
 from xenconsole.widgets.pane import Pane
+from xenconsole.widgets.run_queue import pool_line
 
 GLYPHS: dict[str, tuple[str, str]] = {
     "hole": ("·", "dim"),
@@ -46,31 +52,55 @@ def merge(types: bytes, group: int, counts: dict[str, int]) -> bytes:
     return bytes(cell[0] if cell.count(cell[0]) == len(cell) else min(set(cell), key=lambda code: (rank[code], code)) for cell in cells)
 
 
-def map_lines(view: MemoryView, width: int, height: int) -> list[Line]:
-    """The map: a cell a block of frames (or several, where there is no room), rows labelled with their first PFN."""
+class Grid(NamedTuple):
+    """How a map is laid out in a pane: digits of a label, blocks a cell, cells a row, columns a cell, frames a cell."""
+
+    digits: int
+    group: int
+    columns: int
+    wide: int
+    frames: int
+
+
+def grid_of(view: MemoryView, width: int, height: int) -> Grid | None:
+    """The layout for a pane of this size, None where there is nothing to lay out."""
     digits = max(len(f"{max(view.nr_pfns - 1, 0):x}"), 3)
     room, rows = width - digits - 3, max(height - 2, 1)
     most = room - room % 8 if room >= 16 else room
     if most <= 0 or not view.types:
-        return [line(("no map yet", "dim"))]
+        return None
     group = max(-(-len(view.types) // (most * rows)), 1)
+    count = -(-len(view.types) // group)
+    columns = min(-(-count // (rows * 8)) * 8, most)
+    return Grid(digits, group, columns, min(room // columns, 4), group * view.block)
+
+
+def map_lines(view: MemoryView, width: int, height: int, picked: int = -1, about: str = "") -> list[Line]:
+    """The map: a cell a block of frames (or several, where there is no room), rows labelled with their first PFN. The cell of the
+    frame `picked` is reversed, and the last line says what `about` has of it."""
+    grid = grid_of(view, width, height)
+    if grid is None:
+        return [line(("no map yet", "dim"))]
+    digits, group, columns, wide, frames = grid
     cells = merge(view.types, group, view.type_counts)
-    columns = min(-(-len(cells) // (rows * 8)) * 8, most)
-    wide = min(room // columns, 4)
-    frames = group * view.block
+    chosen = picked // frames if picked >= 0 else -1
     out: list[Line] = []
     for start in range(0, len(cells), columns):
         spans = [Span(f"{start * frames:>{digits}x} ", "dim"), Span("▏", "rule")]
-        for code, run in groupby(cells[start : start + columns]):
+        row = enumerate(cells[start : start + columns], start)
+        for (code, here), run in groupby(row, key=lambda item: (item[1], item[0] == chosen)):
             name = frame_type(code)
             glyph, style = GLYPHS.get(name, UNKNOWN)
             cell = glyph.ljust(wide) if glyph.isalnum() or glyph == "·" else glyph * wide
-            spans.append(Span(cell * len(list(run)), style, f"frame:{name}"))
+            spans.append(Span(cell * len(list(run)), f"{style} reverse" if here else style, f"frame:{name}"))
         spans.append(Span("▕", "rule"))
         out.append(tuple(spans))
     rarest = ", its rarest use shown" if group > 1 else ", its main use shown" if view.block > 1 else ""
     unit = "frame" if frames == 1 else "frames"
     out += [EMPTY] * (height - 1 - len(out))
+    if about:
+        out.append(line((about, "bold")))
+        return out
     out.append(line((f"one cell = {frames} {unit} ({size(frames * 4, long=True)}){rarest}", "dim")))
     return out
 
@@ -160,17 +190,82 @@ class MemoryPane(Pane):
 
 
 class MemoryMap(MemoryPane):
+    """The map. Arrows pick a cell and so its first frame, `,` and `.` step by single frames."""
+
     TITLE = "frames by use"
+    keys = "arrows , . look at a frame"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("right", "move(1, 0)", "pick", show=False, tooltip="pick the next cell of the map", id="map.right"),
+        Binding("left", "move(-1, 0)", "pick", show=False, tooltip="pick the cell before", id="map.left"),
+        Binding("full_stop", "frame(1)", "frame", show=False, tooltip="the next frame", id="map.next-frame"),
+        Binding("comma", "frame(-1)", "frame", show=False, tooltip="the frame before", id="map.previous-frame"),
+    ]
+
+    class Picked(Message):
+        """A frame was picked."""
+
+        def __init__(self, pfn: int) -> None:
+            super().__init__()
+            self.pfn = pfn
+
+        def can_replace(self, message: Message) -> bool:
+            return isinstance(message, MemoryMap.Picked)
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.picked = -1
+        self.about = ""
+
+    def pick(self, pfn: int) -> None:
+        """Pick a frame; -1 for none."""
+        self.picked = min(pfn, self.view.nr_pfns - 1) if self.view is not None else -1
+        self.about = f"pfn {self.picked:x}" if self.picked >= 0 else ""
+        self.rebuild()
+        if self.picked >= 0:
+            self.post_message(self.Picked(self.picked))
+
+    def tell(self, about: str) -> None:
+        """What the last line says of the picked frame."""
+        self.about = about
+        self.rebuild()
+
+    def action_frame(self, by: int) -> None:
+        self.pick(max(self.picked + by, 0))
+
+    def action_move(self, across: int, down: int) -> None:
+        grid = grid_of(self.view, *self.content_size) if self.view is not None else None
+        if grid is None or self.view is None:
+            return
+        cell = self.picked // grid.frames + across + down * grid.columns if self.picked >= 0 else 0
+        if 0 <= cell * grid.frames < self.view.nr_pfns:
+            self.pick(cell * grid.frames)
+
+    def action_step(self, delta: int) -> None:
+        self.action_move(0, delta)
+
+    def on_click(self, event: events.Click) -> None:
+        offset = event.get_content_offset(self)
+        grid = grid_of(self.view, *self.content_size) if self.view is not None else None
+        if offset is None or grid is None or self.view is None:
+            return
+        column = (offset.x - grid.digits - 2) // grid.wide
+        pfn = (offset.y * grid.columns + column) * grid.frames
+        if 0 <= column < grid.columns and pfn < self.view.nr_pfns:
+            self.pick(pfn)
 
     def draw(self, view: MemoryView, width: int, height: int) -> Sequence[Line]:
-        return map_lines(view, width, height)
+        return map_lines(view, width, height, self.picked, self.about)
 
 
 class MemoryLegend(MemoryPane):
+    """Quota and counts, and the host's pool as `pool` (total, free: KiB) has it."""
+
     TITLE = "quota and counts"
+    pool = (0, 0)
 
     def draw(self, view: MemoryView, width: int, height: int) -> Sequence[Line]:
-        return legend_lines(view, width)
+        total, free = self.pool
+        return [pool_line(total, free, view.current * 4, width), *legend_lines(view, width)] if total else legend_lines(view, width)
 
 
 class P2mScatter(MemoryPane):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 
+import msgspec
+
 from emulator.control.views import DomainView, HostView, RunQueueView
 from xenconsole.units import clock, fit, gauge, printable, size
 from xenconsole.widgets.lines import EMPTY, Line, Span, cut, line
@@ -14,6 +16,8 @@ from xenconsole.widgets.vcpu_panel import state_span
 SIGNS = "123456789abcdefghijklmnopqrstuvwxyz"
 STYLES = ("graph", "ok", "notice", "mark", "graph-high", "state-blocked")
 SECOND_NS = 1_000_000_000
+TURN_NS = 60_000_000
+"""A gap up to this long before now is taken for the turn of whoever runs."""
 NameOf = Callable[[int], str]
 
 
@@ -64,6 +68,15 @@ def strip_lines(view: RunQueueView, cpus: int, width: int, name_of: NameOf) -> l
     return out
 
 
+def with_present(view: RunQueueView, host: HostView) -> RunQueueView:
+    """The view with the turns that have not ended yet: the engine tells of a turn when it is over."""
+    ends: dict[int, int] = {}
+    for cpu, _, _, ended in view.stints:
+        ends[cpu] = max(ends.get(cpu, -SECOND_NS), ended)
+    now = tuple((c.cpu, c.running, ends[c.cpu], 0) for c in host.cpus if c.running > 0 and ends.get(c.cpu, -SECOND_NS) > -TURN_NS)
+    return msgspec.structs.replace(view, stints=view.stints + now)
+
+
 class StripPane(Pane):
     """Gantt strip of the last second."""
 
@@ -73,9 +86,9 @@ class StripPane(Pane):
         self.cpus = 0
         self.names: Mapping[int, str] = {}
 
-    def show(self, view: RunQueueView, cpus: int, names: Mapping[int, str]) -> None:
-        taller = cpus != self.cpus
-        self.view, self.cpus, self.names = view, cpus, names
+    def show(self, view: RunQueueView, host: HostView, names: Mapping[int, str]) -> None:
+        taller = len(host.cpus) != self.cpus
+        self.view, self.cpus, self.names = with_present(view, host), len(host.cpus), names
         self.rebuild()
         if taller:
             self.refresh(layout=True)
@@ -200,7 +213,7 @@ def pool_line(total_kib: int, free_kib: int, own_kib: int, width: int) -> Line:
     """The host's memory pool as a bar: what this domain holds, the rest that is taken, and what is free."""
     if not total_kib:
         return EMPTY
-    bar = max(width - 34, 6)
+    bar = max(width - 28, 6)
     mine = round(own_kib / total_kib * bar)
     taken = max(round((total_kib - free_kib) / total_kib * bar), mine)
     return line(
