@@ -1,15 +1,16 @@
 """The experiments of "Xen and the Art of Virtualization" (SOSP 2003) that a machine of this kind can repeat, beside the paper's figures.
 
-    python -m tests.benchmarks.paper [--full] [NAME ...]
+    python -m tests.benchmarks.paper [--full] [--chart] [NAME ...]
 
 Shares and losses are of CPU time or of work done per CPU second of the engine's process, so that a busy machine lengthens a run and
 hardly changes its figures; latencies and the gain of a second CPU are by the clock and need a quiet one. Without --full the
-runs are short (about two minutes)."""
+runs are short (about two minutes). --chart draws the scaling curve into docs/pictures/scaling.svg."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,8 @@ from pathlib import Path
 from emulator.dom0.config import parse_config
 from emulator.dom0.guest import Guest
 from emulator.dom0.toolstack import Toolstack
-from tests.benchmarks.table import Row, circumstances, render
+from tests.benchmarks.chart import draw
+from tests.benchmarks.table import ROOT, Row, circumstances, render
 
 IMAGES = Path(__file__).resolve().parents[2] / "guests/images"
 
@@ -201,12 +203,29 @@ def run(full: bool = False, names: tuple[str, ...] = tuple(EXPERIMENTS)) -> list
     return rows
 
 
+def curve(rows: list[Row]) -> str:
+    """The scaling rows as a chart, beside the paper's figures for 128 domains (its section 4.5). Raises ValueError without such rows."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        match = re.fullmatch(r"(\d+) domains at (\d+) ms: throughput lost", row.what)
+        if match is not None:
+            points = found.setdefault(f"{match[2]} ms slices", [(1.0, 100.0)])
+            points.append((float(match[1]), 100 - float(row.ours.removesuffix(" %"))))
+    if not found:
+        raise ValueError("no rows of scaling")
+    theirs = {"the paper, 5 ms": [(128.0, 92.5)], "the paper, 50 ms": [(128.0, 100.0)]}
+    return draw("Throughput of N computing domains, per CPU second, of one domain's", "domains", "%", {**found, **theirs})
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.paper", description="The paper's experiments; 'against' is the paper's figure.")
     parser.add_argument("names", nargs="*", choices=[*EXPERIMENTS, []], metavar="NAME", help=", ".join(EXPERIMENTS))
     parser.add_argument("--full", action="store_true", help="long runs, 1,000 domains")
+    parser.add_argument("--chart", action="store_true", help="draw docs/pictures/scaling.svg (runs scaling)")
     options = parser.parse_args(arguments)
-    rows = run(options.full, tuple(options.names) or tuple(EXPERIMENTS))
+    rows = run(options.full, tuple(options.names) or (("scaling",) if options.chart else tuple(EXPERIMENTS)))
+    if options.chart:
+        (ROOT / "docs/pictures/scaling.svg").write_text(curve(rows))
     print(circumstances())
     print(render(rows))
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from tests.benchmarks import bare, table
 from tests.benchmarks.kit import LOOPS
 from tests.benchmarks.linux import cpio
+from tests.benchmarks.paper import curve
 from tests.benchmarks.table import Row
 
 
@@ -40,3 +42,11 @@ def test_the_loops_run_to_their_end_on_bare_unicorn() -> None:
         pytest.skip("gcc is not installed")
     for loop in LOOPS:
         assert bare.seconds(loop, 10_000) > 0
+
+
+def test_the_papers_scaling_curve_is_drawn_from_its_rows() -> None:
+    rows = [Row("scaling", f"{count} domains at 5 ms: throughput lost", lost, "") for count, lost in ((8, "2.0 %"), (128, "-1.0 %"))]
+    picture = ElementTree.fromstring(curve(rows))
+    assert len(picture.findall("{*}polyline")) == 1 and len(picture.findall("{*}polyline")[0].get("points", "").split()) == 3
+    with pytest.raises(ValueError, match="no rows"):
+        curve([])
