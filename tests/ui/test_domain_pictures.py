@@ -58,6 +58,11 @@ def test_events_in_high_contrast(snap_compare: Any) -> None:
     assert picture(snap_compare, (120, 40), 4, "events", theme="high-contrast")
 
 
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
+def test_a_frame_is_looked_at(snap_compare: Any, size: tuple[int, int]) -> None:
+    assert picture(snap_compare, size, 4, "memory", "right", "right", "down")
+
+
 def test_a_crash_report(snap_compare: Any) -> None:
     assert picture(snap_compare, (120, 40), 5, "summary")
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from textual.pilot import Pilot
 
-from emulator.control.views import RunQueueView
+from emulator.control.views import CpuView, HostView, QueuedView, RunQueueView
 from tests.ui.desk import desk
 from tests.ui.fake_details import RichEngine
 from xenconsole.app import ConsoleApp
@@ -21,7 +21,7 @@ from xenconsole.settings import Settings
 from xenconsole.widgets.domain_bar import ExplainBar
 from xenconsole.widgets.lines import plain
 from xenconsole.widgets.pane import Pane
-from xenconsole.widgets.run_queue import VcpuTimes, strip_cells, strip_lines
+from xenconsole.widgets.run_queue import QueuePane, VcpuTimes, strip_cells, strip_lines, with_present
 
 
 class Bench:
@@ -96,12 +96,26 @@ async def test_steal_is_shown_as_a_share_of_the_time() -> None:
 def test_the_strip_gives_a_cell_to_whom_held_it_longest() -> None:
     second = 1_000_000_000
     view = RunQueueView("credit", (), ((0, 1, -second, -second // 2), (0, 2, -second // 2, 0), (1, 3, -2 * second, -second * 9 // 10)))
-    cells, busy = strip_cells(view, 0, 10)
+    cells, busy = strip_cells(view.stints[:2], 10)
     assert cells == [1] * 5 + [2] * 5 and busy == 1.0
-    cells, busy = strip_cells(view, 1, 10)
+    cells, busy = strip_cells(view.stints[2:], 10)
     assert cells == [3] + [-1] * 9 and 0.09 < busy < 0.11
     text = plain(strip_lines(view, 2, 40, str))
     assert "1111" in text and "2222" in text and "now" in text
+
+
+def test_a_turn_that_has_not_ended_is_in_the_strip_and_an_idle_gap_is_not() -> None:
+    view = RunQueueView("credit", (), ((0, 1, -900_000_000, -20_000_000), (1, 2, -900_000_000, -500_000_000)))
+    host = HostView(cpus=(CpuView(0, running=1), CpuView(1, running=2)))
+    assert with_present(view, host).stints[2:] == ((0, 1, -20_000_000, 0),)
+
+
+async def test_a_thousand_waiting_domains_are_counted_not_written_out() -> None:
+    async with bench() as b:
+        queue = b.screen.query_one(QueuePane)
+        queue.view = RunQueueView("credit", tuple(QueuedView(n, n * 1000) for n in range(1, 1001)))
+        queue.rebuild()
+        assert "900 more wait" in b.text("#queue") and len(queue.lines) < 110
 
 
 @pytest.mark.parametrize("size", [(60, 15), (80, 24), (240, 70)])

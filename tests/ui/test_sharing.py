@@ -49,3 +49,13 @@ async def test_every_new_field_is_explained() -> None:
             pane = b.screen.query_one(name, GrantsPane if name == "#grants" else RefusalsPane)
             keys = {span.field for spans in pane.lines for span in spans if span.field}
             assert keys and all(explain(key) for key in keys), keys
+
+
+async def test_a_run_of_refusals_that_differ_in_numbers_alone_is_one_line_until_it_is_filtered() -> None:
+    async with bench(tab="events") as b:
+        pane = b.screen.query_one(RefusalsPane)
+        asked = tuple(RefusalView(n, "vcpu_op", "ENOENT", f"vCPU {n} does not exist") for n in range(400))
+        pane.show((*asked, RefusalView(500, "xenpmu_op", "ENOSYS", "hypercall 40 is not there")))
+        assert "and 399 like it" in b.text("#refusals") and b.text("#refusals").count("ENOENT") == 1
+        pane.set_filter("ENOENT")
+        assert b.text("#refusals").count("ENOENT") == 400

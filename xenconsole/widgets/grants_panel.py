@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Callable, Sequence
+from itertools import groupby
 
 from emulator.control.views import GrantsView, RefusalView
 from xenconsole.units import fit
@@ -12,6 +14,9 @@ from xenconsole.widgets.pane import Pane
 from xenconsole.widgets.trace_panel import TraceFilter
 
 UNNAMED = "?"
+ALIKE = 3
+"""Refusals in a row that differ in their numbers alone and are still written out; a filter shows them all."""
+_DIGITS = re.compile(r"(0x)?[0-9a-f]*\d[0-9a-f]*")
 
 
 def grant_lines(view: GrantsView, width: int, name_of: Callable[[int], str]) -> list[Line]:
@@ -116,5 +121,11 @@ class RefusalsPane(Pane):
         return f"{len(self.passing())} of the last {len(self.refusals)}" if self.filter.text else f"the last {len(self.refusals)}"
 
     def build(self, width: int, height: int) -> Sequence[Line]:
-        rows = [spans for entry in self.passing() for spans in refusal_lines(entry, width)]
+        rows: list[Line] = []
+        for _, run in groupby(self.passing(), key=lambda entry: (entry.what, entry.errno, _DIGITS.sub("", entry.reason))):
+            like = list(run)
+            shown = like if self.filter.text or len(like) <= ALIKE else like[:1]
+            rows += [spans for entry in shown for spans in refusal_lines(entry, width)]
+            if len(shown) < len(like):
+                rows.append(line((f"     ⋮ and {len(like) - 1} like it since {like[-1].time_ns / 1e9:.6f}", "dim")))
         return rows or [line(("nothing matches" if self.refusals else "nothing was refused", "dim"))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 
 import msgspec
@@ -18,7 +18,10 @@ STYLES = ("graph", "ok", "notice", "mark", "graph-high", "state-blocked")
 SECOND_NS = 1_000_000_000
 TURN_NS = 60_000_000
 """A gap up to this long before now is taken for the turn of whoever runs."""
+MOST_QUEUED = 100
+"""Waiting domains written out; the others are counted."""
 NameOf = Callable[[int], str]
+Stint = tuple[int, int, int, int]
 
 
 def sign_of(domid: int) -> Span:
@@ -26,14 +29,14 @@ def sign_of(domid: int) -> Span:
     return Span(SIGNS[(domid - 1) % len(SIGNS)], f"{STYLES[(domid - 1) % len(STYLES)]} bold")
 
 
-def strip_cells(view: RunQueueView, cpu: int, width: int) -> tuple[list[int], float]:
-    """For every cell of the last second the domain that held the CPU longest (-1: mostly nobody), and the busy share."""
+def strip_cells(stints: Iterable[Stint], width: int) -> tuple[list[int], float]:
+    """One CPU's last second: for every cell of the last second the domain that held the CPU longest (-1: mostly nobody), and the busy share."""
     cell = SECOND_NS / max(width, 1)
     held: list[dict[int, float]] = [{} for _ in range(width)]
     busy = 0.0
-    for on, domid, began, ended in view.stints:
+    for _, domid, began, ended in stints:
         start, end = max(began + SECOND_NS, 0), min(ended + SECOND_NS, SECOND_NS)
-        if on != cpu or end <= start:
+        if end <= start:
             continue
         busy += end - start
         for at in range(int(start / cell), min(int((end - 1) / cell), width - 1) + 1):
@@ -48,8 +51,11 @@ def strip_lines(view: RunQueueView, cpus: int, width: int, name_of: NameOf) -> l
     room = max(width - 15, 8)
     out: list[Line] = []
     seen: dict[int, float] = {}
+    by_cpu: dict[int, list[Stint]] = {}
+    for stint in view.stints:
+        by_cpu.setdefault(stint[0], []).append(stint)
     for cpu in range(cpus):
-        cells, busy = strip_cells(view, cpu, room)
+        cells, busy = strip_cells(by_cpu.get(cpu, ()), room)
         spans = [Span(f"CPU {cpu:<3} ", "dim", "cpu:physical")]
         for domid, run in groupby(cells):
             length = len(list(run))
@@ -145,9 +151,11 @@ class QueuePane(Pane):
             first = view.vcpus[0] if view.vcpus else None
             sums = (first.priority, first.credit, first.weight, first.cap) if first is not None else ("", 0, 0, 0)
             row(Span(f"CPU {cpu:<2} ", "state-running"), view.domid, *sums, Span("runs", "state-running", "state:r"))
-        for place, queued in enumerate(self.view.waiting, 1):
+        for place, queued in enumerate(self.view.waiting[:MOST_QUEUED], 1):
             wants = Span(queued.wants or "no hypercall yet", "" if queued.wants else "dim", "sched:wants")
             row(Span(f"{place:>5}  ", "dim"), queued.domid, queued.priority, queued.credit, queued.weight, queued.cap, wants)
+        if len(self.view.waiting) > MOST_QUEUED:
+            out.append(line((f"    …  and {len(self.view.waiting) - MOST_QUEUED:,} more wait behind them", "dim")))
         if len(out) == 1:
             out.append(line(("nobody runs and nobody waits", "dim")))
         return out
@@ -179,7 +187,7 @@ class VcpuTimes(ListPane):
         return f"{sum(len(view.vcpus) for view in self.domains)} vCPUs"
 
     def build(self, width: int, height: int) -> Sequence[Line]:
-        room = min(max(width // 5, 12), 28)
+        room = min(max(width // 6, 12), 28)
         bar = min(max(width - 68 - room, 0), 30)
         head = f"  {fit('domain', room)} vCPU state     CPU   used  {' ' * bar} steal  stolen      time  in Xen"
         out: list[Line] = [line((head, "dim"))]
