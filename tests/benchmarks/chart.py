@@ -12,9 +12,10 @@ _COLOURS = ("#1f6feb", "#d29922", "#8b949e", "#a371f7", "#2ea043")
 
 
 def draw(title: str, x_label: str, y_label: str, series: Mapping[str, Points]) -> str:
-    """The chart. y goes from the least value or 0 to the greatest or 100; a series of one point is a mark alone."""
+    """The chart. y goes from 0 to 100, or as far as the values do, by twenties; a series of one point is a mark alone."""
     every = [point for points in series.values() for point in points]
-    low, high = min(0.0, *(y for _, y in every)), max(100.0, *(y for _, y in every))
+    low = 20.0 * math.floor(min(0.0, *(y for _, y in every)) / 20)
+    high = 20.0 * math.ceil(max(100.0, *(y for _, y in every)) / 20)
     ticks = sorted({x for x, _ in every})
     span = math.log2(ticks[-1] / ticks[0]) or 1
 
@@ -27,10 +28,9 @@ def draw(title: str, x_label: str, y_label: str, series: Mapping[str, Points]) -
 
     parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" font-size="12" fill="#57606a">',
              f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#ffffff"/>', text(_LEFT, 22, title, "start")]  # fmt: skip
-    for step in range(5):
-        value = low + (high - low) * step / 4
+    for value in range(round(low), round(high) + 1, 20):
         left, y = at(ticks[0], value)
-        parts.append(f'<path d="M{left} {y}H{_WIDTH - _RIGHT}" stroke="#d0d7de"/>{text(left - 8, y + 4, f"{value:.0f}", "end")}')
+        parts.append(f'<path d="M{left} {y}H{_WIDTH - _RIGHT}" stroke="#d0d7de"/>{text(left - 8, y + 4, str(value), "end")}')
     bottom = _HEIGHT - _BOTTOM
     parts += [text(at(x, low)[0], bottom + 18, f"{x:g}") for x in ticks]
     parts += [text((_WIDTH - _RIGHT + _LEFT) / 2, bottom + 38, x_label), text(_LEFT, _TOP - 6, y_label, "end" if len(y_label) < 8 else "start")]
