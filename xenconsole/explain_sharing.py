@@ -25,10 +25,10 @@ grant:users = users
 grant:access = access
     The other domain may map the frame and copy to and from it.
     > GTF_permit_access, public/grant_table.h
-grant:read-only = read-only
+grant:read_only = read-only
     The other domain may read the frame and no more.
     > GTF_readonly, public/grant_table.h
-grant:part of a page = part of a page
+grant:part_of_a_page = part of a page
     Only a range of bytes may be copied; a map is refused.
     > GTF_sub_page, struct grant_entry_v2, public/grant_table.h
 grant:transfer = transfer

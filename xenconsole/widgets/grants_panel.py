@@ -19,6 +19,11 @@ ALIKE = 3
 _DIGITS = re.compile(r"(0x)?[0-9a-f]*\d[0-9a-f]*")
 
 
+def _key(kind: str) -> str:
+    """A kind of grant as the explanations name it."""
+    return kind.replace("-", "_").replace(" ", "_")
+
+
 def grant_lines(view: GrantsView, width: int, name_of: Callable[[int], str]) -> list[Line]:
     """What the domain gave and who uses it, then what it mapped; `name_of` gives a domain's name."""
     frames = f"version {view.version}, {view.frames} of {view.limit} frames" if view.limit else f"version {view.version}"
@@ -34,7 +39,7 @@ def grant_lines(view: GrantsView, width: int, name_of: Callable[[int], str]) -> 
             line(
                 Span(f"{grant.ref:>6} ", idle, "grant:ref"),
                 Span(fit(name_of(grant.domid), room) + " ", idle),
-                Span(f"{fit(grant.kind, kinds)} ", idle, f"grant:{grant.kind}"),
+                Span(f"{fit(grant.kind, kinds)} ", idle, f"grant:{_key(grant.kind)}"),
                 Span(f"{pfn:>6} ", idle, "grant:pfn"),
                 Span(grant.users or "nobody", "ok" if grant.users else "dim", "grant:users"),
             )
