@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from emulator.abi.errno import EEXIST, EINVAL, ENOENT, ENOSPC, ESRCH
+from emulator.abi.errno import EEXIST, EINVAL, ENOENT, ENOSPC
 from emulator.abi.xen import EVENT_PORTS, GLOBAL_VIRQS, NR_VIRQS, SI_MASK, SI_PENDING, VIRQ_NAMES
 from emulator.hypervisor.fifo import DEFAULT_PRIORITY, PORTS, Fifo
 from emulator.hypervisor.refusal import Refusal
@@ -240,6 +240,3 @@ class EventChannels:
         if port.kind == INTERDOMAIN:
             return f"domain {port.remote_domain} ({port.backend})" if port.backend else f"domain {port.remote_domain} port {port.remote_port}"
         return f"awaits domain {port.remote_domain}" if port.kind == UNBOUND else ""
-
-    def bind_interdomain(self, remote_domain: int, remote_port: int) -> int:
-        raise Refusal(ESRCH if remote_domain else EINVAL, f"domain {remote_domain} offers no port {remote_port}")

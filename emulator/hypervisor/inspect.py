@@ -14,7 +14,7 @@ from emulator.abi.xen import VI_CR2
 from emulator.cpu.core import CS, DS, ES, FS, GS, SS
 from emulator.hypervisor.emulation.control import fix_cr4
 from emulator.hypervisor.events import KINDS
-from emulator.hypervisor.memory.frames import FREE, GUEST, TYPE_NAMES
+from emulator.hypervisor.memory.frames import FREE
 
 if TYPE_CHECKING:
     from emulator.hypervisor.domain import Domain
@@ -95,8 +95,3 @@ def frame_kinds(domain: Domain) -> NDArray[np.uint8]:
     kinds = domain.frames.types[mfns] + np.uint8(1)
     kinds[domain.frames.owners[mfns] == FREE] = 0
     return kinds
-
-
-def type_counts(domain: Domain) -> dict[str, int]:
-    counts = np.bincount(domain.frames.types[domain.frames.owners == GUEST], minlength=len(TYPE_NAMES))
-    return {name: int(count) for name, count in zip(TYPE_NAMES, counts, strict=False) if count}
