@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
+from emulator.control.consolereader import ConsoleReader
 from emulator.control.messages import (
     Argument,
     ClientRequest,
@@ -25,15 +25,19 @@ from emulator.control.messages import (
     FromEngine,
     GetDetail,
     GetFrame,
+    GetNetworks,
     GetObituary,
     GetOverview,
+    GetPackets,
     GetSnapshots,
     Goodbye,
     Message,
+    NetworksReply,
     Notices,
     ObituaryReply,
     ObituaryView,
     OverviewReply,
+    PacketsReply,
     Progress,
     ReadConsole,
     ReadReply,
@@ -46,6 +50,7 @@ from emulator.control.messages import (
     WriteConsole,
     WriteReply,
 )
+from emulator.control.networkviews import NetworksView, PacketTail
 from emulator.control.process import EngineProcess
 from emulator.control.protocol import MAX_PENDING, ClientSide, ProtocolError
 from emulator.control.views import ConsoleChunk, DomainDetail, FrameView, Overview, SnapshotView
@@ -73,7 +78,7 @@ class EngineClient:
         self._slots = asyncio.Semaphore(MAX_PENDING)
         self._answers: dict[int, asyncio.Future[Message]] = {}
         self._progress: dict[int, Callable[[str], None]] = {}
-        self._streams: dict[int, _Stream] = {}
+        self._streams: dict[int, ConsoleReader] = {}
         self._typing: dict[int, asyncio.Lock] = {}
         self._callbacks: list[Callable[[str, int], None]] = []
         self._greeted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -119,6 +124,18 @@ class EngineClient:
         reply = await self._ask(GetFrame(id=self._side.next_id(), domid=domid, pfn=pfn))
         assert isinstance(reply, FrameReply)
         return reply.frame
+
+    async def networks(self) -> NetworksView:
+        """All virtual networks and the interfaces on them."""
+        reply = await self._ask(GetNetworks(id=self._side.next_id()))
+        assert isinstance(reply, NetworksReply)
+        return reply.networks
+
+    async def packets(self, network: str, source: str = "", since: int = 0, most: int = 100) -> PacketTail:
+        """The last frames of a network, or of its port `source` (vif3.0), after number `since`. Raises UserError for no such network."""
+        reply = await self._ask(GetPackets(id=self._side.next_id(), network=network, source=source, since=since, most=most))
+        assert isinstance(reply, PacketsReply)
+        return reply.tail
 
     async def obituary(self, domid: int) -> ObituaryView | None:
         """What is kept of a domain that is gone; None while it lives or when nothing is known of it."""
@@ -193,7 +210,7 @@ class EngineClient:
         if self._lost or self._closing:
             raise ConnectionError(self._lost or "the connection is closed")
         number, frame = self._side.attach(domid, offset, STREAM_WINDOW, hold=hold)
-        stream = self._streams[number] = _Stream()
+        stream = self._streams[number] = ConsoleReader()
         self._writer.write(frame)
         try:
             read = 0
@@ -324,36 +341,6 @@ class EngineClient:
 
 class EngineFault(Exception):
     """The engine could not answer a request through a fault of ours; its log has more."""
-
-
-class _Stream:
-    """Chunks of one console stream on their way to its reader; their number is bounded by the credit."""
-
-    def __init__(self) -> None:
-        self._chunks: deque[ConsoleChunk] = deque()
-        self._wake = asyncio.Event()
-        self._ended = False
-        self._error: Exception | None = None
-
-    def put(self, chunk: ConsoleChunk) -> None:
-        self._chunks.append(chunk)
-        self._wake.set()
-
-    def end(self, error: Exception | None) -> None:
-        if not self._ended:
-            self._ended, self._error = True, error
-            self._wake.set()
-
-    async def next(self) -> ConsoleChunk | None:
-        """The next chunk, None at the end. Raises what ended the stream."""
-        while not self._chunks:
-            if self._ended:
-                if self._error is not None:
-                    raise self._error
-                return None
-            self._wake.clear()
-            await self._wake.wait()
-        return self._chunks.popleft()
 
 
 async def start_engine(

@@ -6,6 +6,7 @@ between two slices, which may take some milliseconds."""
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError
@@ -15,6 +16,8 @@ from typing import Any, TypeVar
 
 from emulator import __version__
 from emulator.control import portraits
+from emulator.control.networkportraits import Networkscape
+from emulator.control.networkviews import NetworksView, PacketTail
 from emulator.control.views import (
     ConsoleChunk,
     CpuView,
@@ -67,6 +70,7 @@ class Host:
         self._tools.last_view = self._domain_view
         self._name = name or os.uname().nodename
         self._trace = trace
+        self._networkscape, self._looking = Networkscape(self._tools.networks), threading.Lock()
         self._traced: dict[int, int] = {}  # domid -> monotonic ns of the last look
         self._started_unix, self._started = time.time(), time.monotonic_ns()
 
@@ -289,6 +293,16 @@ class Host:
         """One frame looked at closely: what it is and who maps it where."""
         guest = self._tools.guest(domid)
         return self._ask(guest, lambda: portraits.frame(guest, pfn))
+
+    def networks(self) -> NetworksView:
+        """All networks and all interfaces on them; no domain is asked."""
+        with self._looking:
+            return self._networkscape.view(list(self._tools.guests.values()))
+
+    def packets(self, network: str, source: str = "", since: int = 0, most: int = 100) -> PacketTail:
+        """The last frames of a network, or of its port `source`, in words."""
+        with self._looking:
+            return self._networkscape.tail(network, source, since, most)
 
     def _run_queue(self) -> RunQueueView:
         cpus, now = self._tools.cpus, time.monotonic_ns()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
+from emulator.control.networkviews import NetworksView, PacketTail
 from emulator.control.views import (
     ConsoleChunk,
     CrashView,
@@ -97,6 +98,19 @@ class GetFrame(Request, frozen=True, tag="frame?"):
     pfn: int = 0
 
 
+class GetNetworks(Request, frozen=True, tag="networks?"):
+    pass
+
+
+class GetPackets(Request, frozen=True, tag="packets?"):
+    """The last frames of a network; with `source` of one port of it, with `since` those after that sequence number."""
+
+    network: str = ""
+    source: str = ""
+    since: int = 0
+    most: int = 100
+
+
 class GetObituary(Request, frozen=True, tag="obituary?"):
     domid: int = 0
 
@@ -168,6 +182,14 @@ class FrameReply(Reply, frozen=True, tag="frame"):
     frame: FrameView
 
 
+class NetworksReply(Reply, frozen=True, tag="networks"):
+    networks: NetworksView
+
+
+class PacketsReply(Reply, frozen=True, tag="packets"):
+    tail: PacketTail
+
+
 class ObituaryReply(Reply, frozen=True, tag="obituary"):
     obituary: ObituaryView | None = None
 
@@ -216,7 +238,9 @@ class StreamEnd(Message, frozen=True, tag="end"):
     error: str = ""
 
 
-ClientRequest = GetOverview | GetDetail | GetSnapshots | GetFrame | GetObituary | RunCommand | WriteConsole | ReadConsole
+ViewRequest = GetOverview | GetDetail | GetSnapshots | GetFrame | GetNetworks | GetPackets | GetObituary
+ClientRequest = ViewRequest | RunCommand | WriteConsole | ReadConsole
 FromClient = Hello | Goodbye | ClientRequest | Attach | Credit | Detach
-EngineReply = OverviewReply | DetailReply | SnapshotsReply | FrameReply | ObituaryReply | CommandReply | WriteReply | ReadReply | Refused
+ViewReply = OverviewReply | DetailReply | SnapshotsReply | FrameReply | NetworksReply | PacketsReply | ObituaryReply
+EngineReply = ViewReply | CommandReply | WriteReply | ReadReply | Refused
 FromEngine = Hello | Goodbye | EngineReply | Progress | Notices | StreamData | StreamEnd

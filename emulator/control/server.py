@@ -31,14 +31,18 @@ from emulator.control.messages import (
     FromEngine,
     GetDetail,
     GetFrame,
+    GetNetworks,
     GetObituary,
     GetOverview,
+    GetPackets,
     GetSnapshots,
     Goodbye,
+    NetworksReply,
     Notices,
     ObituaryReply,
     ObituaryView,
     OverviewReply,
+    PacketsReply,
     Progress,
     ReadConsole,
     ReadReply,
@@ -278,6 +282,10 @@ class Connection:
             return SnapshotsReply(id=request.id, snapshots=await run(True, host.snapshots, request.domid))
         if isinstance(request, GetFrame):
             return FrameReply(id=request.id, frame=await run(True, host.frame, request.domid, request.pfn))
+        if isinstance(request, GetNetworks):
+            return NetworksReply(id=request.id, networks=await run(False, host.networks))
+        if isinstance(request, GetPackets):
+            return PacketsReply(id=request.id, tail=await run(False, host.packets, request.network, request.source, request.since, request.most))
         if isinstance(request, GetObituary):
             kept = host.obituary(request.domid)
             if kept is None:

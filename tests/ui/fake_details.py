@@ -10,6 +10,7 @@ import random
 import msgspec
 
 from emulator.control.messages import ObituaryView
+from emulator.control.networkviews import NetworksView, PacketTail
 from emulator.control.views import (
     FRAME_TYPES,
     CrashView,
@@ -27,6 +28,7 @@ from emulator.control.views import (
 )
 from emulator.errors import UserError
 from tests.ui.fake_engine import START_UNIX, FakeEngine
+from tests.ui.fake_networks import networks_view, packet_tail
 from tests.ui.fake_sharing import frame_view, grants_view, refusal_views, run_queue
 
 STEP_NS = 250_000_000
@@ -346,6 +348,14 @@ class RichEngine(FakeEngine):
     async def frame(self, domid: int, pfn: int) -> FrameView:
         self._alive()
         return frame_view(pfn)
+
+    async def networks(self) -> NetworksView:
+        self._alive()
+        return networks_view(self.now_ns)
+
+    async def packets(self, network: str, source: str = "", since: int = 0, most: int = 100) -> PacketTail:
+        self._alive()
+        return packet_tail(network, source, since, most)
 
     async def obituary(self, domid: int) -> ObituaryView | None:
         self._alive()

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from emulator.control.networkviews import NetworksView, NetworkView, PacketTail, PacketView, VifView
 from emulator.control.views import (
     ConsoleChunk,
     CrashView,
@@ -102,6 +103,16 @@ class FakeHost:
     def frame(self, domid: int, pfn: int) -> FrameView:
         self._guest(domid)
         return FrameView(pfn, mfn=pfn + 7, owner="the domain", type="writable", count=1, references=2)
+
+    def networks(self) -> NetworksView:
+        with self.lock:
+            vifs = tuple(VifView(domid, 0, name=f"vif{domid}.0", domain=guest.name, network="net0") for domid, guest in self.guests.items())
+        return NetworksView((NetworkView("net0"),), vifs)
+
+    def packets(self, network: str, source: str, since: int, most: int) -> PacketTail:
+        if network != "net0":
+            raise UserError(f"no network {network}")
+        return PacketTail(network, (PacketView(since + 1, 1.5, source or "vif1.0", 60, "ARP, Request"),), since + 1)
 
     def create(self, config: Any, *, paused: bool = False, progress: Callable[[str], None] | None = None) -> int:
         if progress is not None:

@@ -64,6 +64,12 @@ async def test_views_come_over_as_they_are() -> None:
         assert (await client.frame(domid, 5)).mfn == 12
         with pytest.raises(UserError, match="no domain 99"):
             await client.frame(99, 5)
+        networks = await client.networks()
+        assert networks.networks[0].name == "net0" and networks.vifs[0].name == f"vif{domid}.0"
+        tail = await client.packets("net0", since=4)
+        assert (tail.seq, tail.packets[0].text) == (5, "ARP, Request")
+        with pytest.raises(UserError, match="no network"):
+            await client.packets("nowhere")
 
 
 async def test_commands_answer_in_words() -> None:

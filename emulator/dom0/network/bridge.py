@@ -17,6 +17,10 @@ AGEING_NS: Final = 300 * 10**9
 """How long an address is remembered (802.1D's default)."""
 MAX_ADDRESSES: Final = 4096
 _LINK_LOCAL: Final = bytes.fromhex("0180c2000000")
+_FORGED: Final = "from another's address"
+_MALFORMED: Final = "too short"
+_KEPT: Final = "for nobody else"
+_ALONE: Final = "nobody else is there"
 
 
 @dataclass(slots=True)
@@ -28,6 +32,15 @@ class PortCounters:
     forged: int = 0
     malformed: int = 0
     flooded: int = 0
+    kept: int = 0
+    """For the bridge alone, or for the port it came from."""
+
+    def __add__(self, other: PortCounters) -> PortCounters:
+        return PortCounters(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+
+    def drops(self) -> dict[str, int]:
+        """What went nowhere, by the words of `Bridge.why`."""
+        return {_FORGED: self.forged, _MALFORMED: self.malformed, _KEPT: self.kept}
 
 
 @dataclass(slots=True)
@@ -53,6 +66,8 @@ class Bridge:
         self._fixed: dict[bytes, list[int]] = {}
         self._learned: OrderedDict[bytes, tuple[int, int]] = OrderedDict()  # address -> port, when (ns); the oldest first
         self._next = 1
+        self.why = ""
+        """Why the last frame that `send` gave no ports went nowhere."""
 
     def attach(self, mac: bytes | None = None) -> int:
         """A new port; with `mac` it sends from that address alone. Two ports may have the same address: the later one is meant by it."""
@@ -84,31 +99,40 @@ class Bridge:
         counters, data = port.counters, frame.data
         if len(data) < ETHER:
             counters.malformed += 1
-            return ()
+            return self._nowhere(_MALFORMED)
         destination, source = data[:6], data[6:12]
         if port.mac is not None:
             if source != port.mac:
                 counters.forged += 1
-                return ()
+                return self._nowhere(_FORGED)
         elif not self._learn(number, source, now_ns):
             counters.forged += 1
-            return ()
+            return self._nowhere(_FORGED)
         counters.frames += 1
         counters.bytes += len(data)
         if destination[0] & 1:
             if destination[:5] == _LINK_LOCAL[:5] and destination[5] < 16:
-                return ()  # for the bridge alone: pause, spanning tree, LLDP
+                return self._keep(counters)  # pause, spanning tree, LLDP
             return self._flood(port)
         fixed = self._fixed.get(destination)
         if fixed:
-            return (fixed[-1],) if fixed[-1] != number else ()
+            return (fixed[-1],) if fixed[-1] != number else self._keep(counters)
         known = self._learned.get(destination)
         if known is not None and now_ns - known[1] <= AGEING_NS:
-            return (known[0],) if known[0] != number else ()
+            return (known[0],) if known[0] != number else self._keep(counters)
         return self._flood(port)
+
+    def _nowhere(self, why: str) -> Sequence[int]:
+        self.why = why
+        return ()
+
+    def _keep(self, counters: PortCounters) -> Sequence[int]:
+        counters.kept += 1
+        return self._nowhere(_KEPT)
 
     def _flood(self, port: BridgePort) -> Sequence[int]:
         port.counters.flooded += 1
+        self.why = _ALONE
         return [other for other in self.ports if other != port.number]
 
     def _learn(self, number: int, source: bytes, now_ns: int) -> bool:

@@ -19,6 +19,10 @@ class Rate:
     bytes_per_interval: int
     interval_us: int
 
+    @property
+    def bytes_per_second(self) -> int:
+        return self.bytes_per_interval * 1_000_000 // self.interval_us
+
     def text(self) -> str:
         """As the backend's xenstore node `rate` has it."""
         return f"{self.bytes_per_interval},{self.interval_us}"

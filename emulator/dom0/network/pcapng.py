@@ -46,15 +46,15 @@ def packet(data: bytes, unix_ns: int, sent: bool) -> bytes:
 class Capture:
     """A running capture into a new file. `add` may be called from any thread."""
 
-    def __init__(self, path: Path, interface: str) -> None:
-        """UserError when the file exists or cannot be made."""
-        self.path = path
+    def __init__(self, path: Path, interface: str, limit: int = MAX_CAPTURE) -> None:
+        """It stops by itself before its file is longer than `limit` bytes. UserError when the file exists or cannot be made."""
+        self.path, self.limit = path, limit
         self.frames = 0
         self.trouble = ""
         self._lock = threading.Lock()
         try:
             self._file = path.open("xb", buffering=0)
-            self._bytes = self._file.write(header(interface)) or 0
+            self.bytes = self._file.write(header(interface)) or 0
         except FileExistsError:
             raise UserError(f"{path} exists", fix="another name for the capture") from None
         except OSError as bad:
@@ -65,15 +65,15 @@ class Capture:
         with self._lock:
             if self._file.closed or self.trouble:
                 return
-            if self._bytes + len(data) > MAX_CAPTURE:
-                self.trouble = f"{MAX_CAPTURE >> 20} MiB are captured: no more"
+            if self.bytes + len(data) > self.limit:
+                self.trouble = f"its limit of {self.limit >> 20} MiB is reached"
                 return
             try:
                 self._file.write(data)
             except OSError as bad:
                 self.trouble = bad.strerror or str(bad)
                 return
-            self._bytes += len(data)
+            self.bytes += len(data)
             self.frames += 1
 
     def close(self) -> None:

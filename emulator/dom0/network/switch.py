@@ -10,18 +10,22 @@ from __future__ import annotations
 import re
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from emulator.dom0.network.alarms import Alarms
 from emulator.dom0.network.bridge import Address, Bridge, PortCounters
+from emulator.dom0.network.decode import SNAP
 from emulator.dom0.network.frame import Frame
 from emulator.dom0.network.uplink import MAC, Uplink, UplinkSpec
 from emulator.errors import UserError
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
 """What a network may be called (Linux's bridges: 15 characters)."""
+TAIL: Final = 512
+"""The last frames that a network keeps the beginnings of."""
 
 
 class Sink(Protocol):
@@ -43,11 +47,26 @@ class PortReport:
 
 @dataclass(frozen=True)
 class NetworkReport:
-    """One network, for people."""
+    """One network, for people. `frames`, `bytes`, `drops`: of all ports there ever were."""
 
     name: str
     ports: tuple[PortReport, ...]
     addresses: tuple[Address, ...]
+    frames: int
+    bytes: int
+    drops: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A frame that a network saw: its first bytes, its length, where it came from, and to which ports it went or why to none."""
+
+    time_ns: int
+    source: str
+    data: bytes
+    length: int
+    targets: tuple[str, ...]
+    why: str
 
 
 class Network:
@@ -56,6 +75,9 @@ class Network:
         self._lock = threading.Lock()
         self._bridge = Bridge()
         self._sinks: dict[int, Sink] = {}
+        self._past = PortCounters()  # of ports that are gone
+        self._tail: deque[tuple[int, int, bytes, int, Sequence[int] | str]] = deque(maxlen=TAIL)
+        self._seen = 0
 
     def attach(self, sink: Sink, mac: bytes | None = None) -> int:
         """A port for `sink`; see Bridge.attach."""
@@ -66,6 +88,7 @@ class Network:
 
     def detach(self, number: int) -> None:
         with self._lock:
+            self._past = self._past + self._bridge.ports[number].counters
             self._bridge.detach(number)
             del self._sinks[number]
 
@@ -78,10 +101,15 @@ class Network:
         """Frames from port `number`, in their order."""
         now = time.monotonic_ns()
         shares: dict[int, list[Frame]] = {}
+        bridge, tail = self._bridge, self._tail
         with self._lock:
             for frame in frames:
-                for target in self._bridge.send(number, frame, now):
+                targets = bridge.send(number, frame, now)
+                data = frame.data
+                tail.append((now, number, data[:SNAP], len(data), targets or bridge.why))
+                for target in targets:
                     shares.setdefault(target, []).append(frame)
+            self._seen += len(frames)
             sinks = [(self._sinks[target], share) for target, share in shares.items()]
         for sink, share in sinks:
             sink.deliver(share)
@@ -93,7 +121,23 @@ class Network:
     def report(self) -> NetworkReport:
         with self._lock:
             ports = tuple(PortReport(port.number, self._sinks[port.number].name, port.mac, port.counters) for port in self._bridge.ports.values())
-            return NetworkReport(self.name, ports, tuple(self._bridge.addresses(time.monotonic_ns())))
+            addresses = tuple(self._bridge.addresses(time.monotonic_ns()))
+            total = sum((port.counters for port in ports), self._past)
+        return NetworkReport(self.name, ports, addresses, total.frames, total.bytes, total.drops())
+
+    def tail(self, since: int, most: int) -> tuple[list[Seen], int]:
+        """The last frames that came after number `since`, `most` of them at the most, and the number of the newest."""
+        with self._lock:
+            wanted = max(0, min(most, self._seen - since, len(self._tail)))
+            kept = list(self._tail)[len(self._tail) - wanted :]
+            names = {number: sink.name for number, sink in self._sinks.items()}
+            seen = self._seen
+        epoch = time.time_ns() - time.monotonic_ns()
+        frames = []
+        for when, number, data, length, fate in kept:
+            targets, why = ((), fate) if isinstance(fate, str) else (tuple(names.get(target, "gone") for target in fate), "")
+            frames.append(Seen(when + epoch, names.get(number, "gone"), data, length, targets, why))
+        return frames, seen
 
 
 class UplinkPort:
@@ -130,6 +174,13 @@ class Networks:
             if network is None:
                 network = self._networks[name] = Network(name)
             return network
+
+    def has(self, name: str) -> bool:
+        return name in self._networks
+
+    def names(self) -> tuple[str, ...]:
+        with self._lock:
+            return tuple(self._networks)
 
     def set_uplink(self, name: str, spec: UplinkSpec | None) -> None:
         """Give a network an uplink, or with None take it away. Raises UserError."""

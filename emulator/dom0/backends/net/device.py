@@ -223,12 +223,12 @@ class Vif:
         if rx.queue:
             rx.fill()
         self._push(tx, rx)
+        counters = self.counters
+        counters.tx_errors += tx.errors
+        tx.errors = 0
         if frames:
-            counters = self.counters
             counters.tx_frames += len(frames)
             counters.tx_bytes += sum([len(frame.data) for frame in frames])
-            counters.tx_errors += tx.errors
-            tx.errors = 0
             if not self._side.replaying:
                 self._record(frames, sent=True)
                 self.network.send(self.port, frames)
@@ -259,7 +259,7 @@ class Vif:
             for frame in frames:
                 size = len(frame.data)
                 if self._posted_frames >= MAX_QUEUED_FRAMES or self._posted_bytes + size > MAX_QUEUED_BYTES:
-                    self.counters.rx_dropped += 1
+                    self.counters.drop("it does not look at what came")
                     continue
                 self._posted_frames += 1
                 self._posted_bytes += size
@@ -278,14 +278,15 @@ class Vif:
             self._posted_bytes = max(0, self._posted_bytes - sum([len(frame.data) for frame in frames]))
         tx, rx = self.tx, self.rx
         if tx is None or rx is None:
-            self.counters.rx_dropped += len(frames)
+            self.counters.drop("not connected", len(frames))
             return
         wanted = [one for frame in frames for one in self._prepared(frame, tx)]
         if wanted:
             self._record(wanted, sent=False)
             before = rx.dropped
             rx.put(wanted)
-            self.counters.rx_dropped += rx.dropped - before
+            if rx.dropped > before:
+                self.counters.drop("no receive buffers", rx.dropped - before)
             self.counters.rx_frames += len(wanted)
             self.counters.rx_bytes += sum([len(frame.data) for frame in wanted])
         self._push(tx, rx)
@@ -299,11 +300,16 @@ class Vif:
         if frame.gso and not (able.sg and sums and frame.gso_type in able.gso):
             return [one for one in segment(frame) if able.sg or len(one.data) <= FRAME]
         if len(data) > FRAME and not able.sg:
-            self.counters.rx_dropped += 1
+            self.counters.drop("larger than a page")
             return []
         if frame.blank and not sums:
             return [complete(frame)]
         return [frame]
+
+    @property
+    def throttled(self) -> bool:
+        """Whether it waits for credit. Any thread."""
+        return self._asleep
 
     def stalled(self, receiving: bool) -> bool:
         """Whether something has waited for a second: frames for buffers, or packets for the rate limit."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from emulator.dom0.grants import GrantLook
@@ -66,7 +66,15 @@ class VifCounters:
     tx_errors: int = 0
     rx_frames: int = 0
     rx_bytes: int = 0
-    rx_dropped: int = 0
+    drops: dict[str, int] = field(default_factory=dict)
+    """Frames that it did not get, by reason. Each reason is counted by one thread alone."""
+
+    def drop(self, why: str, frames: int = 1) -> None:
+        self.drops[why] = self.drops.get(why, 0) + frames
+
+    @property
+    def rx_dropped(self) -> int:
+        return sum(tuple(self.drops.values()))
 
 
 @dataclass(frozen=True, slots=True)
