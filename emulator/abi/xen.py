@@ -91,9 +91,11 @@ UVMF_FLUSHTYPE_MASK, UVMF_NONE, UVMF_TLB_FLUSH, UVMF_INVLPG = 3, 0, 1, 2
  XENVER_get_features, XENVER_pagesize, XENVER_guest_handle, XENVER_commandline, XENVER_build_id) = range(11)  # fmt: skip
 XENFEAT_writable_page_tables, XENFEAT_writable_descriptor_tables, XENFEAT_auto_translated_physmap, XENFEAT_supervisor_mode_kernel = range(4)
 XENFEAT_pae_pgdir_above_4gb, XENFEAT_mmu_pt_update_preserve_ad, XENFEAT_highmem_assist, XENFEAT_gnttab_map_avail_bits = 4, 5, 6, 7
+XENFEAT_memory_op_vnode_supported, XENFEAT_direct_mapped = 13, 17
 
 # --- physdev, console --------------------------------------------------------------------------------------------------------
-PHYSDEVOP_set_iopl, PHYSDEVOP_set_iobitmap = 6, 7
+PHYSDEVOP_IRQ_UNMASK_NOTIFY, PHYSDEVOP_irq_status_query, PHYSDEVOP_set_iopl, PHYSDEVOP_set_iobitmap = 4, 5, 6, 7
+PHYSDEVOP_eoi, PHYSDEVOP_setup_gsi = 12, 21
 CONSOLEIO_write, CONSOLEIO_read = 0, 1
 CONSOLE_IN, CONSOLE_OUT, CONSOLE_IN_CONS, CONSOLE_IN_PROD, CONSOLE_OUT_CONS, CONSOLE_OUT_PROD = 0, 1024, 3072, 3076, 3080, 3084
 CONSOLE_IN_SIZE, CONSOLE_OUT_SIZE = 1024, 2048

@@ -17,7 +17,6 @@ import numpy as np
 
 from emulator.abi import xen
 from emulator.abi.errno import EINVAL
-from emulator.abi.grant_table import GNTST_bad_domain
 from emulator.abi.xen import HYPERCALLS
 from emulator.cpu import native
 from emulator.cpu.core import GDT, LDT, Core
@@ -25,10 +24,11 @@ from emulator.hypervisor.clock import Clock
 from emulator.hypervisor.emulation import Emulator
 from emulator.hypervisor.events import EventChannels
 from emulator.hypervisor.grants.mappings import Mappings, pin_kinds
-from emulator.hypervisor.grants.peers import Answer, Reply, Request, Unmap, tell, unclaimed
+from emulator.hypervisor.grants.peers import Answer, Unmap, tell, unclaimed
 from emulator.hypervisor.grants.table import GrantTable
+from emulator.hypervisor.hypercalls.page import hypercall_page
 from emulator.hypervisor.layout import WINDOW_FRAMES, XenLayout, hypervisor_frames, permutation
-from emulator.hypervisor.mailbox import Level, Logged, Mailbox, Message, Rotate
+from emulator.hypervisor.mailbox import Level, Logged, Mailbox, Message, PeerRequest, Rotate
 from emulator.hypervisor.memory.descriptors import check_descriptor
 from emulator.hypervisor.memory.frames import L4, SEG_DESC, WRITABLE, FrameTable
 from emulator.hypervisor.memory.guestmem import GuestMemory
@@ -89,7 +89,8 @@ class Domain:
         self.wake: Callable[[Domain], None] = lambda domain: None
         self.domid_exists: Callable[[int], bool] = lambda domid: domid == 0
         self.peer: Callable[[int], Domain | None] = lambda domid: None
-        self._requests: deque[Request] = deque()
+        self._requests: deque[PeerRequest] = deque()
+        self.signals: set[Message] = set()  # events from other guests that wait in the mailbox
         self._open = True
         self._peer_lock = threading.Lock()
         self.time = Timekeeper(self)
@@ -110,20 +111,20 @@ class Domain:
         self.mailbox.post(message)
         self._call()
 
-    def post_peer(self, request: Request) -> None:
-        """Something another domain asks of this one's grant table. It is served whether the domain runs, pauses or has ended."""
+    def post_peer(self, request: PeerRequest) -> None:
+        """Something another domain asks of this one's grants or ports. It is served whether the domain runs, pauses or has ended."""
         with self._peer_lock:
             if self._open:
                 self._requests.append(request)
                 self._call()
                 return
-        request.answer(Reply(GNTST_bad_domain, f"domain {self.domid} is gone"))
+        request.gone(self.domid)
 
-    def post_answer(self, answer: Answer) -> bool:
-        """False when the domain is gone."""
+    def post_if_open(self, message: Message) -> bool:
+        """What another domain tells. False when this one is gone."""
         with self._peer_lock:
             if self._open:
-                self.mailbox.post(answer)
+                self.mailbox.post(message)
                 self._call()
             return self._open
 
@@ -337,16 +338,10 @@ class Domain:
         return True
 
     def write_hypercall_page(self, mfn: int) -> None:
-        """hypercall_page_initialise: 128 stubs of 32 bytes; the iret stub does not return."""
+        """hypercall_page_initialise."""
         self.tables.get_type(mfn, WRITABLE)
         self.tables.put_type(mfn)
-        page = self.memory.frame(mfn)
-        for number in range(4096 // 32):
-            # push %rcx; push %r11; mov $number,%eax; syscall; pop %r11; pop %rcx; ret
-            code = b"\x51\x41\x53\xb8" + number.to_bytes(4, "little") + b"\x0f\x05\x41\x5b\x59\xc3"
-            if number == xen.HYPERCALL_NUMBER["iret"]:
-                code = b"\x51\x41\x53\x50\xb8" + number.to_bytes(4, "little") + b"\x0f\x05"  # push %rax too: struct iret_context
-            page[number * 32 : number * 32 + 32] = code.ljust(32, b"\xcc")
+        self.memory.frame(mfn)[:] = hypercall_page()
         self.core.forget_frame(mfn)
 
     # --- beginning and end -----------------------------------------------------------------------------------------------------
@@ -386,10 +381,10 @@ class Domain:
         for mapping in self.mappings.release():
             if mapping.peer is not None:
                 tell(mapping.peer, Unmap(mapping.ref, pin_kinds(mapping.flags)))
+        for number, port in tuple(self.events.ports.items()):
+            self.events.part(number, port)
         while self._requests:
-            request = self._requests.popleft()
-            if request.asker is not None:
-                request.answer(Reply(GNTST_bad_domain, f"domain {self.domid} is gone"))
+            self._requests.popleft().gone(self.domid)
         while (message := self.mailbox.take()) is not None:
             if isinstance(message, Answer):
                 unclaimed(self, message.key, message.reply)

@@ -13,10 +13,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from emulator.abi.errno import EEXIST, EINVAL, ENOENT, ENOSPC
 from emulator.abi.xen import EVENT_PORTS, GLOBAL_VIRQS, NR_VIRQS, SI_MASK, SI_PENDING, VIRQ_NAMES
+from emulator.hypervisor import channels
 from emulator.hypervisor.fifo import DEFAULT_PRIORITY, PORTS, Fifo
 from emulator.hypervisor.refusal import Refusal
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 # EVTCHNSTAT_* of event_channel.h are the positions.
 KINDS = ("free", "unbound", "interdomain", "pirq", "virq", "ipi")
 FREE, UNBOUND, INTERDOMAIN, PIRQ, VIRQ, IPI = range(6)
+_BUCKET: Final = 64  # EVTCHNS_PER_BUCKET
 
 
 @dataclass(slots=True)
@@ -55,6 +57,7 @@ class EventChannels:
     late: set[int] = field(default_factory=set)  # ports with an event that can wait until the guest has nothing else to do
     sent: int = 0
     fifo: Fifo | None = None
+    _valid: int = _BUCKET
 
     def allocate(self, port: Port) -> int:
         """The lowest free port number (0 is never one)."""
@@ -65,11 +68,18 @@ class EventChannels:
         if number >= most:
             raise Refusal(ENOSPC, f"all {most} event channels are in use")
         self.ports[number] = port
+        while number >= self._valid:
+            self._valid += _BUCKET
         return number
+
+    @property
+    def valid(self) -> int:
+        """Ports below this exist, in use or not: as many buckets as the highest one in use needed (d->valid_evtchns)."""
+        return self._valid
 
     def port(self, number: int) -> Port:
         found = self.ports.get(number)
-        if found is None:
+        if found is None or found.kind == FREE:
             raise Refusal(EINVAL, f"port {number} is not allocated")
         return found
 
@@ -100,9 +110,9 @@ class EventChannels:
         port = self.port(number)
         if port.kind == VIRQ:
             del self.virqs[port.virq, port.vcpu]
-        far = self.ports.get(port.remote_port) if port.kind == INTERDOMAIN and not port.backend else None
-        if far is not None and far.kind == INTERDOMAIN and far.remote_port == number:
-            far.kind, far.remote_port = UNBOUND, 0
+        self.part(number, port)
+        if port.kind == INTERDOMAIN and not port.backend and self.leads_to(port.remote_port, port.remote_domain, number):
+            self.unbind(port.remote_port)
         del self.ports[number]
         self._clear(number)
 
@@ -113,6 +123,63 @@ class EventChannels:
         at = (self.base + SI_PENDING >> 3) + (number >> 6)
         self.words[at] &= ~(1 << (number & 63))
 
+    # --- channels to other guests: see `channels` --------------------------------------------------------------------------------
+
+    def _abroad(self, port: Port) -> bool:
+        return port.kind == INTERDOMAIN and not port.backend and port.remote_domain != self.vcpus[0].domain.domid
+
+    def part(self, number: int, port: Port) -> None:
+        """Tell the guest at the other end, if there is one, that the port goes."""
+        if self._abroad(port):
+            channels.part(self.vcpus[0].domain, number, port.remote_domain, port.remote_port)
+
+    def leads_to(self, number: int, domid: int, far_port: int) -> bool:
+        """Whether `number` is one end of a channel whose other end is `far_port` of domain `domid`."""
+        port = self.ports.get(number)
+        return port is not None and port.kind == INTERDOMAIN and not port.backend and (port.remote_domain, port.remote_port) == (domid, far_port)
+
+    def unbind(self, number: int) -> None:
+        """The other end was closed: the port awaits the same domain again."""
+        port = self.ports[number]
+        port.kind, port.remote_port = UNBOUND, 0
+
+    def accept(self, number: int, domid: int, far_port: int) -> None:
+        """`far_port` of domain `domid` becomes the other end of an unbound port. Refusal unless that domain is awaited there."""
+        if self.leads_to(number, domid, far_port):
+            return  # asked again after a restore
+        port = self.port(number)
+        if port.kind != UNBOUND or port.remote_domain != domid:
+            raise Refusal(EINVAL, f"port {number} does not await domain {domid}")
+        port.kind, port.remote_port = INTERDOMAIN, far_port
+
+    def set_aside(self, domid: int, far_port: int) -> int:
+        """A port number for a channel that is being bound; the one that is there for it already, after a restore."""
+        for number, port in self.ports.items():
+            if port.kind == FREE and (port.remote_domain, port.remote_port) == (domid, far_port):
+                return number
+        return self.allocate(Port(FREE, remote_domain=domid, remote_port=far_port))
+
+    def take_up(self, number: int, bound: bool) -> None:
+        """What was set aside is a port now, with an event pending as one may have been lost before; or it is free again."""
+        port = self.ports.get(number)
+        if port is None or port.kind != FREE:
+            return  # a reset came between
+        if bound:
+            port.kind = INTERDOMAIN
+            self.set_pending(number)
+        else:
+            del self.ports[number]
+
+    def abroad(self) -> frozenset[tuple[int, int, int]]:
+        """(port, domain, port there) of all channels to other guests."""
+        return _abroad_of(self.ports, self.vcpus[0].domain.domid)
+
+    def abroad_in(self, state: tuple[Any, ...]) -> frozenset[tuple[int, int, int]]:
+        """The same in a saved state."""
+        return _abroad_of(state[0], self.vcpus[0].domain.domid)
+
+    # --- events ------------------------------------------------------------------------------------------------------------------
+
     def send(self, number: int) -> None:
         """EVTCHNOP_send by the guest."""
         port = self.port(number)
@@ -121,6 +188,8 @@ class EventChannels:
             handler = self.backends.get(port.backend)
             if handler is not None:
                 handler()
+            elif self._abroad(port):
+                channels.signal(self.vcpus[0].domain, number, port)
             elif not port.backend:  # a channel of the domain to itself
                 self.set_pending(port.remote_port)
         elif port.kind == IPI:
@@ -173,30 +242,32 @@ class EventChannels:
 
     def save(self) -> tuple[Any, ...]:
         fifo = self.fifo.save() if self.fifo is not None else None
-        return copy.deepcopy(self.ports), dict(self.virqs), tuple(sorted(self.late)), fifo
+        return copy.deepcopy(self.ports), dict(self.virqs), tuple(sorted(self.late)), fifo, self._valid
 
     def load(self, state: tuple[Any, ...]) -> None:
-        ports, virqs, late, fifo = state
+        ports, virqs, late, fifo, self._valid = state
         self.fifo = Fifo(self.memory, self.vcpus) if fifo is not None else None
         if self.fifo is not None:
             self.fifo.load(fifo)
         self.ports, self.virqs, self.late = copy.deepcopy(ports), dict(virqs), set(late)
 
     def unmask(self, number: int) -> None:
-        """EVTCHNOP_unmask: an event that waited behind the mask is delivered now."""
-        if self.fifo is not None:
-            self.fifo.unmask(number, self.port(number))
-            return
-        if not 0 < number < EVENT_PORTS:
+        """EVTCHNOP_unmask: an event that waited behind the mask is delivered now. A port that is not in use is left alone."""
+        if number >= self._valid:
             raise Refusal(EINVAL, f"port {number} does not exist")
+        port = self.ports.get(number)
+        if port is None or port.kind == FREE:
+            return
+        if self.fifo is not None:
+            self.fifo.unmask(number, port)
+            return
         word, bit = number >> 6, 1 << (number & 63)
         words, base = self.words, self.base >> 3
         was = words[base + (SI_MASK >> 3) + word]
         if was & bit:
             words[base + (SI_MASK >> 3) + word] = was & ~bit
             if words[base + (SI_PENDING >> 3) + word] & bit:
-                port = self.ports.get(number)
-                self.vcpus[port.vcpu if port else 0].mark_pending(word)
+                self.vcpus[port.vcpu].mark_pending(word)
 
     def pending(self, number: int) -> bool:
         if self.fifo is not None:
@@ -209,8 +280,11 @@ class EventChannels:
         return bool(self.words[(self.base + SI_MASK >> 3) + (number >> 6)] >> (number & 63) & 1)
 
     def reset(self) -> None:
-        for number in list(self.ports):
-            self.close(number)
+        for number, port in list(self.ports.items()):
+            if port.kind == FREE:
+                del self.ports[number]
+            else:
+                self.close(number)
         if self.fifo is not None:
             self.fifo.release()
             self.fifo = None
@@ -240,3 +314,8 @@ class EventChannels:
         if port.kind == INTERDOMAIN:
             return f"domain {port.remote_domain} ({port.backend})" if port.backend else f"domain {port.remote_domain} port {port.remote_port}"
         return f"awaits domain {port.remote_domain}" if port.kind == UNBOUND else ""
+
+
+def _abroad_of(ports: dict[int, Port], domid: int) -> frozenset[tuple[int, int, int]]:
+    return frozenset((number, port.remote_domain, port.remote_port) for number, port in ports.items()
+                     if port.kind == INTERDOMAIN and not port.backend and port.remote_domain != domid)  # fmt: skip

@@ -17,6 +17,12 @@ class Message(Protocol):
     def apply(self, domain: Domain) -> None: ...
 
 
+class PeerRequest(Message, Protocol):
+    """What another domain asks; it hears an answer, also when the domain is `gone`."""
+
+    def gone(self, domid: int) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Level:
     """The real clock, in ns since the domain's creation, and how much of what passed was other domains' (steal)."""
@@ -37,16 +43,6 @@ class Rotate:
 
     def apply(self, domain: Domain) -> None:
         domain.rotation.give_up()
-
-
-@dataclass(frozen=True, slots=True)
-class Kick:
-    """An event from another domain."""
-
-    port: int
-
-    def apply(self, domain: Domain) -> None:
-        domain.events.set_pending(self.port)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from emulator.hypervisor.domain import Domain
     from emulator.hypervisor.vcpu import Vcpu
 
-VERSION: Final = 2
+VERSION: Final = 3
 _VCPU_FIELDS: Final = ("info", "kernel_mode", "kernel_sp", "kernel_ss", "cr3_kernel", "cr3_user", "gs_base_other", "handlers", "debug",
                        "cr4", "iopl", "io_rights", "io_bitmap", "io_ports", "gdt_frames", "gdt_entries", "ldt_base", "ldt_entries",
                        "ldt_frames", "blocked", "up", "initialised", "context", "nmi_pending", "polled", "poll_deadline", "timers",
@@ -64,6 +64,8 @@ def cannot_load(domain: Domain, state: DomainState) -> str:
         return "it maps other frames of other domains now than it did then"
     if domain.grants.used_by_guests() != domain.grants.used_by_guests(state.grants["active"]):
         return "other domains use other grants of it now than they did then"
+    if domain.events.abroad() != domain.events.abroad_in(state.events):
+        return "its event channels to other domains are others now than they were then"
     return ""
 
 

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from emulator.abi.errno import EFAULT, EINVAL, ENOSYS, EPERM, ESRCH
 from emulator.abi.xen import DOMID_SELF, HYPERCALL_NUMBER, HYPERCALLS
 from emulator.cpu.core import R11, RAX, RCX, RSP
+from emulator.cpu.native import VECTOR_SYSCALL
+from emulator.hypervisor.channels import Signal
 from emulator.hypervisor.domain import Domain
-from emulator.hypervisor.mailbox import Kick, Level, Logged, ToBackend
+from emulator.hypervisor.mailbox import Level, Logged, ToBackend
 from emulator.hypervisor.trace import Trace
 from tests.unit.domains import CODE, DATA, FREE_SLOT, PT_L1, STACK, Tiny, tiny, va
 
@@ -100,8 +102,63 @@ def test_a_multicall_goes_on_after_a_failure_and_tells_each_result(guest: Tiny) 
 
 
 def test_multicalls_do_not_nest(guest: Tiny) -> None:
-    assert multicall(guest, ("multicall", (va(DATA), 1)))[0] in (-EINVAL, -ENOSYS)
-    assert multicall(guest, ("iret", ()))[0] < 0
+    assert multicall(guest, ("multicall", (va(DATA), 1)))[0] == -EINVAL
+
+
+def test_iret_ends_a_multicall(guest: Tiny) -> None:
+    """pv_do_multicall_call: mc_exit, the guest's RAX is the result and nothing behind it is done."""
+    frame = struct.pack("<9Q", 0x77, 0x11, 0xCC, 0, va(CODE, 0x40), 0xE030, 0x202, va(STACK, 4096), 0xE02B)
+    guest.domain.core.regs[4] = guest.put(STACK, frame, 2048)
+    entries = struct.pack("<8Q8Q", HYPERCALL_NUMBER["iret"], 0x5555, *[0] * 6, HYPERCALL_NUMBER["xen_version"], 0x5555, *[0] * 6)
+    assert guest.call("multicall", guest.put(DATA, entries), 2) == 0x77
+    assert guest.domain.core.rip == va(CODE, 0x40)
+    assert [struct.unpack_from("<Q", guest.get(DATA, 128), at)[0] for at in (8, 72)] == [0x77, 0x5555]
+
+
+def test_what_sleeps_in_a_multicall_leaves_the_rest_for_later(guest: Tiny) -> None:
+    entries = struct.pack("<8Q8Q", HYPERCALL_NUMBER["sched_op"], 0x5555, 1, *[0] * 5, HYPERCALL_NUMBER["xen_version"], 0x5555, *[0] * 6)
+    at, core, rip = guest.put(DATA, entries), guest.domain.core, guest.domain.core.rip
+    core.regs[0], core.regs[7], core.regs[6] = HYPERCALL_NUMBER["multicall"], at, 2
+    core.on_trap(VECTOR_SYSCALL)
+    assert guest.domain.current.blocked and core.rip == rip, "it is issued again when the vCPU wakes"
+    assert (core.regs[0], core.regs[7], core.regs[6]) == (HYPERCALL_NUMBER["multicall"], at + 64, 1)
+    guest.domain.current.wake()
+    core.on_trap(VECTOR_SYSCALL)
+    assert core.regs[0] == 0 and struct.unpack_from("<Q", guest.get(DATA, 128), 72)[0] == 4 << 16 | 17
+
+
+def test_versions_answers_are_xens(guest: Tiny) -> None:
+    """do_xen_version: what a guest may not know is "<denied>" or -EPERM; there is one map of features."""
+    assert guest.call("xen_version", 9, guest.put(DATA, b"?" * 32)) == 0
+    assert guest.get(DATA, 9) == b"<denied>\0"
+    assert guest.call("xen_version", 10, 0) == -EPERM
+    assert guest.call("xen_version", 7, 0) == 4096
+    assert guest.call("xen_version", 7, va(DATA)) == -EINVAL
+    assert guest.call("xen_version", 6, guest.put(DATA, struct.pack("<II", 1, 0))) == -EINVAL
+    assert guest.call("xen_version", 6, guest.put(DATA, struct.pack("<II", 0, 0))) == 0
+    assert struct.unpack("<II", guest.get(DATA, 8))[1] == 1 << 5 | 1 << 6 | 1 << 7 | 1 << 13 | 1 << 17
+
+
+def test_set_callbacks_leaves_out_what_is_not_canonical(guest: Tiny) -> None:
+    """do_set_callbacks does not look at what register_guest_callback says."""
+    assert guest.call("set_callbacks", va(CODE), 1 << 63, va(CODE, 8)) == 0
+    handlers = guest.domain.current.handlers
+    assert (handlers.event.address, handlers.failsafe.address, handlers.syscall.address) == (va(CODE), 0, va(CODE, 8))
+
+
+def test_a_trap_table_may_be_longer_than_one_piece_of_work(guest: Tiny) -> None:
+    table = b"".join(struct.pack("<BBHxxxxQ", index & 255, 0, 0xE033, va(CODE, index)) for index in range(300)) + bytes(16)
+    guest.put(DATA, table[:4096])
+    guest.put(DATA + 1, table[4096:])
+    assert guest.call("set_trap_table", va(DATA)) == 0
+    assert guest.domain.current.handlers.traps[43].address == va(CODE, 299)
+
+
+def test_physical_devices_are_domain_0s(guest: Tiny) -> None:
+    """do_physdev_op with no interrupt of its own."""
+    buffer = guest.put(DATA, bytes(64))
+    assert [guest.call("physdev_op", command, buffer) for command in (4, 12, 5, 8, 13, 25, 18, 99)] == [0, -EINVAL, -EINVAL, -EPERM, -EPERM, -EPERM,
+                                                                                                 -ENOSYS, -ENOSYS]  # fmt: skip
 
 
 def test_a_multicall_over_the_end_of_memory_does_what_it_could(guest: Tiny) -> None:
@@ -237,13 +294,13 @@ def test_messages_are_logged_with_their_place_and_questions_are_not(guest: Tiny)
     place = domain.clock.count
     domain.post(ToBackend("test", b"one"))
     answer = domain.ask(lambda: domain.core.rip)
-    domain.post(Kick(7))
+    domain.post(Signal(2, 1, 7))
     assert not seen, "nothing is applied before a slice"
     domain.slice(10_000)
     assert answer.result(0) == va(CODE)
     assert seen == [b"one"]
     assert [entry for entry in domain.recording if not isinstance(entry.message, Level)] == [
-        Logged(place, ToBackend("test", b"one")), Logged(place, Kick(7)),
+        Logged(place, ToBackend("test", b"one")), Logged(place, Signal(2, 1, 7)),
     ]  # fmt: skip
 
 

@@ -152,8 +152,11 @@ class Request:
             reply = Reply(error.status, error.reason)
         self.answer(reply)
 
+    def gone(self, domid: int) -> None:
+        self.answer(Reply(abi.GNTST_bad_domain, f"domain {domid} is gone"))
+
     def answer(self, reply: Reply) -> None:
-        if self.asker is not None and not self.asker.post_answer(Answer(self.vcpu, self.key, reply)) and reply.fd >= 0:
+        if self.asker is not None and not self.asker.post_if_open(Answer(self.vcpu, self.key, reply)) and reply.fd >= 0:
             os.close(reply.fd)
 
 

@@ -18,12 +18,13 @@ from emulator.abi.xen import (
     CALLBACKOP_unregister,
 )
 from emulator.hypervisor.emulation.msrs import canonical
-from emulator.hypervisor.refusal import Refusal
+from emulator.hypervisor.refusal import Preempted, Refusal
 from emulator.hypervisor.vcpu import Callback, TrapEntry
 
 if TYPE_CHECKING:
     from emulator.hypervisor.vcpu import Vcpu
 
+_PIECE: Final = 256
 _TRAP_INFO: Final = Struct("<BBHxxxxQ")  # struct trap_info: vector flags cs address
 _REGISTER: Final = Struct("<HHxxxxQ")  # struct callback_register: type flags address
 
@@ -34,25 +35,29 @@ def _check_address(address: int) -> None:
 
 
 def set_trap_table(vcpu: Vcpu, table: int, *_: int) -> int:
-    """An array of trap_info ended by a null address; a null pointer clears all."""
+    """An array of trap_info ended by a null address, taken entry by entry up to a bad one; a null pointer clears all."""
     if not table:
         vcpu.handlers.traps.clear()
         return 0
-    for _count in range(257):
+    for _count in range(_PIECE):
         vector, flags, cs, address = _TRAP_INFO.unpack(vcpu.domain.guest.read(table, _TRAP_INFO.size))
         if not address:
             return 0
         _check_address(address)
         vcpu.handlers.traps[vector] = TrapEntry(flags & 3, bool(flags & 4), cs | 3, address)
         table += _TRAP_INFO.size
-    raise Refusal(EINVAL, "the trap table has no end within 257 entries")
+    raise Preempted(table)
 
 
 def set_callbacks(vcpu: Vcpu, event: int, failsafe: int, syscall: int, *_: int) -> int:
-    for address in (event, failsafe, syscall):
-        _check_address(address)
+    """The older form, without flags. An address that is not canonical is left out and nobody is told (do_set_callbacks)."""
     handlers = vcpu.handlers
-    handlers.event, handlers.failsafe, handlers.syscall = Callback(event, True), Callback(failsafe), Callback(syscall)
+    if canonical(event):
+        handlers.event = Callback(event, True)
+    if canonical(failsafe):
+        handlers.failsafe = Callback(failsafe)
+    if canonical(syscall):
+        handlers.syscall = Callback(syscall)
     return 0
 
 
@@ -79,11 +84,9 @@ def callback_op(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
         return 0
     if command == CALLBACKOP_unregister:
         kind = int.from_bytes(vcpu.domain.guest.read(argument, 2), "little")
-        if kind in (CALLBACK_event, CALLBACK_failsafe, CALLBACK_syscall, CALLBACK_sysenter):
+        if kind in (CALLBACK_event, CALLBACK_failsafe, CALLBACK_syscall, CALLBACK_syscall32, CALLBACK_sysenter):
             raise Refusal(EINVAL, f"callback type {kind} cannot be unregistered")
-        if kind == CALLBACK_syscall32:
-            handlers.syscall32 = Callback()
-        elif kind == CALLBACK_nmi:
+        if kind == CALLBACK_nmi:
             handlers.nmi = Callback()
         else:
             raise Refusal(ENOSYS, f"callback type {kind} does not exist")
@@ -94,8 +97,6 @@ def callback_op(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
 def nmi_op(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
     """XENNMI_register_callback (0) and XENNMI_unregister_callback (1): nobody sends NMIs but VCPUOP_send_nmi."""
     if command == 0:
-        if vcpu.number:
-            raise Refusal(EINVAL, "NMIs go to vCPU 0 only")
         address = vcpu.domain.guest.read_u64(argument)
         _check_address(address)
         vcpu.handlers.nmi = Callback(address, True)

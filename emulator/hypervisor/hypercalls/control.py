@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from emulator.abi.errno import EINVAL, ENOSYS, EPERM
 from emulator.abi.xen import (
     HYPERCALL_NUMBER,
+    PHYSDEVOP_IRQ_UNMASK_NOTIFY,
+    PHYSDEVOP_eoi,
+    PHYSDEVOP_irq_status_query,
     PHYSDEVOP_set_iobitmap,
     PHYSDEVOP_set_iopl,
+    PHYSDEVOP_setup_gsi,
     VMASST_TYPE_architectural_iopl,
     VMASST_TYPE_m2p_strict,
     VMASST_TYPE_runstate_update_flag,
@@ -25,12 +30,15 @@ _PIECE: Final = 256
 _ENTRY: Final = Struct("<Qq6Q")  # struct multicall_entry: op result args[6]
 _ASSISTS: Final = (1 << VMASST_TYPE_writable_pagetables | 1 << VMASST_TYPE_architectural_iopl | 1 << VMASST_TYPE_runstate_update_flag
                    | 1 << VMASST_TYPE_m2p_strict)  # fmt: skip
+_PHYSDEV_OF_DOMAIN0: Final = frozenset((8, 9, 10, 13, 14, 15, 17, 19, 20, 23, 24, 25, 26, 27, 28, 29, 30))
+"""APICs, vectors, PCI devices, MSIs, the debug port (physdev.h)."""
 _IRET: Final = HYPERCALL_NUMBER["iret"]
 _MULTICALL: Final = HYPERCALL_NUMBER["multicall"]
 
 
 def multicall(vcpu: Vcpu, calls: int, count: int, *_: int) -> int:
-    """do_multicall: each entry's result is written back; a fault on the list itself ends it with -EFAULT."""
+    """do_multicall: each entry's result is written back; a fault on the list itself ends it with -EFAULT. What puts the vCPU to
+    sleep lets the rest wait; iret ends it, with the guest's RAX as its result."""
     domain, guest = vcpu.domain, vcpu.domain.guest
     size = _ENTRY.size
     count &= 0xFFFFFFFF
@@ -39,21 +47,28 @@ def multicall(vcpu: Vcpu, calls: int, count: int, *_: int) -> int:
         if index == _PIECE:
             raise Preempted(at, count - index)
         number, _result, *arguments = _ENTRY.unpack(guest.read(at, size))
+        if number == _IRET:
+            rax = vcpu.iret()
+            with suppress(Refusal):  # the list may lie out of reach by now; Xen leaves it then, too
+                guest.write(at + 8, (rax & (1 << 64) - 1).to_bytes(8, "little"))
+            return rax
         try:
             result = _one(vcpu, number, arguments)
         except Preempted as preempted:  # the entry itself says what is left of it
             guest.write(at + 16, b"".join((value & (1 << 64) - 1).to_bytes(8, "little") for value in preempted.arguments))
             raise Preempted(at, count - index) from None
         guest.write(at + 8, (result & (1 << 64) - 1).to_bytes(8, "little"))
-        if domain.ended or vcpu.blocked:
+        if domain.ended:
             break
+        if vcpu.blocked and index + 1 < count:
+            raise Preempted(at + size, count - index - 1)
     return 0
 
 
 def _one(vcpu: Vcpu, number: int, arguments: list[int]) -> int:
     handlers = hypercalls.HANDLERS
     handler = handlers[number] if number < len(handlers) else None
-    if handler is None or number == _IRET:
+    if handler is None:
         return -ENOSYS
     if number == _MULTICALL:  # no nesting: mc_state.flags
         return -EINVAL
@@ -96,7 +111,11 @@ def physdev_op(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
             raise Refusal(EINVAL, f"a bitmap of {ports} ports: there are 65536")
         vcpu.io_bitmap, vcpu.io_ports = bitmap, ports
         return 0
-    raise Refusal(ENOSYS if command > 31 else EPERM, f"physdev_op {command}: no physical device is this domain's")
+    if command == PHYSDEVOP_IRQ_UNMASK_NOTIFY:
+        return 0  # for all interrupts of the domain: it has none
+    if command in (PHYSDEVOP_eoi, PHYSDEVOP_irq_status_query, PHYSDEVOP_setup_gsi):
+        raise Refusal(EINVAL, f"interrupt {guest.read_u32(argument)} is not this domain's")
+    raise Refusal(EPERM if command in _PHYSDEV_OF_DOMAIN0 else ENOSYS, f"physdev_op {command}: no physical device is this domain's")
 
 
 def privileged(_vcpu: Vcpu, *_: int) -> int:

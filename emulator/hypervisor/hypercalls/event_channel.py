@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from emulator.abi import xen
 from emulator.abi.errno import EINVAL, ENOSYS, EOPNOTSUPP, EPERM, ESRCH
 from emulator.abi.xen import DOMID_SELF
+from emulator.hypervisor import channels
 from emulator.hypervisor.events import INTERDOMAIN, UNBOUND, VIRQ, Port
 from emulator.hypervisor.fifo import LINK_BITS, QUEUES
 from emulator.hypervisor.refusal import Refusal
@@ -69,10 +70,10 @@ def _check_self(vcpu: Vcpu, domid: int) -> None:
 
 
 def _bind_interdomain(vcpu: Vcpu, remote: int, remote_port: int) -> int:
-    """A channel within the domain (loopback); one to another domain needs its consent by message, which nobody offers yet."""
+    """evtchn_bind_interdomain: within the domain (loopback) at once, to another by its consent."""
     domain = vcpu.domain
     if remote not in (DOMID_SELF, domain.domid):
-        raise Refusal(ESRCH, f"domain {remote} offers no port {remote_port}")
+        return channels.bind(vcpu, remote, remote_port)
     far = domain.events.port(remote_port)
     if far.kind != UNBOUND or far.remote_domain != domain.domid:
         raise Refusal(EINVAL, f"port {remote_port} does not await this domain")
@@ -96,7 +97,7 @@ def _status(vcpu: Vcpu, argument: int) -> None:
     events, guest = vcpu.domain.events, vcpu.domain.guest
     _check_self(vcpu, guest.read_u32(argument) & 0xFFFF)
     number = guest.read_u32(argument + 4)
-    if number >= xen.EVENT_PORTS:
+    if number >= events.valid:
         raise Refusal(EINVAL, f"port {number} does not exist")
     port = events.ports.get(number)
     kind, bound, first, second = (0, 0, 0, 0)

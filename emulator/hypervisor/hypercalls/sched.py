@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from emulator.hypervisor.vcpu import Vcpu
 
 _MAX_POLL: Final = 128
+_HUGE_NS: Final = 1 << 50
+_WRAPPED_NS: Final = 100_000_000
 
 
 def sched_op(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
@@ -53,14 +55,15 @@ def _poll(vcpu: Vcpu, argument: int) -> None:
     ports_at, count, timeout = guest.read_u64(argument), guest.read_u32(argument + 8), guest.read_u64(argument + 16)
     if count > _MAX_POLL:
         raise Refusal(EINVAL, f"{count} ports to poll, {_MAX_POLL} at most")
+    if vcpu.upcall_pending and not vcpu.upcall_masked:
+        return
     ports = []
     for index in range(count):
         port = guest.read_u32(ports_at + 4 * index)
-        if port >= xen.EVENT_PORTS:
-            raise Refusal(EINVAL, f"port {port} does not exist")
+        domain.events.port(port)
+        if domain.events.pending(port):
+            return
         ports.append(port)
-    if (vcpu.upcall_pending and not vcpu.upcall_masked) or any(domain.events.pending(port) for port in ports):
-        return
     if timeout and timeout <= domain.clock.now():
         return
     vcpu.polled = frozenset(ports)
@@ -102,8 +105,12 @@ def sched_op_compat(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
 
 
 def set_timer_op(vcpu: Vcpu, deadline: int, *_: int) -> int:
-    """The singleshot timer by absolute system time; 0 stops it. A time in the past fires at once."""
-    vcpu.timers.singleshot = 0 if deadline == 0 or deadline >= 1 << 63 else deadline
+    """The singleshot timer by absolute system time; 0 stops it. A time in the past fires at once. One that is negative or more than
+    13 days ahead comes from a counter that wrapped: Xen's middle way between at once and never is 100 ms."""
+    now = vcpu.domain.clock.now()
+    if deadline >= 1 << 63 or deadline - now >= _HUGE_NS:
+        deadline = now + _WRAPPED_NS
+    vcpu.timers.singleshot = deadline
     vcpu.domain.time.timer_changed(vcpu)
     return 0
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from emulator.abi import xen
-from emulator.abi.errno import ENODATA, ENOSYS, EPERM
+from emulator.abi.errno import EINVAL, ENOSYS, EPERM
 from emulator.hypervisor.refusal import Refusal
 
 if TYPE_CHECKING:
     from emulator.hypervisor.vcpu import Vcpu
 
 MAJOR, MINOR = 4, 17
-_FEATURES: Final = (1 << xen.XENFEAT_mmu_pt_update_preserve_ad | 1 << xen.XENFEAT_pae_pgdir_above_4gb
-                    | 1 << xen.XENFEAT_highmem_assist | 1 << xen.XENFEAT_gnttab_map_avail_bits)  # fmt: skip
+_FEATURES: Final = (1 << xen.XENFEAT_mmu_pt_update_preserve_ad | 1 << xen.XENFEAT_highmem_assist | 1 << xen.XENFEAT_gnttab_map_avail_bits
+                    | 1 << xen.XENFEAT_memory_op_vnode_supported | 1 << xen.XENFEAT_direct_mapped)  # fmt: skip
+_DENIED: Final = b"<denied>\0"  # xen_deny(): for what only Domain-0 may know
 _CAPABILITIES: Final = b"xen-3.0-x86_64 \0"
 
 
@@ -37,15 +38,19 @@ def xen_version(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
         guest.write_u64(argument, xen.HYPERVISOR_VIRT_START)
     elif command == xen.XENVER_get_features:
         index = guest.read_u32(argument)
-        guest.write_u32(argument + 4, _FEATURES if index == 0 else 0)
+        if index:
+            raise Refusal(EINVAL, f"feature map {index} does not exist")
+        guest.write_u32(argument + 4, _FEATURES)
     elif command == xen.XENVER_pagesize:
+        if argument:
+            raise Refusal(EINVAL, "the page size is the result, there is nothing to write to")
         return 4096
     elif command == xen.XENVER_guest_handle:
         guest.write(argument, vcpu.domain.uuid)
     elif command == xen.XENVER_commandline:
-        raise Refusal(EPERM, "the host's command line is not the guest's business")
+        guest.write(argument, _DENIED)
     elif command == xen.XENVER_build_id:
-        raise Refusal(ENODATA, "no build id")
+        raise Refusal(EPERM, "the build id is Domain-0's to know")
     else:
         raise Refusal(ENOSYS, f"xen_version {command} does not exist")
     return 0

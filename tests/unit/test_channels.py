@@ -1,0 +1,175 @@
+"""Event channels between two guests: asked for and consented to by message, sent, closed, and never more than a port's worth waiting."""
+
+from __future__ import annotations
+
+import struct
+
+from emulator.abi.errno import EINVAL, ESRCH
+from emulator.hypervisor.channels import Bind, Signal
+from emulator.hypervisor.events import FREE, INTERDOMAIN, UNBOUND
+from emulator.hypervisor.state import cannot_load, load_domain, save_domain
+from tests.unit.domains import DATA, Tiny
+from tests.unit.test_grants import Granter, pair, settle
+
+BIND_INTERDOMAIN, CLOSE, SEND, STATUS, ALLOC_UNBOUND, RESET = 0, 3, 4, 5, 6, 10
+SELF = 0x7FF0
+
+
+def offer(guest: Tiny, domid: int) -> int:
+    assert guest.call_with("event_channel_op", ALLOC_UNBOUND, "HHI", SELF, domid, 0) == 0
+    return int.from_bytes(guest.get(DATA, 4, 4), "little")
+
+
+def bind(guest: Granter, peer: Granter, port: int) -> int:
+    """The local port, or -errno."""
+    rip = guest.domain.core.rip
+    arguments = guest.put(DATA, struct.pack("<HxxII", peer.domain.domid, port, 0))
+    guest.call("event_channel_op", BIND_INTERDOMAIN, arguments)
+    assert guest.domain.current.parked is not None and guest.domain.core.rip == rip, "it waits for the other's consent"
+    settle(peer, guest)
+    result = guest.call("event_channel_op", BIND_INTERDOMAIN, arguments)
+    return result or int.from_bytes(guest.get(DATA, 4, 8), "little")
+
+
+def status(guest: Tiny, port: int) -> tuple[int, int, int]:
+    """(status, domain, port there)"""
+    assert guest.call_with("event_channel_op", STATUS, "HxxIIIII", SELF, port, 0, 0, 0, 0) == 0
+    kind, _vcpu, domid, far = struct.unpack("<IIII", guest.get(DATA, 16, 8))
+    return kind, domid, far
+
+
+def test_a_channel_between_two_guests_carries_events_both_ways() -> None:
+    with pair() as (one, two):
+        far = offer(two, 1)
+        near = bind(one, two, far)
+        assert status(one, near) == (INTERDOMAIN, 2, far)
+        assert status(two, far) == (INTERDOMAIN, 1, near)
+        assert one.domain.events.pending(near), "an event may have been lost before: Xen sets one"
+        one.domain.events._clear(near)
+        assert one.call_with("event_channel_op", SEND, "I", near) == 0
+        settle(two)
+        assert two.domain.events.pending(far)
+        assert two.call_with("event_channel_op", SEND, "I", far) == 0
+        settle(one)
+        assert one.domain.events.pending(near)
+
+
+def test_only_the_domain_that_is_awaited_may_bind() -> None:
+    with pair() as (one, two):
+        for port in (offer(two, 7), 40, 0, 1 << 31):
+            assert bind(one, two, port) == -EINVAL
+        assert not one.domain.events.ports, "the number that was set aside is free again"
+        assert one.call_with("event_channel_op", BIND_INTERDOMAIN, "HxxII", 9, 1, 0) == -ESRCH
+        assert one.call_with("event_channel_op", BIND_INTERDOMAIN, "HxxII", 0, 1, 0) == -EINVAL, "Domain-0 offers nothing"
+        far = offer(two, 1)
+        assert bind(one, two, far) > 0
+        assert bind(one, two, far) == -EINVAL, "it is bound already"
+
+
+def test_a_close_on_either_side_leaves_the_other_unbound() -> None:
+    with pair() as (one, two):
+        far = offer(two, 1)
+        near = bind(one, two, far)
+        assert one.call_with("event_channel_op", CLOSE, "I", near) == 0
+        settle(two)
+        assert status(two, far)[:2] == (UNBOUND, 1)
+        assert two.call_with("event_channel_op", SEND, "I", far) == 0, "lost, as in Xen"
+        near = bind(one, two, far)
+        assert two.call_with("event_channel_op", RESET, "H", SELF) == 0
+        settle(one)
+        assert status(one, near)[:2] == (UNBOUND, 2)
+
+
+def test_an_event_that_crosses_a_close_does_nothing() -> None:
+    with pair() as (one, two):
+        far = offer(two, 1)
+        near = bind(one, two, far)
+        settle(one, two)
+        one.domain.events._clear(near)
+        assert two.call_with("event_channel_op", SEND, "I", far) == 0
+        assert one.call_with("event_channel_op", CLOSE, "I", near) == 0
+        again = offer(one, 2)
+        assert again == near, "the number is used anew"
+        settle(one, two)
+        assert not one.domain.events.pending(again)
+        assert status(one, again)[0] == UNBOUND and status(two, far)[0] == UNBOUND
+
+
+def test_a_flood_for_a_paused_guest_waits_as_one_message() -> None:
+    with pair() as (one, two):
+        near = bind(one, two, offer(two, 1))
+        for _ in range(1000):
+            assert one.call_with("event_channel_op", SEND, "I", near) == 0
+        waiting = 0
+        while (message := two.domain.mailbox.take()) is not None:
+            waiting += isinstance(message, Signal)
+            message.apply(two.domain)
+        assert waiting == 1 and not two.domain.signals
+        assert one.call_with("event_channel_op", SEND, "I", near) == 0
+        assert two.domain.mailbox, "what is sent after it was taken is news"
+
+
+def test_a_guest_that_goes_leaves_its_peers_ports_unbound() -> None:
+    with pair() as (one, two):
+        far = offer(two, 1)
+        near = bind(one, two, far)
+        two.domain.close()
+        settle(one)
+        assert status(one, near)[:2] == (UNBOUND, 2)
+        assert one.call_with("event_channel_op", SEND, "I", near) == 0
+
+
+def test_asking_a_guest_that_goes_meanwhile() -> None:
+    with pair() as (one, two):
+        far = offer(two, 1)
+        arguments = one.put(DATA, struct.pack("<HxxII", 2, far, 0))
+        one.call("event_channel_op", BIND_INTERDOMAIN, arguments)
+        two.domain.close()
+        settle(one)
+        assert one.call("event_channel_op", BIND_INTERDOMAIN, arguments) == -ESRCH
+        assert not one.domain.events.ports
+
+
+def test_a_snapshot_taken_while_a_bind_waits_asks_again() -> None:
+    with pair() as (one, two):
+        far = offer(two, 1)
+        arguments = one.put(DATA, struct.pack("<HxxII", 2, far, 0))
+        one.call("event_channel_op", BIND_INTERDOMAIN, arguments)
+        state = save_domain(one.domain)
+        settle(two)
+        one.domain.mailbox.take()  # the answer is not heard
+        one.domain.current.parked = None
+        load_domain(one.domain, state)
+        assert [port.kind for port in one.domain.events.ports.values()] == [FREE]
+        near = bind(one, two, far)
+        assert status(one, near) == (INTERDOMAIN, 2, far) and len(one.domain.events.ports) == 1
+
+
+def test_a_restore_is_refused_when_channels_to_others_changed() -> None:
+    with pair() as (one, two):
+        state = save_domain(one.domain)
+        assert cannot_load(one.domain, state) == ""
+        near = bind(one, two, offer(two, 1))
+        assert "event channels" in cannot_load(one.domain, state)
+        assert one.call_with("event_channel_op", CLOSE, "I", near) == 0
+        assert cannot_load(one.domain, state) == ""
+
+
+def test_a_replay_sends_nothing() -> None:
+    with pair() as (one, two):
+        near = bind(one, two, offer(two, 1))
+        one.domain.replaying = True
+        one.call_with("event_channel_op", SEND, "I", near)
+        Bind(two.domain, 0, 3, 9).apply(one.domain)
+        assert not two.domain.mailbox
+
+
+def test_an_answer_for_a_number_that_a_reset_freed_changes_nothing() -> None:
+    with pair() as (one, two):
+        far = offer(two, 1)
+        arguments = one.put(DATA, struct.pack("<HxxII", 2, far, 0))
+        one.call("event_channel_op", BIND_INTERDOMAIN, arguments)
+        one.domain.events.reset()
+        settle(two, one, two)
+        assert not one.domain.events.ports
+        assert status(two, far)[:2] == (UNBOUND, 1), "it hears that nobody is there"
