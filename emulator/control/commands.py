@@ -218,8 +218,9 @@ def _network_detach(host: HostApi, args: Arguments) -> CommandResult:
     return CommandResult(ok=True, domid=args.domid(), message=f"{name} taken from domain {args.domid()}")
 
 
-def _network_capture(host: HostApi, args: Arguments) -> CommandResult:
-    return CommandResult(ok=True, domid=args.domid(), message=host.network_capture(args.domid(), args.get("vif", "0"), args.get("file", "")))
+def _capture(host: HostApi, args: Arguments) -> CommandResult:
+    said = host.capture(args.domid(), args.get("vif", ""), args.get("file", ""), args.get("mib", 0))
+    return CommandResult(ok=True, domid=args.domid(), message=said)
 
 
 def _network_list(host: HostApi, args: Arguments) -> CommandResult:
@@ -261,7 +262,7 @@ COMMANDS: Mapping[str, Command] = {
     "network-detach": Command(_network_detach, {**_DOMID, "vif": str}, {"force": bool}),
     "network-list": Command(_network_list, _DOMID, {}),
     "network-uplink": Command(_network_uplink, {"network": str}, {"subnet": str}),
-    "network-capture": Command(_network_capture, _DOMID, {"vif": str, "file": str}),
+    "capture": Command(_capture, _DOMID, {"vif": str, "file": str, "mib": int}),
     "forget": Command(_forget, {**_DOMID, "name": str}, {}),
 }
 """All but `quit`, which is the server's own."""

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 from emulator import __version__
@@ -157,13 +156,9 @@ class Host:
         """Put an uplink for guests of `subnet` on a network; "" takes it away."""
         self._tools.networks.set_uplink(network, UplinkSpec(subnet) if subnet else None)
 
-    def network_capture(self, domid: int, which: str, path: str) -> str:
-        """Start a capture to `path`, or with "" end the one that runs; one line that says so."""
-        guest = self._tools.guest(domid)
-        if path:
-            return f"{networkverbs.start_capture(guest, which, Path(path))} is captured to {path}"
-        ended = networkverbs.stop_capture(guest, which)
-        return f"{ended.frames} frames captured to {ended.path}" + (f"; {ended.trouble}" if ended.trouble else "")
+    def capture(self, domid: int, which: str, path: str, mib: int) -> str:
+        """End the capture of an interface, or start one of at most `mib` MiB; one line that says so."""
+        return networkverbs.toggle_capture(self._tools.guest(domid), which, path, mib << 20)
 
     # --- consoles ------------------------------------------------------------------------------------------------------------
 

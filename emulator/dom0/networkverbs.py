@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import re
+import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
@@ -11,6 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from emulator.abi.blkif import XENBUS_STATE_NAMES
 from emulator.dom0.backends.net.device import Vif
 from emulator.dom0.network import Capture, Networks, mac_text
+from emulator.dom0.network.pcapng import MAX_CAPTURE
 from emulator.dom0.vifspec import parse_vif
 from emulator.errors import UserError
 
@@ -71,14 +76,14 @@ def detach(guest: Guest, which: str, force: bool = False) -> str:
     return vif.name
 
 
-def start_capture(guest: Guest, which: str, path: Path) -> str:
-    """Record all frames of an interface to a new pcapng file. Returns the interface's name."""
+def start_capture(guest: Guest, which: str, path: Path, limit: int = MAX_CAPTURE) -> str:
+    """Record all frames of an interface to a new pcapng file of at most `limit` bytes. Returns the interface's name."""
 
     def act() -> str:
         vif = guest.vifs.find(which)
         if vif.capture is not None:
-            raise UserError(f"{vif.name} is captured to {vif.capture.path} already")
-        vif.capture = Capture(path, vif.name)
+            raise UserError(f"{vif.name} is captured to {vif.capture.path} already", fix="end that capture first")
+        vif.capture = Capture(path, vif.name, limit)
         return vif.name
 
     return _in_turn(guest, act)
@@ -95,6 +100,43 @@ def stop_capture(guest: Guest, which: str) -> Capture:
         return capture
 
     return _in_turn(guest, act)
+
+
+def toggle_capture(guest: Guest, which: str, where: str, limit: int = 0) -> str:
+    """End the capture of an interface that runs, or start one; one line that says so.
+
+    `which`: "" is the first interface. `where`: a file that is not there yet, or a folder; "" is `captures_folder()`. `limit`: bytes."""
+    vif = guest.vifs.find(which)
+    number = str(vif.spec.devid)
+    if vif.capture is not None and not where:
+        ended = stop_capture(guest, number)
+        return f"{ended.frames} frames of {vif.name} are in {ended.path}" + (f" ({ended.trouble})" if ended.trouble else "")
+    if not 0 <= limit <= MAX_CAPTURE:
+        raise UserError(f"a capture of {limit >> 20} MiB", fix=f"at most {MAX_CAPTURE >> 20}")
+    path = Path(where).expanduser() if where else captures_folder()
+    if not where or path.is_dir():
+        path = _new_name(path, guest.name, vif.name)
+    name = start_capture(guest, number, path, limit or MAX_CAPTURE)
+    return f"{name} is captured to {path}, up to {(limit or MAX_CAPTURE) >> 20} MiB; the same command again ends it"
+
+
+def captures_folder() -> Path:
+    """Where captures without a name go: $XDG_STATE_HOME/xenconsole/captures, made when it is missing. Raises UserError."""
+    base = os.environ.get("XDG_STATE_HOME", "")
+    folder = (Path(base) if os.path.isabs(base) else Path.home() / ".local" / "state") / "xenconsole" / "captures"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as bad:
+        raise UserError(f"no folder for captures, {folder}", why=bad.strerror or str(bad), fix="name a file") from bad
+    return folder
+
+
+def _new_name(folder: Path, domain: str, vif: str) -> Path:
+    """A file that is not there, named after the domain, which chose its name freely, the interface and the time."""
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", domain).lstrip(".")[:60]
+    stem = f"{plain}-{vif}-{time.strftime('%Y%m%d-%H%M%S')}"
+    names = (f"{stem}{f'-{number}' if number else ''}.pcapng" for number in itertools.count())
+    return next(folder / name for name in names if not os.path.lexists(folder / name))
 
 
 def reports(guest: Guest) -> tuple[VifReport, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from emulator.dom0 import networkverbs
 from emulator.dom0.config import parse_config
 from emulator.dom0.network import Frame, UplinkSpec
+from emulator.dom0.network.decode import one_line
 from emulator.dom0.toolstack import Toolstack
 from emulator.errors import UserError
 from tests.functional.linux_guest import BUSYBOX, ROOT, kernel, needs_linux
@@ -72,22 +74,55 @@ def test_ping_and_pong_lose_nothing_and_tell_how_long_it_took(host: Host, tmp_pa
     host.create(ours("pong", "ip=10.7.0.2"))
     host.until("pong", "pong: 10.7.0.2")
     pong = host.tools.guests[host.domids["pong"]]
-    networkverbs.start_capture(pong, "0", tmp_path / "pong.pcapng")
+    assert f"vif{pong.domid}.0 is captured to {tmp_path}/pong-vif{pong.domid}.0-" in networkverbs.toggle_capture(pong, "", str(tmp_path))
+    assert (pong.vifs.devices[0].capture or pytest.fail("no capture")).path.stat().st_mode & 0o77 == 0
     host.create(ours("ping", "ip=10.7.0.1 peer=10.7.0.2 count=300 rounds=1"))
     host.until("ping", r"300 sent, 0 lost; min \d+, mean \d+, max \d+ us\n +\d+ us +\d+ #+")
     (report,) = networkverbs.reports(pong)
     assert report.rx_frames == report.tx_frames >= 302 and report.rx_dropped == report.tx_errors == 0
     assert (report.backend_state, report.frontend_state, report.bridge) == ("connected", "connected", "net0")
-    capture = networkverbs.stop_capture(pong, "0")
-    assert capture.frames == report.rx_frames + report.tx_frames
-    data = capture.path.read_bytes()
+    frames = report.rx_frames + report.tx_frames
+    assert networkverbs.toggle_capture(pong, "", "").startswith(f"{frames} frames of vif{pong.domid}.0 are in {tmp_path}")
+    (path,) = tmp_path.iterdir()
+    data = path.read_bytes()
     kinds, at = [], 0
     while at < len(data):
         kind, size = struct.unpack_from("<II", data, at)
         assert data[at + size - 4 : at + size] == struct.pack("<I", size)
         kinds.append(kind)
         at += size
-    assert kinds[:2] == [0x0A0D0D0A, 1] and kinds[2:] == [6] * capture.frames
+    assert kinds[:2] == [0x0A0D0D0A, 1] and kinds[2:] == [6] * frames
+
+
+def test_a_capture_overwrites_nothing_and_stops_at_its_limit(host: Host, tmp_path: Path) -> None:
+    host.create(ours("pong", "ip=10.7.0.2"))
+    pong = host.tools.guests[host.domids["pong"]]
+    (tmp_path / "mine").write_text("precious")
+    with pytest.raises(UserError, match="mine exists"):
+        networkverbs.toggle_capture(pong, "0", str(tmp_path / "mine"))
+    assert (tmp_path / "mine").read_text() == "precious"
+    networkverbs.toggle_capture(pong, "0", str(tmp_path / "a.pcapng"), 4096)
+    with pytest.raises(UserError, match=r"is captured to .*a\.pcapng already \(end that"):
+        networkverbs.toggle_capture(pong, "0", str(tmp_path / "b.pcapng"))
+    host.create(ours("ping", "ip=10.7.0.1 peer=10.7.0.2 count=40 rounds=1"))
+    host.until("ping", "40 sent, 0 lost")
+    assert "its limit of 4 KiB is reached" in networkverbs.toggle_capture(pong, "0", "")
+    assert 3900 < (tmp_path / "a.pcapng").stat().st_size <= 4096
+    with pytest.raises(UserError, match="at most 1024"):
+        networkverbs.toggle_capture(pong, "", "", 1 << 40)
+
+
+@pytest.mark.skipif(shutil.which("tcpdump") is None, reason="no tcpdump here")
+def test_tcpdump_reads_a_capture_and_says_what_our_tail_says(host: Host, tmp_path: Path) -> None:
+    host.create(ours("pong", "ip=10.7.0.2"))
+    pong = host.tools.guests[host.domids["pong"]]
+    networkverbs.toggle_capture(pong, "", str(tmp_path / "pong.pcapng"))
+    host.create(ours("ping", "ip=10.7.0.1 peer=10.7.0.2 count=5 rounds=1"))
+    host.until("ping", "5 sent, 0 lost")
+    networkverbs.toggle_capture(pong, "", "")
+    read = subprocess.run(["tcpdump", "-n", "-t", "-r", str(tmp_path / "pong.pcapng")], capture_output=True, text=True, check=True)
+    tail, _ = host.tools.networks.get("net0").tail(0, 100)
+    assert read.stdout.splitlines() == [one_line(seen.data, seen.length) for seen in tail if not seen.why]
 
 
 def test_a_rate_limit_holds(host: Host) -> None:

@@ -255,9 +255,9 @@ class FakeHost:
     def network_uplink(self, network: str, subnet: str) -> None:
         pass
 
-    def network_capture(self, domid: int, which: str, path: str) -> str:
+    def capture(self, domid: int, which: str, path: str, mib: int) -> str:
         self._guest(domid)
-        return f"vif{domid}.{which} is captured to {path}"
+        return f"vif{domid}.{which or 0} is captured to {path}, up to {mib} MiB"
 
     def obituary(self, domid: int) -> Obituary | None:
         with self.lock:

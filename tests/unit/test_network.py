@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from emulator.dom0.network import Bridge, Capture, Frame, Network, Rate, TokenBucket
 from emulator.dom0.network.bridge import AGEING_NS, MAX_ADDRESSES
 from emulator.dom0.network.frame import checksum, complete, find_transport, segment
+from emulator.dom0.network.pcapng import header, packet
 from emulator.dom0.vifspec import VifSpec, made_mac, numbered, parse_vif, parse_vifs
 from emulator.errors import UserError
 
@@ -194,6 +195,14 @@ def test_a_capture_has_every_frame_with_its_time_and_direction(tmp_path: Path) -
         Capture(tmp_path / "x.pcapng", "x")
     with pytest.raises(UserError, match="cannot be written"):
         Capture(tmp_path / "none" / "x.pcapng", "x")
+
+
+def test_a_capture_is_pcapng_byte_by_byte() -> None:
+    section = "0a0d0d0a 30000000 4d3c2b1a 0100 0000 ffffffffffffffff" + "0400 0a00 78656e636f6e736f6c65 0000" + "0000 0000 30000000"
+    interface = "01000000 2c000000 0100 0000 00000000" + "0200 0600 766966312e30 0000" + "0900 0100 09 000000" + "0000 0000 2c000000"
+    assert header("vif1.0") == bytes.fromhex(section + interface)
+    sent = "06000000 34000000 00000000 02000000 03000000 05000000 05000000 68656c6c6f 000000 0200 0400 02000000 0000 0000 34000000"
+    assert packet(b"hello", (2 << 32) + 3, sent=True) == bytes.fromhex(sent)
 
 
 # --- specs ---------------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import threading
 from pathlib import Path
@@ -53,7 +54,7 @@ class Capture:
         self.trouble = ""
         self._lock = threading.Lock()
         try:
-            self._file = path.open("xb", buffering=0)
+            self._file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb", buffering=0)
             self.bytes = self._file.write(header(interface)) or 0
         except FileExistsError:
             raise UserError(f"{path} exists", fix="another name for the capture") from None
@@ -66,7 +67,7 @@ class Capture:
             if self._file.closed or self.trouble:
                 return
             if self.bytes + len(data) > self.limit:
-                self.trouble = f"its limit of {self.limit >> 20} MiB is reached"
+                self.trouble = f"its limit of {self.limit >> 10} KiB is reached"
                 return
             try:
                 self._file.write(data)

@@ -77,12 +77,12 @@ class GuestVifs:
         return vif
 
     def find(self, which: str) -> Vif:
-        """By number, address, or name (vif3.0). Raises UserError."""
-        for vif in self.devices.values():
-            if which.lower() in (str(vif.spec.devid), mac_text(vif.spec.mac), vif.name):
+        """By number, address, or name (vif3.0); "" is the first. Raises UserError. Any thread."""
+        for vif in tuple(self.devices.values()):
+            if not which or which.lower() in (str(vif.spec.devid), mac_text(vif.spec.mac), vif.name):
                 return vif
-        there = ", ".join(f"{vif.spec.devid} ({mac_text(vif.spec.mac)})" for vif in self.devices.values()) or "none"
-        raise UserError(f"no interface {ascii(which)[1:-1][:40]}", why=f"there are: {there}")
+        there = ", ".join(f"{vif.spec.devid} ({mac_text(vif.spec.mac)})" for vif in tuple(self.devices.values())) or "none"
+        raise UserError(f"no interface {ascii(which)[1:-1][:40]}".rstrip(), why=f"there are: {there}")
 
     def _removed(self, vif: Vif) -> None:
         """An interface's nodes are gone: forget it."""
