@@ -6,7 +6,7 @@ from contextlib import suppress
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from emulator.abi.errno import EINVAL, ENOSYS, EPERM
+from emulator.abi.errno import EINVAL, ENOSYS, EOPNOTSUPP, EPERM
 from emulator.abi.xen import (
     HYPERCALL_NUMBER,
     PHYSDEVOP_IRQ_UNMASK_NOTIFY,
@@ -118,9 +118,19 @@ def physdev_op(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
     raise Refusal(EPERM if command in _PHYSDEV_OF_DOMAIN0 else ENOSYS, f"physdev_op {command}: no physical device is this domain's")
 
 
+def physdev_op_compat(vcpu: Vcpu, argument: int, *_: int) -> int:
+    """struct physdev_op: the command in its first 32 bits, the command's structure at 8 (xen/arch/x86/compat.c)."""
+    return physdev_op(vcpu, vcpu.domain.guest.read_u32(argument), argument + 8)
+
+
+def switched_off(_vcpu: Vcpu, *_: int) -> int:
+    raise Refusal(EOPNOTSUPP, "off by default in Xen, too: it would be an option of the hypervisor (vpmu, argo)")
+
+
 def privileged(_vcpu: Vcpu, *_: int) -> int:
     raise Refusal(EPERM, "only Domain-0 may ask for this")
 
 
-HYPERCALLS: Final = {"multicall": multicall, "vm_assist": vm_assist, "physdev_op": physdev_op, "platform_op": privileged,
-                     "sysctl": privileged, "domctl": privileged, "kexec_op": privileged}  # fmt: skip
+HYPERCALLS: Final = {"multicall": multicall, "vm_assist": vm_assist, "physdev_op": physdev_op, "physdev_op_compat": physdev_op_compat,
+                     "xenpmu_op": switched_off, "argo_op": switched_off, "platform_op": privileged, "sysctl": privileged,
+                     "domctl": privileged, "kexec_op": privileged, "hypfs_op": privileged}  # fmt: skip
