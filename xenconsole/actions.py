@@ -52,6 +52,8 @@ class Actions:
             "events": lambda v: app.open_domain(self._domid(v), "events"),
             "config": lambda v: app.open_domain(self._domid(v), "config"),
             "logs": lambda v: app.navigator.open_logs(),
+            "matrix": lambda v: app.navigator.open_host("matrix"),
+            "scheduler": lambda v: app.open_domain(0),
             "back": self._back,
             "last-view": lambda v: app.navigator.last_view(),
             "previous-domain": lambda v: app.navigator.step_domain(-1),

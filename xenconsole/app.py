@@ -33,10 +33,10 @@ from xenconsole.screens.confirm import ConfirmScreen, LostScreen, TooSmallScreen
 from xenconsole.screens.console import ConsoleScreen
 from xenconsole.screens.domain import DomainScreen
 from xenconsole.screens.help import HelpScreen
+from xenconsole.screens.host import HostScreen
 from xenconsole.screens.logs import LogsScreen
 from xenconsole.screens.overview import OverviewScreen
 from xenconsole.screens.prompt import PromptScreen
-from xenconsole.screens.scheduler import SchedulerScreen
 from xenconsole.screens.snapshots import SnapshotsScreen
 from xenconsole.settings import Settings, load_settings
 from xenconsole.terminal.driver import AltKeysDriver
@@ -46,6 +46,7 @@ from xenconsole.typeahead import TypeAhead
 from xenconsole.units import printable
 from xenconsole.watch import Watch
 from xenconsole.widgets.domain_table import DomainTable
+from xenconsole.widgets.link_matrix import LinkMatrix
 from xenconsole.widgets.log_view import LogView
 
 LEAST = (60, 15)
@@ -104,7 +105,8 @@ class ConsoleApp(App[int], inherit_bindings=False):
                 DomainTable,
                 LogView,
                 DomainScreen,
-                SchedulerScreen,
+                HostScreen,
+                LinkMatrix,
                 ConsoleScreen,
                 SnapshotsScreen,
                 ConfirmScreen,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-from xenconsole.explain_sharing import ROWS
+from xenconsole import explain_devices, explain_sharing
 
 
 @dataclass(frozen=True)
@@ -369,7 +369,7 @@ def table() -> dict[str, Explanation]:
     """Every row of the table by its key."""
     rows: dict[str, tuple[str, list[str], list[str]]] = {}
     key = ""
-    for line in (*_TABLE.splitlines(), *ROWS.splitlines()):
+    for line in (*_TABLE.splitlines(), *explain_sharing.ROWS.splitlines(), *explain_devices.ROWS.splitlines()):
         if line.startswith("    > "):
             rows[key][2].append(line[6:])
         elif line.startswith("    "):

@@ -14,7 +14,9 @@ from xenconsole.screens.confirm import ConfirmScreen, LostScreen, TooSmallScreen
 from xenconsole.screens.console import ConsoleScreen
 from xenconsole.screens.domain import DomainScreen
 from xenconsole.screens.help import HelpScreen, group_of
+from xenconsole.screens.host import HostScreen
 from xenconsole.screens.logs import LogsScreen
+from xenconsole.screens.matrix import MatrixScreen
 from xenconsole.screens.overview import OverviewScreen
 from xenconsole.screens.scheduler import SchedulerScreen
 from xenconsole.screens.snapshots import SnapshotsScreen
@@ -23,12 +25,14 @@ if TYPE_CHECKING:
     from xenconsole.app import ConsoleApp
 
 
+HOST_SCREENS: dict[str, type[HostScreen]] = {"matrix": MatrixScreen}
+"""Views of the whole host by kind, beside Domain-0's own, the scheduler's."""
 SETTLE_SECONDS = 2.0
 """How long a view may take to be put up before things are done in spite of it."""
 
 
 class Navigator:
-    """Moves one app between its views. A view is (kind, domid): overview, domain, console, tiles, snapshots or logs."""
+    """Moves one app between its views. A view is (kind, domid): overview, domain, console, tiles, snapshots, logs or a host screen."""
 
     def __init__(self, app: ConsoleApp) -> None:
         self.app = app
@@ -88,6 +92,9 @@ class Navigator:
             front = self.app.screen
             same = isinstance(front, ConsoleScreen) and front.domids == self._tiled
             return front if same else ConsoleScreen(self.app.client, self._tiled)
+        if kind in HOST_SCREENS:
+            there = (screen for screen in self.app.screen_stack if type(screen) is HOST_SCREENS[kind])
+            return next(there, None) or HOST_SCREENS[kind](self.app.client)
         kinds: dict[str, type[Screen[Any]]] = {"domain": DomainScreen, "snapshots": SnapshotsScreen, "logs": LogsScreen}
         wanted = kinds[kind] if (kind, domid) != ("domain", 0) else SchedulerScreen
         screens: list[Screen[Any]] = self.app.screen_stack
@@ -136,6 +143,10 @@ class Navigator:
         if domid >= 0:
             self._go(("snapshots", domid))
 
+    def open_host(self, kind: str) -> None:
+        """One of HOST_SCREENS."""
+        self._go((kind, -1))
+
     def open_logs(self) -> None:
         self._go(("logs", -1))
 
@@ -149,6 +160,7 @@ class Navigator:
     def _view_of(self, screen: Screen[Any]) -> tuple[str, int] | None:
         """What a screen on the stack shows; None for a dialog."""
         kinds: dict[type[Screen[Any]], str] = {
+            **{made: kind for kind, made in HOST_SCREENS.items()},
             DomainScreen: "domain",
             SchedulerScreen: "domain",
             SnapshotsScreen: "snapshots",

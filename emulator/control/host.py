@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from emulator import __version__
 from emulator.control import portraits
+from emulator.control.links import Links
 from emulator.control.networkportraits import Networkscape
 from emulator.control.networkviews import NetworksView, PacketTail
 from emulator.control.views import (
@@ -70,6 +71,7 @@ class Host:
         self._name = name or os.uname().nodename
         self._trace = trace
         self._networkscape, self._looking = Networkscape(self._tools.networks), threading.Lock()
+        self._links = Links()
         self._traced: dict[int, int] = {}  # domid -> monotonic ns of the last look
         self._started_unix, self._started = time.time(), time.monotonic_ns()
 
@@ -265,7 +267,8 @@ class Host:
 
     def detail(self, domid: int, parts: tuple[str, ...], since_trace: int = 0) -> DomainDetail:
         if domid == 0:
-            return DomainDetail(self._domain0(), runqueue=self._run_queue() if "runqueue" in parts else None)
+            links = self._links.gather(list(self._tools.guests.values())) if "links" in parts else ()
+            return DomainDetail(self._domain0(), runqueue=self._run_queue() if "runqueue" in parts else None, links=links)
         guest = self._tools.guest(domid)
         self._mind_trace(guest, "trace" in parts)
         filled: dict[str, Any] = {}

@@ -166,7 +166,7 @@ def _block_ring(guest: Guest, device: BlockDevice, now_ns: int) -> RingView:
 
 
 def _ports(guest: Guest) -> tuple[PortView, ...]:
-    return tuple(PortView(p.port, p.kind, p.bound, p.vcpu, p.pending, p.masked, p.count) for p in port_states(guest.domain))
+    return tuple(PortView(p.port, p.kind, p.bound, p.vcpu, p.pending, p.masked, p.count, p.peer) for p in port_states(guest.domain))
 
 
 def _refusals(guest: Guest) -> tuple[RefusalView, ...]:

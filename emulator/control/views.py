@@ -217,6 +217,21 @@ class PortView(View, frozen=True):
     pending: bool = False
     masked: bool = False
     count: int = 0  # events sent through it
+    peer: int = -1  # the domain at its far end, or the one it awaits; -1 where there is none
+
+
+class LinkView(View, frozen=True):
+    """What one domain shares with another, seen from the first: event channels, grants given, frames mapped."""
+
+    domid: int
+    peer: int
+    ports: int = 0  # interdomain channels that end at the peer
+    awaiting: int = 0  # unbound ones that the peer may bind
+    pending: int = 0  # channels with an event that was not taken yet
+    events: int = 0  # sent through them, both ways, since they were made
+    given: int = 0  # entries of its grant table that name the peer
+    used: int = 0  # of these, in use by the peer now
+    mapped: int = 0  # the peer's frames that it has mapped
 
 
 class TraceLine(View, frozen=True):
@@ -319,12 +334,13 @@ class DomainDetail(View, frozen=True):
     config: dict[str, str] = {}
     xenstore: tuple[tuple[str, str], ...] = ()  # (path, value) of the domain's own subtree
     crash: CrashView | None = None
-    runqueue: RunQueueView | None = None  # of Domain-0 only
+    runqueue: RunQueueView | None = None  # of Domain-0 only, as the next
+    links: tuple[LinkView, ...] = ()
     refusals: tuple[RefusalView, ...] = ()  # the latest, oldest first
     grants: GrantsView | None = None
 
 
-PARTS: tuple[str, ...] = ("vcpus", "memory", "rings", "ports", "trace", "config", "xenstore", "crash", "runqueue", "refusals", "grants")
+PARTS: tuple[str, ...] = ("vcpus", "memory", "rings", "ports", "trace", "config", "xenstore", "crash", "runqueue", "links", "refusals", "grants")
 """Names accepted in the `parts` of a detail request."""
 
 

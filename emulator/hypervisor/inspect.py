@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from emulator.abi.xen import VI_CR2
 from emulator.cpu.core import CS, DS, ES, FS, GS, SS
 from emulator.hypervisor.emulation.control import fix_cr4
-from emulator.hypervisor.events import KINDS
+from emulator.hypervisor.events import INTERDOMAIN, KINDS, UNBOUND
 from emulator.hypervisor.memory.frames import FREE
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class PortState:
     pending: bool
     masked: bool
     count: int
+    peer: int
 
 
 def readable(domain: Domain, va: int, size: int) -> bytes:
@@ -85,7 +86,8 @@ def _loaded_state(domain: Domain, vcpu: Vcpu) -> VcpuState:
 
 def port_states(domain: Domain) -> list[PortState]:
     events = domain.events
-    return [PortState(number, KINDS[port.kind], events.describe(port), port.vcpu, events.pending(number), events.masked(number), port.count)
+    return [PortState(number, KINDS[port.kind], events.describe(port), port.vcpu, events.pending(number), events.masked(number), port.count,
+                      port.remote_domain if port.kind in (INTERDOMAIN, UNBOUND) else -1)
             for number, port in sorted(events.ports.items())]  # fmt: skip
 
 

@@ -29,7 +29,7 @@ from emulator.control.views import (
 from emulator.errors import UserError
 from tests.ui.fake_engine import START_UNIX, FakeEngine
 from tests.ui.fake_networks import networks_view, packet_tail
-from tests.ui.fake_sharing import frame_view, grants_view, refusal_views, run_queue
+from tests.ui.fake_sharing import frame_view, grants_view, link_views, refusal_views, run_queue
 
 STEP_NS = 250_000_000
 LOOP = 0xFFFFFFFF81E4B2A0
@@ -210,10 +210,11 @@ def port_views(view: DomainView, vcpus: int, now_ns: int) -> tuple[PortView, ...
     seconds = now_ns // STEP_NS / 4.0
     ports = [
         PortView(port=0, kind="reserved"),
-        PortView(port=1, kind="interdomain", bound=f"domain 0 port {10 + view.domid * 2} (xenstore)", count=44 + int(seconds)),
+        PortView(port=1, kind="interdomain", peer=0, bound=f"domain 0 port {10 + view.domid * 2} (xenstore)", count=44 + int(seconds)),
         PortView(
             port=2,
             kind="interdomain",
+            peer=0,
             bound=f"domain 0 port {11 + view.domid * 2} (console)",
             pending=True,
             count=310 + int(seconds * 7),
@@ -229,9 +230,9 @@ def port_views(view: DomainView, vcpus: int, now_ns: int) -> tuple[PortView, ...
             PortView(port=base + 4, kind="ipi", bound=f"vCPU {vcpu} spinlock kicker", vcpu=vcpu, masked=True, count=int(seconds / 2)),
         ]
     ports += [
-        PortView(port=20, kind="interdomain", bound="domain 0 port 31 (xvda)", count=int(seconds * 19)),
-        PortView(port=21, kind="interdomain", bound="domain 0 port 32 (vif0)", pending=True, masked=True, count=512),
-        PortView(port=22, kind="unbound", bound="for domain 0"),
+        PortView(port=20, kind="interdomain", bound="domain 0 port 31 (xvda)", peer=0, count=int(seconds * 19)),
+        PortView(port=21, kind="interdomain", bound="domain 0 port 32 (vif0)", peer=0, pending=True, masked=True, count=512),
+        PortView(port=22, kind="unbound", bound="for domain 0", peer=0),
     ]
     return tuple(ports)
 
@@ -343,6 +344,7 @@ class RichEngine(FakeEngine):
             grants=grants_view(domid) if "grants" in parts else None,
             refusals=refusal_views(now) if "refusals" in parts else (),
             runqueue=run_queue(now) if "runqueue" in parts and not domid else None,
+            links=link_views(list(self.domains), now) if "links" in parts and not domid else (),
         )
 
     async def frame(self, domid: int, pfn: int) -> FrameView:

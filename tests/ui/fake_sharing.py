@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emulator.control.views import FrameEntryView, FrameView, GrantMappingView, GrantsView, GrantView, QueuedView, RefusalView, RunQueueView
+from emulator.control.views import FrameEntryView, FrameView, GrantMappingView, GrantsView, GrantView, LinkView, QueuedView, RefusalView, RunQueueView
 
 
 def frame_view(pfn: int) -> FrameView:
@@ -48,3 +48,17 @@ def run_queue(now_ns: int) -> RunQueueView:
         if slot % 3 != 2:
             stints.append((1, 4 if slot % 2 else 3, began, began + 30_000_000))
     return RunQueueView("credit", waiting, tuple(stints))
+
+
+def link_views(domids: list[int], now_ns: int) -> tuple[LinkView, ...]:
+    """Every guest with Domain-0, debian and the shell with each other, and a grant to a domain that is not there."""
+    step, found = now_ns // 250_000_000, []
+    for domid in domids:
+        if not domid:
+            continue
+        found.append(LinkView(domid, 0, 2 + domid % 4, 0, int(domid == 4), step * 40 * domid, domid * 4, min(domid, 3)))
+        if domid == 4:
+            found += [LinkView(4, 3, 1, 0, 1, step * 3, 1, 0, 1), LinkView(4, 77, 0, 0, 0, 0, 2)]
+        elif domid == 3:
+            found += [LinkView(3, 4, 1, 0, 0, step * 3, 1, 1, 0), LinkView(3, 2, 0, 1)]
+    return tuple(found)

@@ -128,9 +128,9 @@ async def test_every_field_is_explained_at_every_size(size: tuple[int, int]) -> 
         await b.pilot.pause()
         assert b.screen.query_one(ExplainBar).field
         await b.pilot.press("escape", "z")
-        assert b.screen.has_class("-zoomed")
+        assert b.screen.zoomed
         await b.pilot.press("tab", "escape")
-        assert not b.screen.has_class("-zoomed")
+        assert not b.screen.zoomed
 
 
 @pytest.mark.parametrize("size", [(80, 24), (120, 40)])

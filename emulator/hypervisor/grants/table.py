@@ -11,6 +11,8 @@ import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from emulator.abi import grant_table as abi
 from emulator.abi.errno import EBUSY, EINVAL, ERANGE
 from emulator.hypervisor.memory.frames import NONE, WRITABLE, XEN, FrameTable
@@ -336,6 +338,16 @@ class GrantTable:
             if len(found) >= most:
                 break
         return found
+
+    def granted(self) -> dict[int, int]:
+        """How many entries grant something, by the domain that they name."""
+        counts: dict[int, int] = {}
+        for mfn in self.shared:
+            entries = np.frombuffer(self._memory.frame(mfn), np.uint16).reshape(abi.ENTRIES_PER_FRAME[self.version], -1)
+            named, times = np.unique(entries[entries[:, 0] & abi.GTF_type_mask != 0, 1], return_counts=True)
+            for domid, count in zip(named.tolist(), times.tolist(), strict=True):
+                counts[domid] = counts.get(domid, 0) + count
+        return counts
 
     def used_by_guests(self, active: dict[int, Active] | None = None) -> frozenset[tuple[int, int, int, tuple[int, ...]]]:
         """(reference, domain, frame, pins) of what other guests use now, or used in a saved state."""
