@@ -28,7 +28,7 @@ from emulator.hypervisor.grants.peers import Answer, Unmap, tell, unclaimed
 from emulator.hypervisor.grants.table import GrantTable
 from emulator.hypervisor.hypercalls.page import hypercall_page
 from emulator.hypervisor.layout import WINDOW_FRAMES, XenLayout, hypervisor_frames, permutation
-from emulator.hypervisor.mailbox import Level, Logged, Mailbox, Message, PeerRequest, Rotate
+from emulator.hypervisor.mailbox import Level, Logged, Mailbox, Message, PeerRequest, Rotate, Stage
 from emulator.hypervisor.memory.descriptors import check_descriptor
 from emulator.hypervisor.memory.frames import L4, SEG_DESC, WRITABLE, FrameTable
 from emulator.hypervisor.memory.guestmem import GuestMemory
@@ -83,6 +83,7 @@ class Domain:
         self.mailbox = Mailbox()
         self.recording: list[Logged] | None = None
         self.replaying = False
+        self._stage = -1, Stage.NOT_BEGUN  # how far the turn at this count has come
         self._questions: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self.attention = False
         self.yielded = False
@@ -180,38 +181,21 @@ class Domain:
             self._apply(Rotate())
         while (message := self.mailbox.take()) is not None:
             self._apply(message)
-        self._run(self.clock.count + budget)
-
-    def replay(self, log: list[Logged], end: int) -> None:
-        """Run from here to count `end`, each message of `log` applied where it was: bit for bit the run that was recorded."""
-        self.replaying = True
-        try:
-            for entry in log:
-                self._run_to(entry.count)
-                entry.message.apply(self)
-                self.rotation.fresh = True  # as `_apply` has it
-            self._run_to(end)
-        finally:
-            self.replaying = False
-
-    def _run_to(self, count: int) -> None:
-        while self.clock.count < count and not self.ended:
-            before = self.clock.count
-            self._run(count)
-            if self.clock.count == before and self.blocked:
-                raise RuntimeError(f"replay went astray: blocked at count {before} before {count}")
+        self.advance(self.clock.count + budget)
 
     def _apply(self, message: Message) -> None:
         if self.recording is not None:
-            self.recording.append(Logged(self.clock.count, message))
+            at, stage = self._stage
+            count = self.clock.count
+            self.recording.append(Logged(count, message, stage if at == count else Stage.NOT_BEGUN))
+            self._stage = -1, Stage.NOT_BEGUN
         message.apply(self)
         self.rotation.fresh = True
 
-    def _run(self, limit: int) -> None:
+    def advance(self, limit: int) -> None:
         """The guest up to `limit`, turn by turn, timers fired when they are due."""
         while not self.ended:
-            self.time.fire_timers()
-            if self.ended or (vcpu := self.rotation.choose()) is None:
+            if (vcpu := self.choose()) is None:
                 return
             self.clock.set_limit(limit)
             deadline = self.time.next_deadline()
@@ -225,6 +209,13 @@ class Domain:
                 self.yielded = False
                 return
 
+    def choose(self) -> Vcpu | None:
+        """The beginning of a turn: due timers fire, and the vCPU whose turn it is is loaded; None when none can run."""
+        self.time.fire_timers()
+        vcpu = None if self.ended else self.rotation.choose()
+        self._stage = self.clock.count, Stage.CHOSEN
+        return vcpu
+
     def _turn(self, vcpu: Vcpu) -> None:
         """Run the loaded vCPU to the core's limit. Events are delivered where something happened, not where somebody looked."""
         if self.rotation.fresh:
@@ -234,6 +225,7 @@ class Domain:
             except DomainCrash as crash:
                 self.crash(str(crash))
                 return
+        self._stage = self.clock.count, Stage.DELIVERED
         if self.tables.stale:
             self.tables.stale = False
             self.core.flush_tlb()

@@ -1,16 +1,26 @@
 """Messages to a domain: everything that reaches it from outside, applied between two slices by the worker that holds it.
 
 The log of applied messages with their positions (`Clock.count`) is a complete recording: the same domain, built the same way and given
-the same log, runs the same instructions (see `Domain.replay`)."""
+the same log, runs the same instructions (see `replay`)."""
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from emulator.hypervisor.domain import Domain
+
+
+class Stage(IntEnum):
+    """What was done of a turn in which not one block ran, since a message cut in: timers fired and a vCPU chosen, or its events
+    delivered, too. The guest can tell whether that came before the message or after."""
+
+    NOT_BEGUN = 0
+    CHOSEN = 1
+    DELIVERED = 2
 
 
 class Message(Protocol):
@@ -58,10 +68,11 @@ class ToBackend:
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """A message and where it was applied."""
+    """A message and where it was applied: at this count, and how far the next turn there had come (`Stage`)."""
 
     count: int
     message: Message
+    stage: Stage = field(default=Stage.NOT_BEGUN, compare=False)
 
 
 class Mailbox:

@@ -19,6 +19,7 @@ import pytest
 from emulator.abi.xen import VCPU_INFO_SIZE
 from emulator.dom0.guest import Guest
 from emulator.hypervisor.mailbox import Logged
+from emulator.hypervisor.replay import replay
 from emulator.hypervisor.state import save_domain
 from tests.functional.linux_guest import ROOT, build, config_of, memory_hash, needs_linux, type_line, write_cfg
 from tests.unit.cores import Bare
@@ -125,7 +126,7 @@ def check(cfg: Path, script: Script, last: bytes, monkeypatch: pytest.MonkeyPatc
     assert len(log) > len(script)
     second = build(config, monkeypatch)
     try:
-        second.domain.replay(log, wanted.count)
+        replay(second.domain, log, wanted.count)
         found = end_of(second)
     finally:
         second.close()
