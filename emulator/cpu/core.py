@@ -14,7 +14,7 @@ import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from emulator.cpu import native
+from emulator.cpu import exitcheck, native
 from emulator.cpu.layout import (
     ENV_CC_OP,
     ENV_CC_SRC,
@@ -54,6 +54,7 @@ from emulator.cpu.libunicorn import (
     REG_CR4,
     load,
 )
+from emulator.cpu.native import VECTOR_BUDGET
 
 RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15 = range(16)
 ES, CS, SS, DS, FS, GS, LDT, TR, GDT, IDT = range(10)
@@ -80,9 +81,10 @@ INVALID_OPCODE = 6
 class Core:
     """See the module. `address` and `size` (bytes, whole frames) name the host memory that is the machine's RAM from 0."""
 
-    def __init__(self, address: int, size: int, *, translation_buffer: int = 16 << 20) -> None:
+    def __init__(self, address: int, size: int, *, translation_buffer: int = 32 << 20) -> None:
         self._lib = lib = load()
         layout = find_layout()
+        exitcheck.leave_out()
         code = native.native_code()
         engine = ctypes.c_void_p()
         lib.check(lib.open(ARCH_X86, MODE_64, ctypes.byref(engine)), "uc_open")
@@ -115,7 +117,6 @@ class Core:
         self._control_owner = words
         self.control = memoryview(words).cast("B").cast("Q")
         self.control[native.LIMIT] = 0
-        self.control[native.STOP] = lib.emu_stop_address
         self.control[native.ENV] = env
         self.control[native.RAISE] = lib.raise_exception_address
         self.control[native.TSC_COST] = 100 << native.COUNT_SHIFT
@@ -167,6 +168,9 @@ class Core:
     def _interrupt(self, _engine: int, vector: int, _data: int) -> None:
         # Unicorn never resets it, and would turn the second #PF in a row into a double fault.
         self._old_exception.value = -1
+        if vector == VECTOR_BUDGET:
+            self._lib.emu_stop(self._engine)
+            return
         try:
             self.on_trap(vector)
         except BaseException as failure:  # noqa: BLE001 - carried over the C frames, raised again by run()

@@ -46,7 +46,7 @@ class Layout:
     context_bytes: int  # size of CPUX86State up to end_reset_fields
 
 
-class _Prober:
+class Prober:
     def __init__(self) -> None:
         self._fd = os.open("/proc/self/mem", os.O_RDONLY)
 
@@ -63,11 +63,11 @@ class _Prober:
         os.close(self._fd)
 
 
-def _refuse(what: str) -> UserError:
+def refuse(what: str) -> UserError:
     return UserError("self-test failed", where="processor", why=what, fix="this build of Unicorn is not the one measured: install unicorn==2.1.4")
 
 
-def _find_env(prober: _Prober, engine: int) -> tuple[int, int]:
+def _find_env(prober: Prober, engine: int) -> tuple[int, int]:
     """Offsets (uc_struct to CPUState, CPUState to CPUX86State) by the planted registers; the known ones are tried first."""
     planted = struct.pack("<16Q", *_REGISTERS)
     for uc_cpu in (440, *range(0, 1024, 8)):
@@ -78,19 +78,19 @@ def _find_env(prober: _Prober, engine: int) -> tuple[int, int]:
             env = int.from_bytes(head[cpu_env : cpu_env + 8], "little")
             if prober.read(env, 128) == planted:
                 return uc_cpu, cpu_env
-    raise _refuse("the processor's state was not found")
+    raise refuse("the processor's state was not found")
 
 
-def _find_no_exit_request(prober: _Prober, engine: int, context_size: int) -> int:
+def _find_no_exit_request(prober: Prober, engine: int, context_size: int) -> int:
     """The byte uc_struct.no_exit_request, behind the pair (u32 1, context size - 40)."""
     image = prober.read(engine, 4096)
     at = image.find(struct.pack("<II", 1, context_size - 40))
     if at < 0:
-        raise _refuse("no_exit_request was not found")
+        raise refuse("no_exit_request was not found")
     offset = ((at + 8 + 7) & ~7) + 8 + 2
     hook_insert, no_exit_request, init_done = image[offset - 2], image[offset], image[offset + 1]
     if (hook_insert, no_exit_request, init_done) != (0, 0, 1):
-        raise _refuse(f"no_exit_request has strange neighbours {image[offset - 2 : offset + 2].hex()}")
+        raise refuse(f"no_exit_request has strange neighbours {image[offset - 2 : offset + 2].hex()}")
     return offset
 
 
@@ -101,7 +101,7 @@ def find_layout() -> Layout:
     engine = ctypes.c_void_p()
     lib.check(lib.open(ARCH_X86, MODE_64, ctypes.byref(engine)), "uc_open")
     assert engine.value is not None
-    prober = _Prober()
+    prober = Prober()
     try:
         for number, value in zip(_REGISTER_IDS, _REGISTERS, strict=True):
             lib.set_register(engine.value, number, value)
@@ -112,10 +112,10 @@ def find_layout() -> Layout:
         env = int.from_bytes(prober.read(cpu + cpu_env, 8), "little")
         image = prober.read(env, context_size)
         if int.from_bytes(image[(ENV_CR + 3) * 8 : (ENV_CR + 4) * 8], "little") != 0x5000:
-            raise _refuse("CR3 is not where it should be")
+            raise refuse("CR3 is not where it should be")
         at = image.find(_DEBUG_PATTERN)
         if at < 0:
-            raise _refuse("the debug registers were not found")
+            raise refuse("the debug registers were not found")
         dr = at - 48
         return Layout(uc_cpu, cpu_env, _find_no_exit_request(prober, engine.value, context_size), dr, dr - 16, dr + 96, context_size - 40)
     finally:

@@ -95,7 +95,6 @@ class LibUnicorn:
         self.read_eflags.argtypes, self.read_eflags.restype = (p,), u64
         self.set_dr = quick.helper_set_dr_x86_64
         self.set_dr.argtypes, self.set_dr.restype = (p, ctypes.c_int, u64), None
-        self.emu_stop_address = self.address_of("uc_emu_stop")
         self.raise_exception_address = self.address_of("raise_exception_x86_64")
         self._quick = quick
 

@@ -16,25 +16,25 @@ from functools import cache
 
 from emulator.errors import UserError
 
-COUNT, LIMIT, STOP, ENV, RAISE, TSC_BASE, TSC_COST, IO_ALLOWED, TSC_AUX = range(9)
+COUNT, LIMIT, ENV, RAISE, TSC_BASE, TSC_COST, IO_ALLOWED, TSC_AUX = range(8)
 """Indices of the control block's 64-bit words.
 
 COUNT: bytes of the blocks entered since the domain's start, plus the virtual cost of traps: the deterministic clock.
 LIMIT: a block is refused when COUNT >= LIMIT; any thread may lower it at any moment.
-STOP, RAISE: addresses of uc_emu_stop and raise_exception. ENV: address of CPUX86State.
+ENV: address of CPUX86State. RAISE: address of raise_exception.
 TSC_BASE: ns added to COUNT >> COUNT_SHIFT to give the guest's TSC at 1 GHz. TSC_COST: charge for one read of it.
 IO_ALLOWED: 1 when IN and OUT answer at once (all ones, and nothing), 0 when they raise #GP."""
 
-CONTROL_WORDS = 9
+CONTROL_WORDS = 8
 COUNT_SHIFT = 3
 """Eight counts (bytes of guest code) a nanosecond: faster than any measured core, so that virtual time lags the real
 clock within a slice and is brought level after it, never back."""
 
-VECTOR_SYSCALL, VECTOR_SYSENTER, VECTOR_CPUID = 0x100, 0x101, 0x102
-"""Exception numbers of our own, above the architecture's 256, by which instructions reach the interrupt hook."""
+VECTOR_SYSCALL, VECTOR_SYSENTER, VECTOR_CPUID, VECTOR_BUDGET = 0x100, 0x101, 0x102, 0x103
+"""Exception numbers of our own, above the architecture's 256, by which instructions (and a spent budget) reach the interrupt hook."""
 
 # void block(uc, u64 address, u32 size, control): refuse the block when the budget is spent, else charge it.
-# Unicorn runs this before its own exit check, so the charge comes after the comparison: a refused block costs nothing.
+# The charge comes after the comparison: a refused block costs nothing. RIP is the block's already.
 BLOCK = bytes.fromhex(
     "488b01"  # mov rax, [rcx+COUNT]
     "483b4108"  # cmp rax, [rcx+LIMIT]
@@ -42,38 +42,40 @@ BLOCK = bytes.fromhex(
     "89d2"  # mov edx, edx          the size is 32 bits wide
     "480111"  # add [rcx+COUNT], rdx
     "c3"  # ret
-    "ff6110"  # stop: jmp [rcx+STOP]  rdi is uc already
+    "488b7910"  # stop: mov rdi, [rcx+ENV]
+    f"be{VECTOR_BUDGET.to_bytes(4, 'little').hex()}"  # mov esi, vector
+    "ff6118"  # jmp [rcx+RAISE]      does not return
 )
 
 # u32 in(uc, u32 port, int size, control): all ones for a guest that may, #GP for one that may not.
 IN = bytes.fromhex(
-    "83793800"  # cmp dword [rcx+IO_ALLOWED], 0
+    "83793000"  # cmp dword [rcx+IO_ALLOWED], 0
     "7406"  # je refuse
     "b8ffffffff"  # mov eax, -1
     "c3"  # ret
-    "488b7918"  # refuse: mov rdi, [rcx+ENV]
+    "488b7910"  # refuse: mov rdi, [rcx+ENV]
     "be0d000000"  # mov esi, 13     #GP, error code 0
-    "ff6120"  # jmp [rcx+RAISE]     does not return
+    "ff6118"  # jmp [rcx+RAISE]     does not return
 )
 
 # void out(uc, u32 port, int size, u32 value, control): the fifth argument is in r8.
 OUT = bytes.fromhex(
-    "4183783800"  # cmp dword [r8+IO_ALLOWED], 0
+    "4183783000"  # cmp dword [r8+IO_ALLOWED], 0
     "7401"  # je refuse
     "c3"  # ret
-    "498b7818"  # refuse: mov rdi, [r8+ENV]
+    "498b7810"  # refuse: mov rdi, [r8+ENV]
     "be0d000000"  # mov esi, 13
-    "41ff6020"  # jmp [r8+RAISE]
+    "41ff6018"  # jmp [r8+RAISE]
 )
 
 # int rdtsc(uc, control): EDX:EAX = TSC_BASE + (COUNT >> COUNT_SHIFT), and charge the read.
 _READ_TSC = (
-    "488b4630"  # mov rax, [rsi+TSC_COST]
+    "488b4628"  # mov rax, [rsi+TSC_COST]
     "480306"  # add rax, [rsi+COUNT]
     "488906"  # mov [rsi+COUNT], rax
     f"48c1e8{COUNT_SHIFT:02x}"  # shr rax, COUNT_SHIFT
-    "48034628"  # add rax, [rsi+TSC_BASE]
-    "488b4e18"  # mov rcx, [rsi+ENV]
+    "48034620"  # add rax, [rsi+TSC_BASE]
+    "488b4e10"  # mov rcx, [rsi+ENV]
     "89c2"  # mov edx, eax          zero-extends: RAX = low half
     "488911"  # mov [rcx+RAX], rdx
     "48c1e820"  # shr rax, 32
@@ -82,7 +84,7 @@ _READ_TSC = (
 _RETURN_TRUE = "b801000000c3"  # mov eax, 1; ret    the instruction is done
 RDTSC = bytes.fromhex(_READ_TSC + _RETURN_TRUE)
 RDTSCP = bytes.fromhex(
-    _READ_TSC + "488b4640"  # mov rax, [rsi+TSC_AUX]
+    _READ_TSC + "488b4638"  # mov rax, [rsi+TSC_AUX]
     "48894108"  # mov [rcx+RCX*8], rax  regs[1]
     + _RETURN_TRUE
 )
@@ -92,9 +94,9 @@ def _raiser(vector: int) -> bytes:
     """void (or int) hook(uc, control): leave the translated code with exception `vector`."""
     return bytes.fromhex(
         "4889f1"  # mov rcx, rsi
-        "488b7918"  # mov rdi, [rcx+ENV]
+        "488b7910"  # mov rdi, [rcx+ENV]
         f"be{vector.to_bytes(4, 'little').hex()}"  # mov esi, vector
-        "ff6120"  # jmp [rcx+RAISE]
+        "ff6118"  # jmp [rcx+RAISE]
     )
 
 

@@ -30,7 +30,7 @@ from emulator.machine.pool import MemoryPool
 _FIRST_RATE = 1.0  # counts a ns, until measured
 _MIN_BUDGET = 20_000
 _SMALL_FRAMES = 64 * 256
-_SMALL_BUFFER, _BUFFER = 1 << 20, 16 << 20
+_SMALL_BUFFER, _BUFFER = 1 << 20, 32 << 20
 
 
 class Guest:

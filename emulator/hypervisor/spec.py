@@ -19,7 +19,7 @@ class DomainSpec:
     max_frames: int
     vcpus: int = 1
     wallclock_ns: int = 0
-    translation_buffer: int = 16 << 20
+    translation_buffer: int = 32 << 20
 
 
 @dataclass(slots=True)

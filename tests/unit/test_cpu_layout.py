@@ -93,10 +93,10 @@ def test_cr3_elsewhere_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_strange_neighbours_of_the_byte_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     size = libunicorn.load().context_size
-    real = layout._Prober.read
+    real = layout.Prober.read
     pair: list[bytes] = []
 
-    def read(self: layout._Prober, address: int, count: int) -> bytes:
+    def read(self: layout.Prober, address: int, count: int) -> bytes:
         image = bytearray(real(self, address, count))
         if count == 4096:
             at = image.find(pair[0])
@@ -109,12 +109,12 @@ def test_strange_neighbours_of_the_byte_are_refused(monkeypatch: pytest.MonkeyPa
         return found
 
     monkeypatch.setattr(libunicorn.load(), "context_size", context_size)
-    monkeypatch.setattr(layout._Prober, "read", read)
+    monkeypatch.setattr(layout.Prober, "read", read)
     assert "strange neighbours" in refusal()
 
 
 def test_wild_pointers_are_no_crash() -> None:
-    prober = layout._Prober()
+    prober = layout.Prober()
     try:
         for address in (0, 1, 0xFFF, 0x1000, 0xDEAD_0000_0000, 1 << 47, (1 << 64) - 8):
             assert prober.read(address, 8) == b""

@@ -10,7 +10,7 @@ import pytest
 
 from emulator.cpu import native
 
-INDEX = {name: getattr(native, name) * 8 for name in ("COUNT", "LIMIT", "STOP", "ENV", "RAISE", "TSC_BASE", "TSC_COST", "IO_ALLOWED", "TSC_AUX")}
+INDEX = {name: getattr(native, name) * 8 for name in ("COUNT", "LIMIT", "ENV", "RAISE", "TSC_BASE", "TSC_COST", "IO_ALLOWED", "TSC_AUX")}
 REGISTERS = {"RAX": 0, "RCX": 8, "RDX": 16}  # offsets in CPUX86State
 BLANKS = re.compile(r"\s+")
 LINE = re.compile(r'^\s+f?"([0-9a-f]+(?:\{[^}]*\}[0-9a-f]*)?)"\s+# (.+)$', re.MULTILINE)
@@ -44,7 +44,7 @@ def commented() -> list[tuple[str, str]]:
     found = []
     for code, comment in lines:
         code = code.replace("{COUNT_SHIFT:02x}", f"{native.COUNT_SHIFT:02x}")
-        code = re.sub(r"\{vector\.[^}]*\}", (0x77).to_bytes(4, "little").hex(), code)
+        code = re.sub(r"\{(?:vector|VECTOR_BUDGET)\.[^}]*\}", (0x77).to_bytes(4, "little").hex(), code)
         found.append((code, comment))
     return found
 
