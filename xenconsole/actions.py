@@ -41,6 +41,7 @@ class Actions:
         self.history = history or History()
         self.destroyed: set[int] = set()  # by us: nobody needs to be told
         self._snapshot_names: tuple[str, ...] = ()
+        self._disk_names: tuple[str, ...] = ()
         table = self.app.base_table
         self._own: dict[str, Callable[[Values], Work | None]] = {
             "toggle-pause": self._toggle_pause,
@@ -150,7 +151,7 @@ class Actions:
         elif names:
             what, must = f"{len(names)} domains: {', '.join(names)}", f"{len(names)} domains"
         else:
-            what, must = str(calls[0].get("file", "")), ""
+            what, must = str(calls[0].get("file", "") or calls[0].get("disk", "")), ""
         screen = ConfirmScreen(
             f"{command.name.capitalize()} {what}?",
             loses=command.loses,
@@ -203,14 +204,21 @@ class Actions:
             "column": SORTABLE,
             "theme": tuple(sorted(self.app.theme_files)),
             "snapshot": self._snapshot_names,
+            "disk": self._disk_names,
         }
         return Surroundings({v.domid: printable(v.name) for v in views}, self.app.chosen, words, _files)
 
-    async def _refresh_snapshot_names(self) -> None:
-        """Ask for the chosen domain's snapshots, for completion."""
-        self._snapshot_names = ()
+    async def _refresh_names(self) -> None:
+        """Ask for the disks, and for the chosen domain's snapshots, for completion."""
+        self._snapshot_names = self._disk_names = ()
+        if self.app.client.lost:
+            return
+        try:
+            self._disk_names = tuple(disk.name for disk in (await self.app.client.storage.pool()).disks)
+        except (ConnectionError, UserError):
+            pass  # completion does without
         chosen = next((view for view in self.app.overview.domains if view.domid == self.app.chosen), None)
-        if chosen is None or not chosen.snapshots or self.app.client.lost:
+        if chosen is None or not chosen.snapshots:
             return
         try:
             self._snapshot_names = tuple(snap.name for snap in await self.app.client.snapshots(chosen.domid))
@@ -222,7 +230,7 @@ class Actions:
         answer = self.ask(PromptScreen(":", line, complete=lambda text: complete(text, self.around()), hint=usage_at, history=self.history.lines))
 
         async def carry_out() -> None:
-            await self._refresh_snapshot_names()
+            await self._refresh_names()
             typed = await answer
             if typed and typed.strip():
                 await self.take_line(typed)

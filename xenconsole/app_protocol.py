@@ -18,9 +18,19 @@ from textual.dom import DOMNode
 from textual.message import Message
 
 from emulator.control.messages import CommandResult
+from emulator.control.storageviews import DirectoryView, DiskBlockMap, FileChunk, StoragePoolView
 from emulator.control.views import ConsoleChunk, DomainDetail, Overview, SnapshotView
 from xenconsole.rates import Rates
 from xenconsole.settings import Settings
+
+
+class Storage(Protocol):
+    """The storage pool as the console sees it (emulator.control.storageapi.StorageClient)."""
+
+    async def pool(self) -> StoragePoolView: ...
+    async def block_map(self, disk: str, cells: int = 4096) -> DiskBlockMap: ...
+    async def directory(self, disk: str, path: str = "/") -> DirectoryView: ...
+    async def read(self, disk: str, offset: int, size: int, path: str = "") -> FileChunk: ...
 
 
 class Client(Protocol):
@@ -29,6 +39,9 @@ class Client(Protocol):
     @property
     def lost(self) -> str:
         """Empty while the engine lives, else one line saying why it does not."""
+
+    @property
+    def storage(self) -> Storage: ...
 
     async def overview(self, since_log: int = 0) -> Overview: ...
     async def detail(self, domid: int, parts: tuple[str, ...], since_trace: int = 0) -> DomainDetail: ...
@@ -40,7 +53,7 @@ class Client(Protocol):
         """Chunks from `offset` on as they come; ends when the domain is gone."""
 
     def on_event(self, callback: Callable[[str, int], None]) -> Callable[[], None]:
-        """Calls back on the event loop with (kind, domid): console, state, gone, log, lost. Returns what ends it."""
+        """Calls back on the event loop with (kind, domid): console, state, gone, storage, log, lost. Returns what ends it."""
 
     async def close(self) -> None: ...
 
@@ -57,7 +70,7 @@ class OverviewArrived(Message, bubble=False):
 
 
 class EngineNotice(Message, bubble=False):
-    """The engine's pushed notice: kind is console, state, gone, log or lost. Posted to the screen in front."""
+    """The engine's pushed notice: kind is console, state, gone, storage, log or lost. Posted to the screen in front."""
 
     def __init__(self, kind: str, domid: int) -> None:
         super().__init__()

@@ -23,7 +23,7 @@ class Confirm(Enum):
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument; `name` is the engine's name for it. `kind`: domain file snapshot column theme tab choice number count text flag,
+    """One argument; `name` is the engine's name for it. `kind`: domain file disk snapshot column theme tab choice number count text flag,
     and memory (KiB, typed as xl takes it)."""
 
     name: str
@@ -69,6 +69,7 @@ class Command:
 
 
 MEMORY = Argument("kib", "memory", "how much: 512 or 512m, 1g, 65536k")
+DISK = Argument("disk", "disk", "a disk's name")
 SNAPSHOT = Argument("name", "snapshot", "name of a snapshot")
 TABS = ("summary", "vcpus", "memory", "rings", "events", "trace", "config")
 
@@ -193,6 +194,37 @@ COMMANDS: tuple[Command, ...] = (
         engine=True,
         tells=True,
     ),
+    # storage
+    Command("disk-list", "all virtual disks, and who has them", "storage", xl="qemu-img info *.img *.overlay", engine=True, tells=True),
+    Command("disk-info", "one disk: file, base, users, what it is made of", "storage", (DISK,), engine=True, tells=True, xl="qemu-img info {disk}"),
+    Command(
+        "disk-create",
+        "make an empty disk in the storage pool",
+        "storage",
+        (Argument("disk", "text", "name for it"), Argument("size", "text", "512M, 10G, …")),
+        xl="truncate -s {size} {disk}.img",
+        engine=True,
+        tells=True,
+    ),
+    Command(
+        "disk-clone",
+        "make a disk over another, which stays as it is from then on",
+        "storage",
+        (DISK, Argument("new", "text", "name for it")),
+        xl="qemu-img create -b {disk} {new}",
+        engine=True,
+        tells=True,
+    ),
+    Command(
+        "disk-remove",
+        "delete a disk that nobody uses",
+        "storage",
+        (DISK,),
+        confirm=Confirm.ASK,
+        xl="rm {disk}",
+        engine=True,
+        loses="Everything on this disk is gone. This cannot be undone.",
+    ),
     # snapshots
     Command(
         "snapshot",
@@ -283,7 +315,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("quit", "leave, ending every guest", "program", aliases=("exit", "q"), keys="q,ctrl+c", footer="quit"),
 )
 
-GROUPS: tuple[str, ...] = ("domains", "snapshots", "views", "display", "program")
+GROUPS: tuple[str, ...] = ("domains", "storage", "snapshots", "views", "display", "program")
 
 
 def find_command(word: str) -> Command | None:

@@ -53,6 +53,7 @@ from emulator.control.messages import (
 from emulator.control.networkviews import NetworksView, PacketTail
 from emulator.control.process import EngineProcess
 from emulator.control.protocol import MAX_PENDING, ClientSide, ProtocolError
+from emulator.control.storageapi import StorageClient
 from emulator.control.views import ConsoleChunk, DomainDetail, FrameView, Overview, SnapshotView
 from emulator.errors import UserError
 
@@ -75,6 +76,7 @@ class EngineClient:
         self._writer = writer
         self._process = process
         self._side = ClientSide(version)
+        self.storage = StorageClient(self._ask, self._side.next_id)
         self._slots = asyncio.Semaphore(MAX_PENDING)
         self._answers: dict[int, asyncio.Future[Message]] = {}
         self._progress: dict[int, Callable[[str], None]] = {}
@@ -97,7 +99,7 @@ class EngineClient:
         return self._side.peer.pid if self._side.peer else 0
 
     def on_event(self, callback: Callable[[str, int], None]) -> Callable[[], None]:
-        """Have notices told: callback(kind, domid) on the event loop; kind is console, state, gone, log, or lost (domid -1).
+        """Have notices told: callback(kind, domid) on the event loop; kind is console, state, gone, storage, log, or lost (domid -1).
 
         Returns the function that ends it."""
         self._callbacks.append(callback)

@@ -239,6 +239,58 @@ def _network_uplink(host: HostApi, args: Arguments) -> CommandResult:
     return CommandResult(ok=True, message=f"{network} has an uplink, {subnet}" if subnet else f"{network} has no uplink")
 
 
+def _disk_list(host: HostApi, args: Arguments) -> CommandResult:
+    """Every disk with who has it; what qemu-img and xl would each tell a half of."""
+    pool = host.storage.pool()
+    lines = [f"{'Name':<20} {'Format':<8} {'Size':>10} {'Held':>10} {'Used by':<24} Base"]
+    for disk in pool.disks:
+        users = ", ".join(f"{use.domain}:{use.vdev}" for use in disk.uses) or (f"{len(disk.clones)} over it" if disk.clones else "-")
+        lines.append(f"{disk.name:<20} {disk.format:<8} {_bytes(disk.size):>10} {_bytes(disk.held):>10} {users:<24} "
+                     f"{disk.trouble or (disk.chain[0] if disk.chain else '-')}")  # fmt: skip
+    return CommandResult(ok=True, message="\n".join(lines) if pool.disks else f"no disks in {pool.folder}")
+
+
+def _disk_info(host: HostApi, args: Arguments) -> CommandResult:
+    disk = host.storage.disk(args.get("disk", ""))
+    facts = {"file": disk.path, "format": disk.format, "size": f"{_bytes(disk.size)} ({disk.size} bytes)", "held": _bytes(disk.held)}
+    if disk.chain:
+        facts["lies over"] = " → ".join(disk.chain)
+    if disk.clones:
+        facts["base of"] = ", ".join(disk.clones)
+    facts["used by"] = ", ".join(f"{use.domain} (domain {use.domid}) as {use.vdev}{', read-only' * use.readonly}" for use in disk.uses) or "nobody"
+    if disk.trouble:
+        facts["trouble"] = disk.trouble
+    else:
+        totals = host.storage.block_map(disk.name, 1).totals
+        facts["made of"] = ", ".join(f"{_bytes(count)} {kind}" for kind, count in totals.items() if count)
+    return CommandResult(ok=True, message="\n".join([disk.name, *(f"  {name:<10} {fact}" for name, fact in facts.items())]))
+
+
+def _disk_create(host: HostApi, args: Arguments) -> CommandResult:
+    disk = host.storage.create(args.get("disk", ""), args.get("size", ""))
+    return CommandResult(ok=True, message=f"disk {disk.name}, {_bytes(disk.size)}: target=pool:{disk.name}")
+
+
+def _disk_clone(host: HostApi, args: Arguments) -> CommandResult:
+    disk = host.storage.clone(args.get("disk", ""), args.get("new", ""))
+    return CommandResult(ok=True, message=f"disk {disk.name} over {disk.chain[0]}: target=pool:{disk.name}")
+
+
+def _disk_remove(host: HostApi, args: Arguments) -> CommandResult:
+    host.storage.remove(args.get("disk", ""))
+    return CommandResult(ok=True, message=f"disk {args.get('disk', '')} is gone")
+
+
+def _bytes(count: int) -> str:
+    """1.5 GiB; exact where it is short."""
+    size, unit = float(count), "B"
+    for bigger in ("KiB", "MiB", "GiB", "TiB"):
+        if size < 1024:
+            break
+        size, unit = size / 1024, bigger
+    return f"{size:.0f} {unit}" if size == int(size) else f"{size:.1f} {unit}"
+
+
 _DOMID = {"domid": int}
 COMMANDS: Mapping[str, Command] = {
     "create": Command(_create, {}, {"file": str, "text": str, "extra": str, "name": str, "paused": bool}),
@@ -263,6 +315,11 @@ COMMANDS: Mapping[str, Command] = {
     "network-list": Command(_network_list, _DOMID, {}),
     "network-uplink": Command(_network_uplink, {"network": str}, {"subnet": str}),
     "capture": Command(_capture, _DOMID, {"vif": str, "file": str, "mib": int}),
+    "disk-list": Command(_disk_list, {}, {}),
+    "disk-info": Command(_disk_info, {"disk": str}, {}),
+    "disk-create": Command(_disk_create, {"disk": str, "size": str}, {}),
+    "disk-clone": Command(_disk_clone, {"disk": str, "new": str}, {}),
+    "disk-remove": Command(_disk_remove, {"disk": str}, {}),
     "forget": Command(_forget, {**_DOMID, "name": str}, {}),
 }
 """All but `quit`, which is the server's own."""

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from emulator import __version__
 from emulator.control import portraits
+from emulator.control.hoststorage import HostStorage
 from emulator.control.links import Links
 from emulator.control.networkportraits import Networkscape
 from emulator.control.networkviews import NetworksView, PacketTail
@@ -68,6 +69,7 @@ class Host:
     def __init__(self, *, pool_kib: int, cpus: int, name: str = "", trace: bool = True, scheduler: str = DEFAULT_SCHEDULER) -> None:
         self._tools = Toolstack(pool_kib=pool_kib, cpus=cpus, scheduler=scheduler)
         self._tools.last_view = self._domain_view
+        self.storage = HostStorage(self._tools)
         self._name = name or os.uname().nodename
         self._trace = trace
         self._networkscape, self._looking = Networkscape(self._tools.networks), threading.Lock()
@@ -136,7 +138,7 @@ class Host:
 
     def block_attach(self, domid: int, spec: str) -> str:
         """Plug a disk in, by xl's disk specification; its name in the guest."""
-        return blockverbs.attach(self._tools.guest(domid), spec).spec.vdev
+        return blockverbs.attach(self._tools.guest(domid), spec, self._tools.storage).spec.vdev
 
     def block_detach(self, domid: int, vdev: str, force: bool) -> str:
         """Take a disk away, with the guest's consent or by force; its name."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from emulator.control.networkviews import NetworksView, PacketTail
+from emulator.control.storageapi import StorageApi
 from emulator.control.views import ConsoleChunk, CrashView, DomainDetail, DomainView, FrameView, Overview, SnapshotView
 
 
@@ -29,6 +30,8 @@ class ObituaryLike(Protocol):
 class HostApi(Protocol):
     """The host of all domains. `config` of create is an emulator.dom0.config.DomainConfig."""
 
+    @property
+    def storage(self) -> StorageApi: ...
     def start(self) -> None: ...
     def stop(self) -> None: ...
     def overview(self, since_log: int = 0) -> Overview: ...

@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from emulator.control.networkviews import NetworksView, PacketTail
+from emulator.control.storageviews import DirectoryView, DiskBlockMap, FileChunk, StoragePoolView
 from emulator.control.views import (
     ConsoleChunk,
     CrashView,
@@ -115,6 +116,18 @@ class GetObituary(Request, frozen=True, tag="obituary?"):
     domid: int = 0
 
 
+class GetStorage(Request, frozen=True, tag="storage?"):
+    """The pool; with `disk` one of the disks: its block map in `cells` pieces, or with `path` a directory, or a part of its bytes or of
+    a file's. `what`: pool blocks directory bytes."""
+
+    what: str = "pool"
+    disk: str = ""
+    path: str = ""
+    cells: int = 4096
+    offset: int = 0
+    size: int = 0
+
+
 class RunCommand(Request, frozen=True, tag="command?"):
     name: str = ""
     args: dict[str, Argument] = {}
@@ -190,6 +203,15 @@ class PacketsReply(Reply, frozen=True, tag="packets"):
     tail: PacketTail
 
 
+class StorageReply(Reply, frozen=True, tag="storage"):
+    """The one of these that was asked for."""
+
+    pool: StoragePoolView | None = None
+    blocks: DiskBlockMap | None = None
+    directory: DirectoryView | None = None
+    chunk: FileChunk | None = None
+
+
 class ObituaryReply(Reply, frozen=True, tag="obituary"):
     obituary: ObituaryView | None = None
 
@@ -221,7 +243,7 @@ class Progress(Message, frozen=True, tag="progress"):
 
 
 class Notices(Message, frozen=True, tag="notices"):
-    """Things that happened, each once however often it did: (kind, domid); kind is console, state, gone or log."""
+    """Things that happened, each once however often it did: (kind, domid); kind is console, state, gone, storage or log."""
 
     notices: tuple[tuple[str, int], ...] = ()
 
@@ -238,9 +260,9 @@ class StreamEnd(Message, frozen=True, tag="end"):
     error: str = ""
 
 
-ViewRequest = GetOverview | GetDetail | GetSnapshots | GetFrame | GetNetworks | GetPackets | GetObituary
+ViewRequest = GetOverview | GetDetail | GetSnapshots | GetFrame | GetNetworks | GetPackets | GetStorage | GetObituary
 ClientRequest = ViewRequest | RunCommand | WriteConsole | ReadConsole
 FromClient = Hello | Goodbye | ClientRequest | Attach | Credit | Detach
-ViewReply = OverviewReply | DetailReply | SnapshotsReply | FrameReply | NetworksReply | PacketsReply | ObituaryReply
+ViewReply = OverviewReply | DetailReply | SnapshotsReply | FrameReply | NetworksReply | PacketsReply | StorageReply | ObituaryReply
 EngineReply = ViewReply | CommandReply | WriteReply | ReadReply | Refused
 FromEngine = Hello | Goodbye | EngineReply | Progress | Notices | StreamData | StreamEnd

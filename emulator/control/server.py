@@ -36,6 +36,7 @@ from emulator.control.messages import (
     GetOverview,
     GetPackets,
     GetSnapshots,
+    GetStorage,
     Goodbye,
     NetworksReply,
     Notices,
@@ -53,6 +54,7 @@ from emulator.control.messages import (
     WriteReply,
 )
 from emulator.control.protocol import EngineSide, ProtocolError
+from emulator.control.storageapi import answer
 from emulator.control.streams import ConsoleStream
 from emulator.control.views import PARTS
 from emulator.errors import UserError
@@ -286,6 +288,8 @@ class Connection:
             return NetworksReply(id=request.id, networks=await run(False, host.networks))
         if isinstance(request, GetPackets):
             return PacketsReply(id=request.id, tail=await run(False, host.packets, request.network, request.source, request.since, request.most))
+        if isinstance(request, GetStorage):
+            return await run(True, answer, host.storage, request)
         if isinstance(request, GetObituary):
             kept = host.obituary(request.domid)
             if kept is None:

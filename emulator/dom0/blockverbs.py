@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from emulator.abi.blkif import XENBUS_STATE_NAMES
 from emulator.dom0.backends.block.device import BlockDevice
 from emulator.dom0.backends.block.disks import open_disk
 from emulator.dom0.diskspec import parse_disk
+from emulator.dom0.storage.pool import StoragePool
 from emulator.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,9 +51,11 @@ def _in_turn(guest: Guest, act: Callable[[], T]) -> T:
         raise UserError(f"domain {guest.domid} is gone") from None
 
 
-def attach(guest: Guest, text: str, folder: Path | None = None) -> BlockDevice:
-    """Plug a disk into a running domain; the guest finds it by itself."""
-    spec = parse_disk(text, folder=folder)
+def attach(guest: Guest, text: str, pool: StoragePool | None = None) -> BlockDevice:
+    """Plug a disk into a running domain; the guest finds it by itself. `pool`: where a target pool:NAME lies."""
+    spec = parse_disk(text)
+    if pool is not None:
+        spec = pool.admit(spec)
     image = open_disk(spec)
     try:
         return _in_turn(guest, lambda: guest.disks.attach(spec, image))

@@ -3,8 +3,9 @@
     format=raw,vdev=xvda,access=rw,target=/images/root.img
     /images/root.img,raw,xvda,rw                             the same by position
     format=overlay,vdev=xvda,access=rw,base=/images/root.img,target=/images/mine.overlay
+    vdev=xvda,access=rw,target=pool:mine                     a disk of the storage pool, in the format it has there
 
-`overlay`, `base=` and `baseformat=` are ours: a copy-on-write image, made over `base` when it does not exist yet.
+`overlay`, `base=` and `baseformat=` and `pool:` are ours: a copy-on-write image, made over `base` when it does not exist yet.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from emulator.dom0.cfgfile import printable
 from emulator.errors import UserError
 
 FORMATS: Final = ("raw", "overlay")
+POOL_PREFIX: Final = "pool:"
+"""Before the name of a disk in the storage pool."""
 MAX_SPEC: Final = 8192
 _XVD, _EXTENDED = 202 << 8, 1 << 28
 _ACCESS: Final = {"ro": True, "r": True, "rw": False, "w": False, "": False}
@@ -210,4 +213,4 @@ class _Reader:
 
     def _path(self, text: str) -> Path:
         path = Path(text)
-        return path if path.is_absolute() or self._folder is None else self._folder / path
+        return path if path.is_absolute() or text.startswith(POOL_PREFIX) or self._folder is None else self._folder / path

@@ -22,6 +22,7 @@ from emulator.dom0.guest import Guest, build_guest
 from emulator.dom0.memoryverbs import DomainMemory
 from emulator.dom0.network import Networks
 from emulator.dom0.snapshots import Snapshot
+from emulator.dom0.storage.pool import StoragePool
 from emulator.dom0.transcript import Transcript
 from emulator.dom0.xenstore import Store
 from emulator.errors import UserError
@@ -82,6 +83,7 @@ class Toolstack:
         self.cpus = PhysicalCpus(cpus, self._failed, partial(make_scheduler, scheduler), Unit)
         self.store = Store()
         self.networks = Networks()
+        self.storage = StoragePool()
         self.guests: dict[int, Guest] = {}
         self.autopsies: dict[int, Autopsy] = {}
         self.obituaries: OrderedDict[int, Obituary] = OrderedDict()
@@ -162,6 +164,7 @@ class Toolstack:
             domid = self._take_domid()
             self.pool.take(domid, config.memory_mib * 256)
         try:
+            config = replace(config, disks=tuple(self.storage.admit(disk) for disk in config.disks))
             guest = build_guest(config, domid, self.store, progress, self.networks)
         except BaseException:
             self.pool.give(domid)

@@ -27,6 +27,7 @@ from emulator.control.views import (
 )
 from emulator.errors import UserError
 from tests.ui.fake_detail import fake_detail
+from tests.ui.fake_storage import FakeStorage
 
 START_UNIX = 1_700_000_000.0
 KEPT = 1 << 20
@@ -121,6 +122,7 @@ class FakeEngine:
 
     def __init__(self, domains: list[FakeDomain] | None = None, *, step_ns: int = 250_000_000, cpus: int = 2) -> None:
         self.lost = ""
+        self.storage = FakeStorage()
         self.closed = False
         self.commands: list[tuple[str, dict[str, object]]] = []
         self.cpus = cpus

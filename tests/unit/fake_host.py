@@ -10,8 +10,10 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+from emulator.control.hoststorage import HostStorage
 from emulator.control.networkviews import NetworksView, NetworkView, PacketTail, PacketView, VifView
 from emulator.control.views import (
     ConsoleChunk,
@@ -25,6 +27,7 @@ from emulator.control.views import (
     SnapshotView,
     VcpuView,
 )
+from emulator.dom0.toolstack import Toolstack
 from emulator.errors import UserError
 
 KEPT = 1 << 20
@@ -73,6 +76,11 @@ class FakeHost:
         self.blocked.set()
         self.stopped = False
         self.next = 1
+
+    @cached_property
+    def storage(self) -> HostStorage:
+        """The real one, of a toolstack without guests."""
+        return HostStorage(Toolstack(pool_kib=1024, cpus=1))
 
     def start(self) -> None: ...
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -70,6 +71,20 @@ async def test_views_come_over_as_they_are() -> None:
         assert (tail.seq, tail.packets[0].text) == (5, "ARP, Request")
         with pytest.raises(UserError, match="no network"):
             await client.packets("nowhere")
+
+
+async def test_the_storage_pool_comes_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XENCONSOLE_DISKS", str(tmp_path))
+    async with engine() as (host, client):
+        assert (await client.command("disk-create", disk="root", size="1M")).ok
+        assert (await client.command("disk-create", disk="root", size="1M")).error == f"{tmp_path}: a disk called root exists"
+        assert await client.storage.pool() == host.storage.pool()
+        assert (await client.storage.block_map("root", 8)).kinds == bytes(8)
+        assert (await client.storage.read("root", 100, 9)).data == bytes(9)
+        with pytest.raises(UserError, match="neither a partition table"):
+            await client.storage.directory("root")
+        with pytest.raises(UserError, match="no disk 'none'"):
+            await client.storage.read("none", 0, 1)
 
 
 async def test_commands_answer_in_words() -> None:

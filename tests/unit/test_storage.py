@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -176,7 +177,7 @@ def test_no_moment_of_a_flush_leaves_a_map_that_names_missing_data(tmp_path: Pat
 
 
 def test_mistakes_are_told(tmp_path: Path, base: Path, overlay: OverlayImage) -> None:
-    def told(path: Path, fmt: str = "raw", readonly: bool = False, **more: str) -> str:
+    def told(path: Path, fmt: str = "raw", readonly: bool = False, **more: Any) -> str:
         with pytest.raises(UserError) as bad:
             open_image(path, fmt, readonly=readonly, **more)
         return bad.value.line()

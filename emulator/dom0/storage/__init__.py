@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from emulator.dom0.storage.image import Image, Usage
-from emulator.dom0.storage.overlay import MAGIC, OverlayImage, create_overlay
+from emulator.dom0.storage.overlay import OverlayImage
+from emulator.dom0.storage.overlayfile import MAGIC, create_overlay
 from emulator.dom0.storage.raw import RawImage
 from emulator.dom0.storage.worker import DiskWorker, Done
 from emulator.errors import UserError
@@ -21,15 +22,17 @@ FORMATS: Final = ("raw", "overlay")
 __all__ = ["FORMATS", "DiskWorker", "Done", "Image", "OverlayImage", "RawImage", "Usage", "clone", "create_overlay", "open_base", "open_image"]
 
 
-def open_image(path: str | Path, fmt: str, *, readonly: bool, base: str | Path | None = None, base_format: str = "raw") -> Image:
-    """Open a disk. With `base` an overlay that does not exist yet is made over it. Raises UserError."""
+def open_image(path: str | Path, fmt: str, *, readonly: bool, base: str | Path | None = None, base_format: str = "raw",
+               locked: bool = True) -> Image:  # fmt: skip
+    """Open a disk. With `base` an overlay that does not exist yet is made over it; without `locked` it is for looking only. Raises
+    UserError."""
     if fmt == "overlay":
         if base is not None and not readonly and not os.path.exists(path):
             clone(base, path, base_format)
-        return OverlayImage(path, readonly=readonly)
+        return OverlayImage(path, readonly=readonly, locked=locked)
     if fmt != "raw":
         raise UserError(f"disk: format {fmt!r} is not known", where=str(path), fix=" or ".join(FORMATS))
-    return RawImage(path, readonly=readonly)
+    return RawImage(path, readonly=readonly, locked=locked)
 
 
 def clone(base: str | Path, path: str | Path, base_format: str = "raw") -> None:
@@ -43,7 +46,9 @@ def clone(base: str | Path, path: str | Path, base_format: str = "raw") -> None:
         image.close()
 
 
-def open_base(path: bytes, base_format: str, depth: int) -> Image:
+def open_base(path: bytes, base_format: str, depth: int, *, locked: bool = True) -> Image:
     """What an overlay lies over, read-only."""
     name = os.fsdecode(path)
-    return OverlayImage(name, readonly=True, depth=depth) if base_format == "overlay" else RawImage(name, readonly=True)
+    if base_format == "overlay":
+        return OverlayImage(name, readonly=True, depth=depth, locked=locked)
+    return RawImage(name, readonly=True, locked=locked)

@@ -7,11 +7,13 @@ import errno
 import fcntl
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Final, Protocol
 
+from emulator.dom0.storage.layout import Layout
 from emulator.errors import UserError
 
 MAX_SIZE: Final = 1 << 40
@@ -51,6 +53,13 @@ class Image(Protocol):
 
     def usage(self) -> Usage: ...
 
+    def look(self) -> Callable[[], Image]:
+        """What opens a second, read-only image of the present contents, with descriptors of its own and no lock; what is written later
+        may be seen in it or not. To be called while nobody closes this one; UserError comes from the opening."""
+
+    def layout(self) -> Layout:
+        """What the contents are made of. Errors are OSError."""
+
     def mark(self) -> object:
         """Remember the contents as they are, for `rewind`. UserError when this kind of image cannot."""
 
@@ -60,8 +69,8 @@ class Image(Protocol):
     def close(self) -> None: ...
 
 
-def open_file(path: str | Path, *, readonly: bool, what: str = "disk") -> int:
-    """A descriptor of a regular file or block device, locked against a second writer. UserError says what is wrong."""
+def open_file(path: str | Path, *, readonly: bool, what: str = "disk", locked: bool = True) -> int:
+    """A descriptor of a regular file or block device, locked against a second writer unless told not to. UserError says what is wrong."""
     where = str(path)
     flags = os.O_CLOEXEC | os.O_NONBLOCK | (os.O_RDONLY if readonly else os.O_RDWR)
     try:
@@ -73,15 +82,20 @@ def open_file(path: str | Path, *, readonly: bool, what: str = "disk") -> int:
         mode = os.fstat(descriptor).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
             raise UserError(f"{what}: neither a file nor a block device", where=where)
-        try:
-            fcntl.flock(descriptor, (fcntl.LOCK_SH if readonly else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except OSError as bad:
-            why = "a domain writes to it" if readonly else "another domain uses it"
-            raise UserError(f"{what}: in use", where=where, why=why, fix="one writer alone, or access=ro for all") from bad
+        if locked:
+            _lock(descriptor, readonly, where, what)
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _lock(descriptor: int, readonly: bool, where: str, what: str) -> None:
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if readonly else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError as bad:
+        why = "a domain writes to it" if readonly else "another domain uses it"
+        raise UserError(f"{what}: in use", where=where, why=why, fix="one writer alone, or access=ro for all") from bad
 
 
 def size_of(descriptor: int, where: str, what: str = "disk") -> int:

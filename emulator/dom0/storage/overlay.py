@@ -18,10 +18,8 @@ Clusters are 4 KiB, a file system's block, so that most writes replace a whole o
 from __future__ import annotations
 
 import os
-import struct
 import threading
-import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -29,64 +27,16 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from emulator.dom0.storage.image import MAX_SIZE, SECTOR, Usage, open_file, read_exactly, read_nowait, write_exactly
+from emulator.dom0.storage.image import Usage, open_file, read_exactly, read_nowait, write_exactly
+from emulator.dom0.storage.layout import BASE, OWN, ZERO, Layout, over
+from emulator.dom0.storage.overlayfile import MAP_AT, MAP_PIECE, read_header
 from emulator.errors import UserError
 
 if TYPE_CHECKING:
     from emulator.dom0.storage.image import Image
 
-MAGIC: Final = b"XCOVERLY"
-VERSION: Final = 1
-HEADER: Final = struct.Struct("<8sIIQQQQHH")
-"""magic, version, cluster bytes, disk bytes, data offset, base bytes, base mtime in ns, base's format (0 raw, 1 overlay), length of
-the base's path that follows."""
-BASE_FORMATS: Final = ("raw", "overlay")
-HEADER_SIZE: Final = 4096
-MAP_AT: Final = HEADER_SIZE
-MAP_PIECE: Final = 1024  # entries of the map that are written at once: 4 KiB
-_MAX_MAP_ENTRIES: Final = 1 << 22
 _MAX_DEPTH: Final = 16
 _BASE, _ZERO, _FIRST = 0, 1, 2
-
-
-def cluster_size(size: int) -> int:
-    """Of a new overlay: 4 KiB, doubled until the map fits 16 MiB."""
-    cluster = 4096
-    while -(-size // cluster) > _MAX_MAP_ENTRIES:
-        cluster *= 2
-    return cluster
-
-
-def create_overlay(path: str | Path, *, base: str | Path | None = None, base_format: str = "raw", base_size: int = 0, size: int = 0) -> None:
-    """Make an overlay's file, which must not exist: over `base` (of `base_size` bytes), or over nothing, `size` bytes of zeros."""
-    where = str(path)
-    size = size or base_size
-    if not SECTOR <= size <= MAX_SIZE or size % SECTOR:
-        raise UserError("overlay: not a disk's size", where=where, why=f"{size} bytes", fix=f"a multiple of 512, at most {MAX_SIZE}")
-    cluster = cluster_size(size)
-    name = os.fsencode(os.path.abspath(base)) if base is not None else b""
-    if len(name) > 3000:
-        raise UserError("overlay: the base's path is too long", where=where)
-    entries = -(-size // cluster)
-    data_at = -(-(MAP_AT + entries * 4) // cluster) * cluster
-    changed = os.stat(base).st_mtime_ns if base is not None else 0
-    fields = HEADER.pack(MAGIC, VERSION, cluster, size, data_at, base_size if base is not None else 0, changed,
-                         BASE_FORMATS.index(base_format), len(name)) + name  # fmt: skip
-    header = fields.ljust(HEADER_SIZE - 4, b"\0")
-    header += zlib.crc32(header).to_bytes(4, "little")
-    aside = f"{where}.{os.getpid()}.new"
-    try:
-        descriptor = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            write_exactly(descriptor, 0, header)
-            os.ftruncate(descriptor, data_at)
-            os.fdatasync(descriptor)
-            os.link(aside, where)  # unlike a rename it fails when the name is taken
-        finally:
-            os.close(descriptor)
-            os.unlink(aside)
-    except OSError as bad:
-        raise UserError("overlay: cannot be made", where=where, why=bad.strerror or str(bad)) from bad
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +47,9 @@ class Mark:
 
 
 class OverlayImage:
-    """See image.Image. `depth`: how many overlays lie over this one."""
+    """See image.Image. `depth`: how many overlays lie over this one. Without `locked` it is for looking only: a writer may come."""
 
-    def __init__(self, path: str | Path, *, readonly: bool, depth: int = 0) -> None:
+    def __init__(self, path: str | Path, *, readonly: bool, depth: int = 0, locked: bool = True) -> None:
         from emulator.dom0.storage import open_base
 
         self.path, self.readonly = str(path), readonly
@@ -107,14 +57,15 @@ class OverlayImage:
             raise UserError("overlay: lies over itself, or too deep", where=self.path, why=f"more than {_MAX_DEPTH} bases")
         self.size = self._cluster = self._data_at = self._entries = 0
         self._lock = threading.Lock()
-        self._descriptor = open_file(path, readonly=readonly)
+        self._descriptor = open_file(path, readonly=readonly, locked=locked)
         self._base: Image | None = None
         try:
-            base, base_format, base_size, changed = self._read_header()
-            if base:
-                self._base = open_base(base, base_format, depth + 1)
-                if self._base.size != base_size or os.stat(base).st_mtime_ns != changed:
-                    raise UserError("overlay: its base has changed since", where=self.path, why=os.fsdecode(base),
+            header = read_header(self._descriptor, self.path)
+            self.size, self._cluster, self._data_at, self._entries = header.size, header.cluster, header.data_at, header.entries
+            if header.base:
+                self._base = open_base(header.base, header.base_format, depth + 1, locked=locked)
+                if self._base.size != header.base_size or os.stat(header.base).st_mtime_ns != header.changed:
+                    raise UserError("overlay: its base has changed since", where=self.path, why=os.fsdecode(header.base),
                                     fix="what the overlay holds means nothing without the base as it was")  # fmt: skip
             self._table, self._used = self._read_map()
         except OSError as bad:
@@ -129,23 +80,6 @@ class OverlayImage:
         self._free: list[int] = [int(number) for number in np.flatnonzero(~named)[::-1]]  # data clusters that no map names, lowest last
         self._freed: list[int] = []  # those that the map on disk may still name
         self._frozen = 0  # data clusters below this belong to marks: never written in place
-
-    def _read_header(self) -> tuple[bytes, str, int, int]:
-        header = os.pread(self._descriptor, HEADER_SIZE, 0)
-        if len(header) < HEADER_SIZE or header[:8] != MAGIC:
-            raise UserError("no overlay", where=self.path, fix="format=raw, or make it with base=…")
-        _, version, cluster, size, data_at, base_size, changed, base_format, length = HEADER.unpack_from(header)
-        if version != VERSION:
-            raise UserError(f"an overlay of version {version}", where=self.path, why=f"{VERSION} is known")
-        if zlib.crc32(header[:-4]) != int.from_bytes(header[-4:], "little"):
-            raise UserError("overlay: its header is damaged", where=self.path)
-        entries = -(-size // cluster) if cluster else 0
-        sizes_fit = 4096 <= cluster <= 1 << 20 and not cluster & cluster - 1 and SECTOR <= size <= MAX_SIZE and not size % SECTOR
-        map_fits = entries <= _MAX_MAP_ENTRIES and sizes_fit and not data_at % cluster and data_at >= MAP_AT + entries * 4
-        if not map_fits or length > 3000 or base_format >= len(BASE_FORMATS):
-            raise UserError("overlay: its header makes no sense", where=self.path)
-        self.size, self._cluster, self._data_at, self._entries = size, cluster, data_at, entries
-        return header[HEADER.size : HEADER.size + length], BASE_FORMATS[base_format], base_size, changed
 
     def _read_map(self) -> tuple[NDArray[np.uint32], int]:
         table = np.frombuffer(read_exactly(self._descriptor, MAP_AT, self._entries * 4), dtype="<u4").astype(np.uint32)
@@ -321,6 +255,25 @@ class OverlayImage:
     def usage(self) -> Usage:
         held = os.fstat(self._descriptor).st_blocks * 512
         return Usage(self.size, held, int(np.count_nonzero(self._table >= _FIRST)) * self._cluster)
+
+    def look(self) -> Callable[[], Image]:
+        with self._lock:
+            table = self._table.copy()
+
+        def open_view() -> Image:
+            view = OverlayImage(self.path, readonly=True, locked=False)
+            view._table = table  # the file's own may be older
+            return view
+
+        return open_view
+
+    def layout(self) -> Layout:
+        with self._lock:
+            table = np.minimum(self._table, _FIRST)
+        starts = np.flatnonzero(np.diff(table, prepend=table[0] + 1))
+        kinds = np.array([BASE, ZERO, OWN], dtype=np.uint8)[table[starts]]
+        own = Layout(starts.astype(np.int64) * self._cluster, kinds, self.size)
+        return over(own, self._base.layout() if self._base is not None else None)
 
     def mark(self) -> Mark:
         with self._lock:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
-from emulator.dom0.storage.image import Usage, open_file, punch_hole, read_exactly, read_nowait, size_of, write_exactly
+from emulator.dom0.storage.image import Image, Usage, open_file, punch_hole, read_exactly, read_nowait, size_of, write_exactly
+from emulator.dom0.storage.layout import Layout, file_layout
 from emulator.errors import UserError
 
 
 class RawImage:
-    """See image.Image. The lock is held until `close`."""
+    """See image.Image. The lock is held until `close`; without `locked` there is none: for looking only."""
 
-    def __init__(self, path: str | Path, *, readonly: bool) -> None:
+    def __init__(self, path: str | Path, *, readonly: bool, locked: bool = True) -> None:
         self.path, self.readonly = str(path), readonly
-        self.descriptor = open_file(path, readonly=readonly)
+        self.descriptor = open_file(path, readonly=readonly, locked=locked)
         try:
             self.size = size_of(self.descriptor, self.path)
         except BaseException:
@@ -40,6 +42,12 @@ class RawImage:
     def usage(self) -> Usage:
         held = os.fstat(self.descriptor).st_blocks * 512
         return Usage(self.size, held, held)
+
+    def look(self) -> Callable[[], Image]:
+        return lambda: RawImage(self.path, readonly=True, locked=False)
+
+    def layout(self) -> Layout:
+        return file_layout(self.descriptor, self.size)
 
     def mark(self) -> object:
         if not self.readonly:
