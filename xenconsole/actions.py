@@ -54,6 +54,7 @@ class Actions:
             "config": lambda v: app.open_domain(self._domid(v), "config"),
             "logs": lambda v: app.navigator.open_logs(),
             "matrix": lambda v: app.navigator.open_host("matrix"),
+            "networks": lambda v: app.navigator.open_host("networks"),
             "scheduler": lambda v: app.open_domain(0),
             "back": self._back,
             "last-view": lambda v: app.navigator.last_view(),

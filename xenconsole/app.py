@@ -35,6 +35,7 @@ from xenconsole.screens.domain import DomainScreen
 from xenconsole.screens.help import HelpScreen
 from xenconsole.screens.host import HostScreen
 from xenconsole.screens.logs import LogsScreen
+from xenconsole.screens.networks import NetworksScreen
 from xenconsole.screens.overview import OverviewScreen
 from xenconsole.screens.prompt import PromptScreen
 from xenconsole.screens.snapshots import SnapshotsScreen
@@ -107,6 +108,7 @@ class ConsoleApp(App[int], inherit_bindings=False):
                 DomainScreen,
                 HostScreen,
                 LinkMatrix,
+                NetworksScreen,
                 ConsoleScreen,
                 SnapshotsScreen,
                 ConfirmScreen,

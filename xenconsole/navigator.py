@@ -17,6 +17,7 @@ from xenconsole.screens.help import HelpScreen, group_of
 from xenconsole.screens.host import HostScreen
 from xenconsole.screens.logs import LogsScreen
 from xenconsole.screens.matrix import MatrixScreen
+from xenconsole.screens.networks import NetworksScreen
 from xenconsole.screens.overview import OverviewScreen
 from xenconsole.screens.scheduler import SchedulerScreen
 from xenconsole.screens.snapshots import SnapshotsScreen
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from xenconsole.app import ConsoleApp
 
 
-HOST_SCREENS: dict[str, type[HostScreen]] = {"matrix": MatrixScreen}
+HOST_SCREENS: dict[str, type[HostScreen]] = {"matrix": MatrixScreen, "networks": NetworksScreen}
 """Views of the whole host by kind, beside Domain-0's own, the scheduler's."""
 SETTLE_SECONDS = 2.0
 """How long a view may take to be put up before things are done in spite of it."""

@@ -86,7 +86,7 @@ class Networkscape:
             waiting=len(rx.queue) if rx is not None else 0, limit=bucket.rate.bytes_per_second if bucket is not None else 0,
             throttled=vif.throttled, throttles=bucket.waits if bucket is not None else 0,
             multicast=len(tx.multicast) if tx is not None and vif.abilities.multicast_control else -1, capture=_capture(vif.capture),
-            alarm=_alarm(vif),
+            waited=counters.waited, wait_ns=counters.wait_ns, alarm=_alarm(vif),
         )  # fmt: skip
 
     def _network(self, report: NetworkReport, uplink: Uplink | None, now: int) -> NetworkView:

@@ -55,6 +55,8 @@ class VifView(View, frozen=True):
     throttles: int = 0  # how often it had to
     multicast: int = -1  # addresses it asked for, -1 when it takes all
     capture: CaptureView | None = None
+    waited: int = 0  # frames that came to it since it was made
+    wait_ns: int = 0  # for how long they were on their way from the bridge to the guest's ring, in all
     alarm: str = ""  # one line: closed and why, stalled, throttled; empty when all is well
 
 

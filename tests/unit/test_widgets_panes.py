@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from emulator.control.views import FRAME_TYPES
 from xenconsole.explain import explain, table
+from xenconsole.widgets.graph import Series, graph, nice
 from xenconsole.widgets.lines import EMPTY, Span, beside, cut, harmless, line, pad, plain, resolve, width_of
 from xenconsole.widgets.text import hex_lines, tail_lines, visible_bytes, word_lines
 
@@ -108,3 +109,15 @@ def test_every_field_that_a_pane_names_is_in_the_table() -> None:
 
 def test_a_span_of_no_text_is_dropped() -> None:
     assert line("", Span("a"), ("", "dim")) == (Span("a"),)
+
+
+def test_a_scale_ends_at_a_round_number() -> None:
+    assert [nice(top) for top in (0, 0.03, 0.9, 1, 1.2, 6, 51, 100)] == [1, 0.05, 1, 1, 2, 10, 100, 100]
+    assert [nice(top * 1024, 1024) / 1024 for top in (3, 1000, 1500)] == [5, 1000, 2048]
+
+
+def test_a_graph_says_what_is_now_and_how_high_it_can_be() -> None:
+    text = plain(graph(Series("sends", "graph", lambda value: f"{value:.0f} B"), (0.0, 4.0, 8.0), 40, 3))
+    first, _middle, last = text.splitlines()
+    assert first.startswith("sends 8 B") and last.startswith("≤ 10 B") and last.rstrip()[-1] != "│"
+    assert len(graph(Series("x", "graph", str), (), 30, 2)) == 2

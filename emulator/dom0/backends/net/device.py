@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -76,6 +77,7 @@ class Vif:
         self._waits_since = {False: 0, True: 0}  # sending, receiving: when that was first seen, ns
         self._posting = threading.Lock()
         self._posted_frames = self._posted_bytes = 0
+        self._posted_at: deque[int] = deque()  # when each message that is under way was posted, ns
         self.port = network.attach(self, spec.mac)
         self.front = f"/local/domain/{side.domid}/device/vif/{spec.devid}"
         self.back = f"/local/domain/0/backend/vif/{side.domid}/{spec.devid}"
@@ -264,6 +266,8 @@ class Vif:
                 self._posted_frames += 1
                 self._posted_bytes += size
                 room.append(frame)
+            if room:
+                self._posted_at.append(time.monotonic_ns())
         if room:
             self._side.send(self.event_name, tuple(room))
 
@@ -276,6 +280,9 @@ class Vif:
         with self._posting:
             self._posted_frames = max(0, self._posted_frames - len(frames))
             self._posted_bytes = max(0, self._posted_bytes - sum([len(frame.data) for frame in frames]))
+            if self._posted_at:  # none in a replay
+                self.counters.wait_ns += (time.monotonic_ns() - self._posted_at.popleft()) * len(frames)
+                self.counters.waited += len(frames)
         tx, rx = self.tx, self.rx
         if tx is None or rx is None:
             self.counters.drop("not connected", len(frames))

@@ -66,6 +66,8 @@ class VifCounters:
     tx_errors: int = 0
     rx_frames: int = 0
     rx_bytes: int = 0
+    waited: int = 0  # frames that came through its mailbox
+    wait_ns: int = 0  # for how long they did, in all: from the bridge to the guest's ring
     drops: dict[str, int] = field(default_factory=dict)
     """Frames that it did not get, by reason. Each reason is counted by one thread alone."""
 
