@@ -52,15 +52,6 @@ SEGMENT: Final = struct.Struct("<IBB2x")
 RESPONSE: Final = struct.Struct("<QBxh")
 """id, operation, status; four bytes of padding follow."""
 
-XENBUS_UNKNOWN: Final = 0
-XENBUS_INITIALISING: Final = 1
-XENBUS_INIT_WAIT: Final = 2
-XENBUS_INITIALISED: Final = 3
-XENBUS_CONNECTED: Final = 4
-XENBUS_CLOSING: Final = 5
-XENBUS_CLOSED: Final = 6
-XENBUS_STATE_NAMES: Final = ("unknown", "initialising", "init-wait", "initialised", "connected", "closing", "closed")
-
 
 def ring_slots(pages: int) -> int:
     """__RING_SIZE: the largest power of two of slots that fit."""

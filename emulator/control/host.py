@@ -9,9 +9,8 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import CancelledError
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from emulator import __version__
 from emulator.control import portraits
@@ -40,6 +39,7 @@ from emulator.dom0.config import DomainConfig
 from emulator.dom0.guest import Guest
 from emulator.dom0.network import UplinkSpec
 from emulator.dom0.toolstack import Autopsy, Toolstack
+from emulator.dom0.turns import in_turn
 from emulator.errors import UserError
 from emulator.hypervisor.domain import Domain
 from emulator.hypervisor.scheduler import DEFAULT_SCHEDULER, Queued
@@ -47,7 +47,6 @@ from emulator.hypervisor.timekeeping import RUNNABLE
 from emulator.hypervisor.trace import Trace
 from emulator.hypervisor.vcpu import Vcpu
 
-T = TypeVar("T")
 _ASK_SECONDS = 10.0
 _STRIP_NS = 1_000_000_000
 _TRACE_LINGERS_NS = 3_000_000_000
@@ -276,10 +275,10 @@ class Host:
         filled: dict[str, Any] = {}
         asked = [part for part in parts if part in portraits.QUESTIONS]
         if asked:
-            filled |= self._ask(guest, lambda: {part: portraits.QUESTIONS[part](guest) for part in asked})
+            filled |= in_turn(guest, lambda: {part: portraits.QUESTIONS[part](guest) for part in asked}, _ASK_SECONDS)
         if "trace" in parts and guest.domain.trace is not None:
             trace = guest.domain.trace
-            filled["trace"] = self._ask(guest, lambda: portraits.trace(guest.domain, trace, since_trace))
+            filled["trace"] = in_turn(guest, lambda: portraits.trace(guest.domain, trace, since_trace), _ASK_SECONDS)
         if "config" in parts:
             filled["config"] = portraits.config(guest.config)
         if "xenstore" in parts:
@@ -292,7 +291,7 @@ class Host:
     def frame(self, domid: int, pfn: int) -> FrameView:
         """One frame looked at closely: what it is and who maps it where."""
         guest = self._tools.guest(domid)
-        return self._ask(guest, lambda: portraits.frame(guest, pfn))
+        return in_turn(guest, lambda: portraits.frame(guest, pfn), _ASK_SECONDS)
 
     def networks(self) -> NetworksView:
         """All networks and all interfaces on them; no domain is asked."""
@@ -323,13 +322,6 @@ class Host:
                 domain.trace = Trace()
         elif domain.trace is not None and now - self._traced.get(domain.domid, 0) > _TRACE_LINGERS_NS:
             domain.trace = None
-
-    @staticmethod
-    def _ask(guest: Guest, question: Callable[[], T]) -> T:
-        try:
-            return guest.domain.ask(question).result(_ASK_SECONDS)
-        except (CancelledError, TimeoutError):
-            raise UserError(f"domain {guest.domid} is gone") from None
 
     @staticmethod
     def _crash(autopsy: Autopsy, tail: bytes) -> CrashView:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from emulator.abi.blkif import XENBUS_STATE_NAMES
+from emulator.abi.xenbus import state_name
 from emulator.control.networkviews import (
     AddressView,
     BridgePortView,
@@ -82,7 +82,7 @@ class Networkscape:
             drops["sent wrong" + (f": {tx.refused}" if tx is not None and tx.refused else "")] = counters.tx_errors
         return VifView(
             guest.domid, spec.devid, vif.name, guest.name, spec.bridge, mac_text(spec.mac), ".".join(map(str, leased)) if leased else "", spec.mtu,
-            _state(shake.state), _state(shake.frontend), int(tx is not None), **counts, **rates, drops=_drops(drops),
+            state_name(shake.state), state_name(shake.frontend), int(tx is not None), **counts, **rates, drops=_drops(drops),
             waiting=len(rx.queue) if rx is not None else 0, limit=bucket.rate.bytes_per_second if bucket is not None else 0,
             throttled=vif.throttled, throttles=bucket.waits if bucket is not None else 0,
             multicast=len(tx.multicast) if tx is not None and vif.abilities.multicast_control else -1, capture=_capture(vif.capture),
@@ -113,10 +113,6 @@ class Networkscape:
 def _packet(number: int, seen: Seen) -> PacketView:
     fate = seen.why or (f"to {seen.targets[0]}" if len(seen.targets) == 1 else f"to all {len(seen.targets)}")
     return PacketView(number, seen.time_ns / 1e9, seen.source, seen.length, one_line(seen.data, seen.length), fate)
-
-
-def _state(number: int) -> str:
-    return XENBUS_STATE_NAMES[number] if number < len(XENBUS_STATE_NAMES) else str(number)
 
 
 def _drops(reasons: Mapping[str, int]) -> tuple[DropView, ...]:

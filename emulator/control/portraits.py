@@ -14,6 +14,8 @@ from emulator.abi import grant_table as abi
 from emulator.abi.errno import NAMES
 from emulator.abi.netif import SLOTS
 from emulator.abi.xen import ACCESSED, DIRTY, GLOBAL, NX, RW, USER
+from emulator.abi.xenbus import state_name
+from emulator.control.handshakeviews import HandshakeStepView, HandshakeView
 from emulator.control.views import (
     FRAME_TYPES,
     FrameEntryView,
@@ -36,6 +38,7 @@ from emulator.dom0.backends.net.device import Vif
 from emulator.dom0.config import DomainConfig
 from emulator.dom0.guest import Guest
 from emulator.dom0.snapshots import Snapshot
+from emulator.dom0.xenbus import XenbusBackend
 from emulator.errors import UserError
 from emulator.hypervisor.inspect import VcpuState, frame_kinds, port_states, vcpu_state
 from emulator.hypervisor.layout import INVALID_M2P
@@ -196,8 +199,24 @@ def _mapping_kind(flags: int) -> str:
     return ", ".join(name for flag, name in named if flags & flag)
 
 
+def _handshakes(guest: Guest) -> tuple[HandshakeView, ...]:
+    devices: list[XenbusBackend] = [*guest.disks.devices.values(), *guest.vifs.devices.values()]
+    return tuple(_handshake(device) for device in devices)
+
+
+def _handshake(device: XenbusBackend) -> HandshakeView:
+    state, timeline, waiting = device.handshake, device.handshake.timeline, device.waiting()
+    steps = tuple(HandshakeStepView(s.time_unix, s.who, state_name(s.before), state_name(s.after), s.nodes) for s in timeline.steps)
+    return HandshakeView(
+        device.label, device.kind, device.devid, state_name(state.frontend), state_name(state.state), device.front, device.back,
+        waiting.who if waiting else "", waiting.whom if waiting else "", waiting.line() if waiting else "",
+        steps[-1].time_unix if steps else 0.0, steps, timeline.forgotten, device.trouble,
+    )  # fmt: skip
+
+
 QUESTIONS: dict[str, Callable[[Guest], Any]] = {
     "vcpus": _vcpus, "memory": _memory, "rings": _rings, "ports": _ports, "refusals": _refusals, "grants": _grants,
+    "handshakes": _handshakes,
 }  # fmt: skip
 """Parts of a DomainDetail by name; each must run as a question of the domain."""
 

@@ -9,14 +9,13 @@ Times are nanoseconds unless the name says otherwise; memory is counted in 4 KiB
 
 from __future__ import annotations
 
-import msgspec
+from msgspec import field
+
+from emulator.control.handshakeviews import HandshakeView
+from emulator.control.view import View as View
 
 VIEW_VERSION = 1
 """Raised when a field changes its meaning; the hello of the protocol compares it."""
-
-
-class View(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Base of all views: immutable, compared by value."""
 
 
 class CpuView(View, frozen=True):
@@ -128,7 +127,8 @@ class VcpuView(View, frozen=True):
     state: str = "b"
     cpu: int = -1
     mode: str = "kernel"  # kernel or user: which of the guest's two modes it is in
-    registers: dict[str, int] = {}  # rax … r15, rip, rflags, cs, ss, ds, es, fs, gs, fs_base, gs_base, gs_base_user, cr0, cr2, cr3, cr4
+    registers: dict[str, int] = field(default_factory=dict)
+    """rax … r15, rip, rflags, cs, ss, ds, es, fs, gs, fs_base, gs_base, gs_base_user, cr0, cr2, cr3, cr4"""
     upcall_pending: bool = False
     upcall_mask: bool = True
     last_trap: str = ""  # "#PF error 0x7 at 0x…"
@@ -149,7 +149,7 @@ class MemoryView(View, frozen=True):
     maximum: int = 0
     types: bytes = b""  # one byte a block of `block` PFNs: the code in FRAME_TYPES that prevails in it
     block: int = 1
-    type_counts: dict[str, int] = {}  # frames by type name
+    type_counts: dict[str, int] = field(default_factory=dict)  # frames by type name
     p2m_sample: tuple[tuple[int, int], ...] = ()  # (pfn, mfn), evenly spaced, at most 4096
     nr_pfns: int = 0
     nr_mfns: int = 0  # machine frames in the domain's private address space
@@ -251,8 +251,8 @@ class TraceLine(View, frozen=True):
 class TraceView(View, frozen=True):
     lines: tuple[TraceLine, ...] = ()
     seq: int = 0  # of the newest line: pass it back to get only newer ones
-    histogram: dict[str, tuple[int, ...]] = {}  # name -> counts by power of two of cost_ns, bucket i holds [2**i, 2**(i+1))
-    totals: dict[str, int] = {}  # name -> calls since the domain's start
+    histogram: dict[str, tuple[int, ...]] = field(default_factory=dict)  # name -> counts by power of two of cost_ns: bucket i from 2**i on
+    totals: dict[str, int] = field(default_factory=dict)  # name -> calls since the domain's start
 
 
 class RefusalView(View, frozen=True):
@@ -331,16 +331,18 @@ class DomainDetail(View, frozen=True):
     rings: tuple[RingView, ...] = ()
     ports: tuple[PortView, ...] = ()
     trace: TraceView | None = None
-    config: dict[str, str] = {}
+    config: dict[str, str] = field(default_factory=dict)
     xenstore: tuple[tuple[str, str], ...] = ()  # (path, value) of the domain's own subtree
     crash: CrashView | None = None
     runqueue: RunQueueView | None = None  # of Domain-0 only, as the next
     links: tuple[LinkView, ...] = ()
     refusals: tuple[RefusalView, ...] = ()  # the latest, oldest first
     grants: GrantsView | None = None
+    handshakes: tuple[HandshakeView, ...] = ()
 
 
-PARTS: tuple[str, ...] = ("vcpus", "memory", "rings", "ports", "trace", "config", "xenstore", "crash", "runqueue", "links", "refusals", "grants")
+PARTS: tuple[str, ...] = ("vcpus", "memory", "rings", "ports", "trace", "config", "xenstore", "crash", "runqueue", "links", "refusals",
+                          "grants", "handshakes")  # fmt: skip
 """Names accepted in the `parts` of a detail request."""
 
 

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from concurrent.futures import CancelledError
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING
 
-from emulator.abi.blkif import XENBUS_STATE_NAMES
+from emulator.abi.xenbus import state_name
 from emulator.dom0.backends.block.device import BlockDevice
 from emulator.dom0.backends.block.disks import open_disk
 from emulator.dom0.diskspec import parse_disk
 from emulator.dom0.storage.pool import StoragePool
-from emulator.errors import UserError
+from emulator.dom0.turns import in_turn, until_gone
 
 if TYPE_CHECKING:
     from emulator.dom0.guest import Guest
-
-_TURN_SECONDS: Final = 30.0
-_LET_GO_SECONDS: Final = 10.0  # libxl's LIBXL_DESTROY_TIMEOUT
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -44,13 +38,6 @@ class DiskReport:
     trouble: str
 
 
-def _in_turn(guest: Guest, act: Callable[[], T]) -> T:
-    try:
-        return guest.domain.ask(act).result(_TURN_SECONDS)
-    except (CancelledError, TimeoutError):
-        raise UserError(f"domain {guest.domid} is gone") from None
-
-
 def attach(guest: Guest, text: str, pool: StoragePool | None = None) -> BlockDevice:
     """Plug a disk into a running domain; the guest finds it by itself. `pool`: where a target pool:NAME lies."""
     spec = parse_disk(text)
@@ -58,7 +45,7 @@ def attach(guest: Guest, text: str, pool: StoragePool | None = None) -> BlockDev
         spec = pool.admit(spec)
     image = open_disk(spec)
     try:
-        return _in_turn(guest, lambda: guest.disks.attach(spec, image))
+        return in_turn(guest, lambda: guest.disks.attach(spec, image))
     except BaseException:
         image.close()
         raise
@@ -72,23 +59,19 @@ def detach(guest: Guest, vdev: str, force: bool = False) -> str:
         device.detach(force)
         return device
 
-    device = _in_turn(guest, act)
-    if not device.closed.wait(_LET_GO_SECONDS):
-        raise UserError(f"{device.spec.vdev} is still in use by domain {guest.domid}", fix="unmount it there; or detach it by force")
-    return device.spec.vdev
+    return until_gone(guest, in_turn(guest, act)).label
 
 
 def reports(guest: Guest) -> tuple[DiskReport, ...]:
     """All disks of a domain."""
-    return _in_turn(guest, lambda: tuple(_report(device) for device in guest.disks.devices.values()))
+    return in_turn(guest, lambda: tuple(_report(device) for device in guest.disks.devices.values()))
 
 
 def _report(device: BlockDevice) -> DiskReport:
     spec, counters, handshake = device.spec, device.counters, device.handshake
-    frontend = XENBUS_STATE_NAMES[handshake.frontend] if handshake.frontend < len(XENBUS_STATE_NAMES) else str(handshake.frontend)
     return DiskReport(
         spec.vdev, spec.devid, str(spec.target), spec.format, spec.readonly, device.image.size, device.image.usage().held,
-        XENBUS_STATE_NAMES[handshake.state], frontend, counters.requests, counters.errors, counters.read_bytes, counters.written_bytes,
+        state_name(handshake.state), state_name(handshake.frontend), counters.requests, counters.errors, counters.read_bytes, counters.written_bytes,
         device.ring.in_flight if device.ring is not None else 0, device.trouble,
     )  # fmt: skip
 

@@ -6,25 +6,20 @@ import itertools
 import os
 import re
 import time
-from collections.abc import Callable
-from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING
 
-from emulator.abi.blkif import XENBUS_STATE_NAMES
+from emulator.abi.xenbus import state_name
 from emulator.dom0.backends.net.device import Vif
 from emulator.dom0.network import Capture, Networks, mac_text
 from emulator.dom0.network.pcapng import MAX_CAPTURE
+from emulator.dom0.turns import in_turn, until_gone
 from emulator.dom0.vifspec import parse_vif
 from emulator.errors import UserError
 
 if TYPE_CHECKING:
     from emulator.dom0.guest import Guest
-
-_TURN_SECONDS: Final = 30.0
-_LET_GO_SECONDS: Final = 10.0  # libxl's LIBXL_DESTROY_TIMEOUT
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,17 +44,10 @@ class VifReport:
     trouble: str
 
 
-def _in_turn(guest: Guest, act: Callable[[], T]) -> T:
-    try:
-        return guest.domain.ask(act).result(_TURN_SECONDS)
-    except (CancelledError, TimeoutError):
-        raise UserError(f"domain {guest.domid} is gone") from None
-
-
 def attach(guest: Guest, text: str, networks: Networks) -> str:
     """Plug an interface into a running domain; the guest finds it by itself. Returns its name."""
     spec = parse_vif(text, domain=guest.config.name)
-    return _in_turn(guest, lambda: guest.vifs.attach(spec, networks)).name
+    return in_turn(guest, lambda: guest.vifs.attach(spec, networks)).name
 
 
 def detach(guest: Guest, which: str, force: bool = False) -> str:
@@ -70,10 +58,7 @@ def detach(guest: Guest, which: str, force: bool = False) -> str:
         vif.detach(force)
         return vif
 
-    vif = _in_turn(guest, act)
-    if not vif.closed.wait(_LET_GO_SECONDS):
-        raise UserError(f"{vif.name} is still in use by domain {guest.domid}", fix="detach it by force")
-    return vif.name
+    return until_gone(guest, in_turn(guest, act)).label
 
 
 def start_capture(guest: Guest, which: str, path: Path, limit: int = MAX_CAPTURE) -> str:
@@ -86,7 +71,7 @@ def start_capture(guest: Guest, which: str, path: Path, limit: int = MAX_CAPTURE
         vif.capture = Capture(path, vif.name, limit)
         return vif.name
 
-    return _in_turn(guest, act)
+    return in_turn(guest, act)
 
 
 def stop_capture(guest: Guest, which: str) -> Capture:
@@ -99,7 +84,7 @@ def stop_capture(guest: Guest, which: str) -> Capture:
             raise UserError(f"{vif.name} is not captured")
         return capture
 
-    return _in_turn(guest, act)
+    return in_turn(guest, act)
 
 
 def toggle_capture(guest: Guest, which: str, where: str, limit: int = 0) -> str:
@@ -141,14 +126,13 @@ def _new_name(folder: Path, domain: str, vif: str) -> Path:
 
 def reports(guest: Guest) -> tuple[VifReport, ...]:
     """All interfaces of a domain."""
-    return _in_turn(guest, lambda: tuple(_report(vif) for vif in guest.vifs.devices.values()))
+    return in_turn(guest, lambda: tuple(_report(vif) for vif in guest.vifs.devices.values()))
 
 
 def _report(vif: Vif) -> VifReport:
     counters, state = vif.counters, vif.handshake
-    frontend = XENBUS_STATE_NAMES[state.frontend] if state.frontend < len(XENBUS_STATE_NAMES) else str(state.frontend)
     return VifReport(
-        vif.name, vif.spec.devid, mac_text(vif.spec.mac), vif.spec.bridge, XENBUS_STATE_NAMES[state.state], frontend, counters.tx_frames,
+        vif.name, vif.spec.devid, mac_text(vif.spec.mac), vif.spec.bridge, state_name(state.state), state_name(state.frontend), counters.tx_frames,
         counters.tx_bytes, counters.tx_errors, counters.rx_frames, counters.rx_bytes, counters.rx_dropped,
         len(vif.rx.queue) if vif.rx is not None else 0, vif.bucket.waits if vif.bucket is not None else 0,
         str(vif.capture.path) if vif.capture is not None else "", vif.trouble,

@@ -11,10 +11,8 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from concurrent.futures import CancelledError
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
 
 from emulator.dom0 import scheduling
 from emulator.dom0.config import DomainConfig
@@ -24,6 +22,7 @@ from emulator.dom0.network import Networks
 from emulator.dom0.snapshots import Snapshot
 from emulator.dom0.storage.pool import StoragePool
 from emulator.dom0.transcript import Transcript
+from emulator.dom0.turns import in_turn
 from emulator.dom0.xenstore import Store
 from emulator.errors import UserError
 from emulator.hypervisor.domain import Domain
@@ -34,9 +33,7 @@ from emulator.machine.memory import trim_heap
 from emulator.machine.physical_cpus import Actor, PhysicalCpus
 from emulator.machine.pool import MemoryPool
 
-T = TypeVar("T")
 MAX_DOMAINS = 2000
-_TURN_SECONDS = 30.0
 _FIRST_RESERVED = 0x7FF0
 _OBITUARIES, _LOG_LINES = 64, 2000
 _QUICK_NS, _QUICK_ENDS = 2_000_000_000, 5
@@ -190,12 +187,12 @@ class Toolstack:
 
     def pause(self, domid: int) -> None:
         guest = self.guest(domid)
-        self._in_turn(guest, lambda: setattr(guest.domain, "paused", 1))
+        in_turn(guest, lambda: setattr(guest.domain, "paused", 1))
         self.tell("state", domid)
 
     def unpause(self, domid: int) -> None:
         guest = self.guest(domid)
-        self._in_turn(guest, lambda: setattr(guest.domain, "paused", 0))
+        in_turn(guest, lambda: setattr(guest.domain, "paused", 0))
         self.tell("state", domid)
 
     def shutdown(self, domid: int, reason: str) -> None:
@@ -235,7 +232,7 @@ class Toolstack:
 
     def snapshot(self, domid: int, name: str) -> Snapshot:
         guest = self.guest(domid)
-        taken = self._in_turn(guest, lambda: guest.album.take(name))
+        taken = in_turn(guest, lambda: guest.album.take(name))
         self.say("info", domid, f"snapshot {taken.name} taken")
         self.tell("state", domid)
         return taken
@@ -243,7 +240,7 @@ class Toolstack:
     def restore(self, domid: int, name: str) -> Snapshot:
         """Back to a snapshot; returns the snapshot of the present that was taken first. A crashed domain comes to life again."""
         guest = self.guest(domid)
-        present = self._in_turn(guest, lambda: guest.album.restore(name))
+        present = in_turn(guest, lambda: guest.album.restore(name))
         self.autopsies.pop(domid, None)
         self.say("info", domid, f"restored to {name}; the present is kept as {present.name}")
         self.tell("state", domid)
@@ -252,16 +249,8 @@ class Toolstack:
 
     def forget(self, domid: int, name: str) -> None:
         guest = self.guest(domid)
-        self._in_turn(guest, lambda: guest.album.forget(name))
+        in_turn(guest, lambda: guest.album.forget(name))
         self.tell("state", domid)
-
-    @staticmethod
-    def _in_turn(guest: Guest, act: Callable[[], T]) -> T:
-        """Done by the domain's holder, between two slices."""
-        try:
-            return guest.domain.ask(act).result(_TURN_SECONDS)
-        except (CancelledError, TimeoutError):
-            raise UserError(f"domain {guest.domid} is gone") from None
 
     # --- ends ----------------------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from emulator.abi.xenbus import XENBUS_CLOSED, XENBUS_CONNECTED
 from emulator.dom0.builder.payload import unwrap_kernel
 from emulator.dom0.config import parse_config
 from emulator.dom0.guest import Guest
@@ -66,8 +67,8 @@ def test_grub_boots_what_the_menu_on_a_disk_names_and_linux_takes_the_disk_over(
         shell.ask("stty cols 1000")
         assert shell.ask("mount -t ext4 /dev/xvda /mnt && ls /mnt/boot").split() == ["grub", "initrd.gz", "vmlinux"]
         shell.ask("echo hello > /mnt/written; umount /mnt")
-        states = [(step.who, step.state) for step in guest.disks.devices[51712].handshake.history]
-        assert states.count(("backend", "connected")) == 2 and ("backend", "closed") in states
+        states = [(step.who, step.after) for step in guest.disks.devices[51712].handshake.timeline.steps]
+        assert states.count(("backend", XENBUS_CONNECTED)) == 2 and ("backend", XENBUS_CLOSED) in states
         shell.end()
     finally:
         tools.stop()

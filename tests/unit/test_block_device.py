@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from emulator.abi.blkif import XENBUS_CLOSED, XENBUS_CLOSING, XENBUS_CONNECTED, XENBUS_INIT_WAIT, XENBUS_INITIALISED, XENBUS_INITIALISING
+from emulator.abi.xenbus import XENBUS_CLOSED, XENBUS_CLOSING, XENBUS_CONNECTED, XENBUS_INITIALISED, XENBUS_INITIALISING
 from emulator.dom0.backends.block.device import BlockDevice
 from emulator.dom0.diskspec import parse_disk
 from emulator.dom0.grants import GrantLook
 from emulator.dom0.storage import Done, RawImage
-from emulator.dom0.xenbus import BackendHandshake, Connect, Disconnect, FrontendWatch, Remove, SwitchTo
+from emulator.dom0.xenbus import FrontendWatch
 from emulator.dom0.xenstore import Perm, Store, standard_nodes
 from tests.unit.block_frontend import FRAMES, PlainGrants
 
@@ -206,24 +206,3 @@ def test_recorded_answers_replace_the_disk(plugged: Plugged) -> None:
     for done in log:
         device.answered(done)
     assert bytes(side.memory) == after and not side.posted
-
-
-def test_the_handshake_as_a_script() -> None:
-    backend = BackendHandshake()
-    assert backend.start() == [SwitchTo(XENBUS_INIT_WAIT)]
-    assert backend.frontend_changed(XENBUS_INITIALISING) == []
-    assert backend.frontend_changed(XENBUS_INITIALISED) == [Connect()]
-    assert backend.connected() == [SwitchTo(XENBUS_CONNECTED)]
-    assert backend.frontend_changed(XENBUS_CONNECTED) == []
-    assert backend.frontend_changed(XENBUS_CLOSING) == [Disconnect(), SwitchTo(XENBUS_CLOSING)]
-    assert backend.frontend_changed(XENBUS_CLOSED) == [SwitchTo(XENBUS_CLOSED)]
-    assert backend.frontend_changed(XENBUS_INITIALISING) == [SwitchTo(XENBUS_INIT_WAIT)]
-    assert backend.frontend_changed(XENBUS_CONNECTED) == [Connect()]
-    assert backend.failed() == [SwitchTo(XENBUS_CLOSING)]
-    assert backend.detach() == [SwitchTo(XENBUS_CLOSING)]
-    assert backend.frontend_changed(XENBUS_CLOSED) == [SwitchTo(XENBUS_CLOSED), Remove()]
-    assert backend.frontend_changed(XENBUS_INITIALISED) == []
-    assert [step.state for step in backend.history][:3] == ["init-wait", "initialising", "initialised"]
-    again = BackendHandshake()
-    again.load(backend.save())
-    assert again.save() == backend.save()

@@ -13,22 +13,18 @@ The owner carries the commands out in their order and says `connected` or `faile
 
 from __future__ import annotations
 
-import time
-from collections import deque
 from dataclasses import dataclass
 
-from emulator.abi.blkif import (
+from emulator.abi.xenbus import (
     XENBUS_CLOSED,
     XENBUS_CLOSING,
     XENBUS_CONNECTED,
     XENBUS_INIT_WAIT,
     XENBUS_INITIALISED,
     XENBUS_INITIALISING,
-    XENBUS_STATE_NAMES,
     XENBUS_UNKNOWN,
 )
-
-_STEPS_KEPT = 64
+from emulator.dom0.xenbus.timeline import Timeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +52,6 @@ class Remove:
 Command = SwitchTo | Connect | Disconnect | Remove
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One line of the handshake's history, for people."""
-
-    time_ns: int
-    who: str  # frontend, backend
-    state: str
-
-
 class BackendHandshake:
     def __init__(self) -> None:
         self.state = XENBUS_INITIALISING
@@ -72,10 +59,12 @@ class BackendHandshake:
         self.online = True
         self.attached = False  # ring and event channel are held
         self.removed = False
-        self.history: deque[Step] = deque(maxlen=_STEPS_KEPT)
+        self.timeline = Timeline()
 
     def start(self) -> list[Command]:
-        """The backend's nodes are written."""
+        """The nodes of both sides are written, the backend's offers among them."""
+        self.frontend = XENBUS_INITIALISING
+        self.timeline.step("toolstack", XENBUS_UNKNOWN, XENBUS_INITIALISING)
         return [self._switch(XENBUS_INIT_WAIT)]
 
     def frontend_changed(self, state: int) -> list[Command]:
@@ -83,8 +72,7 @@ class BackendHandshake:
         if self.removed:
             return []
         if state != self.frontend:
-            name = XENBUS_STATE_NAMES[state] if 0 <= state < len(XENBUS_STATE_NAMES) else str(state)
-            self.history.append(Step(time.monotonic_ns(), "frontend", name))
+            self.timeline.step("frontend", self.frontend, state)
         was, self.frontend = self.frontend, state
         if state == XENBUS_INITIALISING:
             return [self._switch(XENBUS_INIT_WAIT)] if self.state == XENBUS_CLOSED and self.online else []
@@ -121,8 +109,8 @@ class BackendHandshake:
         return [self._switch(XENBUS_CLOSING)]
 
     def _switch(self, state: int) -> SwitchTo:
+        self.timeline.step("backend", self.state, state)
         self.state = state
-        self.history.append(Step(time.monotonic_ns(), "backend", XENBUS_STATE_NAMES[state]))
         return SwitchTo(state)
 
     def _detach(self) -> list[Command]:
@@ -139,4 +127,6 @@ class BackendHandshake:
         return self.state, self.frontend, self.online, self.attached, self.removed
 
     def load(self, state: tuple[int, int, bool, bool, bool]) -> None:
+        before = self.state
         self.state, self.frontend, self.online, self.attached, self.removed = state
+        self.timeline.step("toolstack", before, self.state)  # back to a snapshot

@@ -123,10 +123,11 @@ class Store:
         node = find(self.snapshot(), path) if valid_path(path) else None
         return () if node is None else tuple(node.children)
 
-    def subtree(self, path: str) -> tuple[tuple[str, str], ...]:
-        """(absolute path, value as text) of a node and all below it, parents first; empty where there is no such node."""
+    def subtree(self, path: str, most: int = 0) -> tuple[tuple[str, str], ...]:
+        """(absolute path, value as text) of a node and all below it, parents first, the first `most` if that is given; empty where
+        there is no such node."""
         node = find(self.snapshot(), path) if valid_path(path) else None
-        found = walk(path, node) if node is not None else []
+        found = walk(path, node, most) if node is not None else []
         return tuple((at, one.value.decode("utf-8", "backslashreplace")) for at, one in found)
 
     def permissions(self, path: str) -> Perms:

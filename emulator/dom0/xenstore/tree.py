@@ -114,11 +114,11 @@ def nearest(root: Node, path: str) -> tuple[str, Node]:
     return path[:at] or "/", node
 
 
-def walk(path: str, node: Node) -> list[tuple[str, Node]]:
-    """A node and all below it, parents before children, children in order."""
+def walk(path: str, node: Node, most: int = 0) -> list[tuple[str, Node]]:
+    """A node and all below it, parents before children, children in order; the first `most` of them if that is given."""
     found: list[tuple[str, Node]] = []
     stack = [(path, node)]
-    while stack:
+    while stack and not len(found) == most > 0:
         path, node = stack.pop()
         found.append((path, node))
         base = "" if path == "/" else path

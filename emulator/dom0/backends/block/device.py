@@ -7,23 +7,21 @@ and their data copied as before, but go nowhere, and the answers are those of th
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from emulator.abi.blkif import SECTOR, VDISK_CDROM, VDISK_READONLY, XENBUS_INITIALISING
+from emulator.abi.blkif import SECTOR, VDISK_CDROM, VDISK_READONLY
 from emulator.dom0.backends.block.requests import MAX_INDIRECT
 from emulator.dom0.backends.block.ring import BlockRing, Job, RingCounters, RingState
 from emulator.dom0.diskspec import DiskSpec
 from emulator.dom0.grants import GrantError, GrantLook
 from emulator.dom0.storage import DiskWorker, Done, Image
-from emulator.dom0.xenbus import BackendHandshake, Command, Connect, Disconnect, SwitchTo
-from emulator.dom0.xenstore import Perm, Store
+from emulator.dom0.xenbus import XenbusBackend
+from emulator.dom0.xenstore import Store
 from emulator.errors import UserError
 
 MAX_RING_ORDER: Final = 2
-_READ: Final = 1  # tree.READ
 
 
 class GuestSide(Protocol):
@@ -79,15 +77,15 @@ class DeviceState:
     can_rewind: str  # empty, or why the image cannot go back
 
 
-class BlockDevice:
+class BlockDevice(XenbusBackend):
     """`gone` is called once the device's nodes are removed, in the holder's turn."""
 
     def __init__(self, spec: DiskSpec, image: Image, side: GuestSide, store: Store, gone: Callable[[BlockDevice], None]) -> None:
+        super().__init__("vbd", spec.devid, spec.vdev, side, store)
         self.spec, self.image = spec, image
         self.name = f"vbd-{spec.devid}"
-        self._side, self._store, self._gone = side, store, gone
+        self._side, self._gone = side, gone
         self.worker = DiskWorker(image, f"{self.name}-{side.domid}", lambda done: side.post(self.name, done))
-        self.handshake = BackendHandshake()
         self.ring: BlockRing | None = None
         self.port = 0
         self.grefs: tuple[int, ...] = ()
@@ -95,113 +93,55 @@ class BlockDevice:
         self.counters = RingCounters()
         self._tags = Tags()
         self.live = True
-        self.trouble = ""  # why the device was closed on the frontend
-        self.closed = threading.Event()
-        self.front = f"/local/domain/{side.domid}/device/vbd/{spec.devid}"
-        self.back = f"/local/domain/0/backend/vbd/{side.domid}/{spec.devid}"
 
     # --- xenstore --------------------------------------------------------------------------------------------------------------
 
     def advertise(self) -> None:
         """The nodes as libxl writes them, then what this backend can do; the handshake starts."""
-        spec, domid = self.spec, self._side.domid
+        spec = self.spec
         kind = "cdrom" if spec.cdrom else "disk"
         back = {
-            "frontend": self.front, "params": str(spec.target), "frontend-id": str(domid), "online": "1", "removable": str(int(spec.cdrom)),
-            "bootable": "1", "state": str(XENBUS_INITIALISING), "dev": spec.vdev, "type": "qdisk", "mode": "r" if spec.readonly else "w",
-            "device-type": kind, "discard-enable": str(int(spec.discard)), "specification": "xen",
+            "params": str(spec.target), "removable": str(int(spec.cdrom)), "bootable": "1", "dev": spec.vdev, "type": "qdisk",
+            "mode": "r" if spec.readonly else "w", "device-type": kind, "discard-enable": str(int(spec.discard)), "specification": "xen",
         }  # fmt: skip
-        front = {"backend": self.back, "backend-id": "0", "state": str(XENBUS_INITIALISING), "virtual-device": str(spec.devid),
-                 "device-type": kind, "trusted": "1"}  # fmt: skip
-        self._write_nodes(self.back, back, (Perm(0, 0), Perm(domid, _READ)))
-        self._write_nodes(self.front, front, (Perm(domid, 0), Perm(0, _READ)))
-        self._write_nodes(f"/libxl/{domid}/device/vbd/{spec.devid}", {"frontend": self.front, "backend": self.back, "type": "qdisk"}, (Perm(0, 0),))
+        front = {"virtual-device": str(spec.devid), "device-type": kind, "trusted": "1"}
         features = {"feature-flush-cache": "1", "feature-barrier": "0", "feature-max-indirect-segments": str(MAX_INDIRECT),
                     "max-ring-page-order": str(MAX_RING_ORDER), "feature-persistent": "0"}  # fmt: skip
         if spec.discard and not spec.readonly:
             features |= {"feature-discard": "1", "discard-granularity": "4096", "discard-alignment": "0", "discard-secure": "0"}
-        self._write_nodes(self.back, features, ())
-        self.run(self.handshake.start())
-
-    def _write_nodes(self, top: str, nodes: dict[str, str], perms: tuple[Perm, ...]) -> None:
-        """Nodes below `top`, which gets `perms`; they inherit them."""
-        with self._store.changing():
-            if perms:
-                self._store.write(top, "")
-                self._store.set_permissions(top, perms)
-            for key, value in nodes.items():
-                self._store.write(f"{top}/{key}", value)
-
-    def _number(self, key: str, limit: int, default: int | None = None) -> int:
-        """A number that the frontend wrote; GrantError when it is none."""
-        text = self._store.read(f"{self.front}/{key}")
-        if text is None and default is not None:
-            return default
-        if text is None or not text.isascii() or not text.isdigit() or len(text) > 10 or int(text) > limit:
-            raise GrantError(f"its {key} is {ascii(text)[:40]}")
-        return int(text)
-
-    # --- the handshake ---------------------------------------------------------------------------------------------------------
-
-    def frontend_changed(self, value: str | None) -> None:
-        """The frontend's state node reads `value` now (None: it is gone)."""
-        state = int(value) if value and value.isascii() and value.isdigit() and len(value) < 4 else 0
-        self.run(self.handshake.frontend_changed(state))
-
-    def run(self, commands: list[Command]) -> None:
-        for command in commands:
-            if isinstance(command, SwitchTo):
-                self._store.write(f"{self.back}/state", str(command.state))
-            elif isinstance(command, Connect):
-                self._connect()
-            elif isinstance(command, Disconnect):
-                self._disconnect()
-            else:
-                for path in (self.front, self.back, f"/libxl/{self._side.domid}/device/vbd/{self.spec.devid}"):
-                    self._store.remove(path)
-                self._gone(self)
-
-    def detach(self, force: bool = False) -> None:
-        """Unplug."""
-        self._store.write(f"{self.back}/online", "0")
-        self.run(self.handshake.detach(force))
+        self.publish("qdisk", back, front, features)
 
     def forget(self) -> None:
-        """The guest is back at a moment when this device was not there: nothing of it is in its memory or its nodes."""
         self.ring = None
-        self.handshake.attached, self.handshake.removed = False, True
-        self._store.remove(self.front)
+        super().forget()
+
+    def removed(self) -> None:
         self._gone(self)
 
-    def _connect(self) -> None:
+    def connect(self) -> None:
         """connect_ring of xen-blkback: the ring's grants, the event channel, then what the frontend must know of the disk."""
+        protocol = self._store.read(f"{self.front}/protocol")
+        if protocol not in (None, "", "x86_64-abi"):
+            raise GrantError(f"its protocol is {ascii(protocol)[:40]}, x86_64-abi is offered")
+        order = self.number("ring-page-order", MAX_RING_ORDER, -1)
+        keys = ["ring-ref"] if order < 0 else [f"ring-ref{page}" for page in range(1 << order)]
+        grefs = [self.number(key, (1 << 32) - 1) for key in keys]
+        port = self.number("event-channel", (1 << 32) - 1)
+        frames: list[int] = []
         try:
-            protocol = self._store.read(f"{self.front}/protocol")
-            if protocol not in (None, "", "x86_64-abi"):
-                raise GrantError(f"its protocol is {ascii(protocol)[:40]}, x86_64-abi is offered")
-            order = self._number("ring-page-order", MAX_RING_ORDER, -1)
-            keys = ["ring-ref"] if order < 0 else [f"ring-ref{page}" for page in range(1 << order)]
-            grefs = [self._number(key, (1 << 32) - 1) for key in keys]
-            port = self._number("event-channel", (1 << 32) - 1)
-            frames: list[int] = []
-            try:
-                for gref in grefs:
-                    frames.append(self._side.grants.begin(gref, True))
-                self._side.bind(port, self.name)
-            except (GrantError, ValueError):
-                for gref in grefs[: len(frames)]:
-                    self._side.grants.end(gref, True)
-                raise
-        except (GrantError, ValueError) as bad:
-            self.fail(f"cannot connect: {bad}")
-            return
+            for gref in grefs:
+                frames.append(self._side.grants.begin(gref, True))
+            self._side.bind(port, self.name)
+        except (GrantError, ValueError):
+            for gref in grefs[: len(frames)]:
+                self._side.grants.end(gref, True)
+            raise
         self.grefs, self.frames, self.port = tuple(grefs), tuple(frames), port
         self.ring = self._new_ring()
         info = (VDISK_READONLY if self.spec.readonly else 0) | (VDISK_CDROM if self.spec.cdrom else 0)
-        nodes = {"sectors": str(self.image.size // SECTOR), "info": str(info), "sector-size": str(SECTOR), "physical-sector-size": "4096"}
-        self._write_nodes(self.back, nodes, ())
-        self.trouble = ""
-        self.run(self.handshake.connected())
+        self.tell({"sectors": str(self.image.size // SECTOR), "info": str(info), "sector-size": str(SECTOR), "physical-sector-size": "4096"})
+
+    def opened(self) -> None:
         self.kick()
 
     def _new_ring(self) -> BlockRing:
@@ -209,7 +149,7 @@ class BlockDevice:
         ring.counters = self.counters
         return ring
 
-    def _disconnect(self) -> None:
+    def disconnect(self) -> None:
         if self.ring is not None:
             self.ring.abandon()
             self.ring = None
@@ -217,12 +157,6 @@ class BlockDevice:
         for gref in self.grefs:
             self._side.grants.end(gref, True)
         self.grefs, self.frames, self.port = (), (), 0
-
-    def fail(self, why: str) -> None:
-        """Close the device on this frontend, and say why; the guest's other devices and other guests are not concerned."""
-        self.trouble = why
-        self._side.log("warning", f"{self.spec.vdev} closed: {why}")
-        self.run(self.handshake.failed())
 
     # --- requests --------------------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from emulator.abi.blkif import XENBUS_INITIALISING
 from emulator.abi.netif import XEN_NETIF_GSO_TYPE_TCPV4, XEN_NETIF_GSO_TYPE_TCPV6
 from emulator.dom0.backends.net.ring import FRAME
 from emulator.dom0.backends.net.rx import MAX_QUEUED_BYTES, MAX_QUEUED_FRAMES, RxRing
@@ -23,10 +22,9 @@ from emulator.dom0.grants import GrantError
 from emulator.dom0.network import Capture, Frame, Network, TokenBucket, mac_text
 from emulator.dom0.network.frame import complete, segment
 from emulator.dom0.vifspec import VifSpec
-from emulator.dom0.xenbus import BackendHandshake, Command, Connect, Disconnect, SwitchTo
-from emulator.dom0.xenstore import Perm, Store
+from emulator.dom0.xenbus import XenbusBackend
+from emulator.dom0.xenstore import Store
 
-_READ: Final = 1  # tree.READ
 _IPV6: Final = b"\x86\xdd"
 _STALL_NS: Final = 1_000_000_000
 _MOST: Final = (1 << 32) - 1
@@ -53,15 +51,15 @@ class VifState:
     credit: tuple[int, int] | None
 
 
-class Vif:
+class Vif(XenbusBackend):
     """`gone` is called once the device's nodes are removed, in the holder's turn."""
 
     def __init__(self, spec: VifSpec, network: Network, side: GuestSide, store: Store, gone: Callable[[Vif], None]) -> None:
+        self.name = f"vif{side.domid}.{spec.devid}"
+        super().__init__("vif", spec.devid, self.name, side, store)
         self.spec, self.network = spec, network
         self.event_name = f"vif-{spec.devid}"
-        self.name = f"vif{side.domid}.{spec.devid}"
-        self._side, self._store, self._gone = side, store, gone
-        self.handshake = BackendHandshake()
+        self._side, self._gone = side, gone
         self.tx: TxRing | None = None
         self.rx: RxRing | None = None
         self.ports: tuple[int, ...] = ()  # tx and rx, or one for both
@@ -71,99 +69,45 @@ class Vif:
         self.counters = VifCounters()
         self.bucket = TokenBucket(spec.rate, side.now()) if spec.rate is not None else None
         self.capture: Capture | None = None
-        self.trouble = ""  # why the interface was closed on the frontend
-        self.closed = threading.Event()
         self._asleep = False  # waits for credit
         self._waits_since = {False: 0, True: 0}  # sending, receiving: when that was first seen, ns
         self._posting = threading.Lock()
         self._posted_frames = self._posted_bytes = 0
         self._posted_at: deque[int] = deque()  # when each message that is under way was posted, ns
         self.port = network.attach(self, spec.mac)
-        self.front = f"/local/domain/{side.domid}/device/vif/{spec.devid}"
-        self.back = f"/local/domain/0/backend/vif/{side.domid}/{spec.devid}"
-        self._libxl = f"/libxl/{side.domid}/device/vif/{spec.devid}"
 
     # --- xenstore --------------------------------------------------------------------------------------------------------------
 
     def advertise(self) -> None:
         """The nodes as libxl writes them, then what this backend can do; the handshake starts."""
-        spec, domid = self.spec, self._side.domid
-        state, devid, mac = str(XENBUS_INITIALISING), str(spec.devid), mac_text(spec.mac)
-        back = {"frontend": self.front, "frontend-id": str(domid), "online": "1", "state": state, "script": "vif-bridge", "vifname": self.name,
-                "mac": mac, "bridge": spec.bridge, "handle": devid, "type": "vif"}  # fmt: skip
+        spec, devid, mac = self.spec, str(self.devid), mac_text(self.spec.mac)
+        back = {"script": "vif-bridge", "vifname": self.name, "mac": mac, "bridge": spec.bridge, "handle": devid, "type": "vif"}
         if spec.rate is not None:
             back["rate"] = spec.rate.text()
-        front = {"backend": self.back, "backend-id": "0", "state": state, "handle": devid, "mac": mac, "mtu": str(spec.mtu),
-                 "trusted": str(int(spec.trusted))}  # fmt: skip
-        self._write_nodes(self.back, back, (Perm(0, 0), Perm(domid, _READ)))
-        self._write_nodes(self.front, front, (Perm(domid, 0), Perm(0, _READ)))
-        self._write_nodes(self._libxl, {"frontend": self.front, "backend": self.back, "type": "vif"}, (Perm(0, 0),))
-        self._write_nodes(self.back, _FEATURES, ())
-        self.run(self.handshake.start())
-
-    def _write_nodes(self, top: str, nodes: dict[str, str], perms: tuple[Perm, ...]) -> None:
-        """Nodes below `top`, which gets `perms`; they inherit them."""
-        with self._store.changing():
-            if perms:
-                self._store.write(top, "")
-                self._store.set_permissions(top, perms)
-            for key, value in nodes.items():
-                self._store.write(f"{top}/{key}", value)
-
-    def _number(self, key: str, limit: int, default: int | None = None) -> int:
-        """A number that the frontend wrote; GrantError when it is none."""
-        text = self._store.read(f"{self.front}/{key}")
-        if text is None and default is not None:
-            return default
-        if text is None or not text.isascii() or not text.isdigit() or len(text) > 10 or int(text) > limit:
-            raise GrantError(f"its {key} is {ascii(text)[:40]}")
-        return int(text)
-
-    # --- the handshake ---------------------------------------------------------------------------------------------------------
-
-    def frontend_changed(self, value: str | None) -> None:
-        """The frontend's state node reads `value` now (None: it is gone)."""
-        self.run(self.handshake.frontend_changed(int(value) if value and value.isascii() and value.isdigit() and len(value) < 4 else 0))
-
-    def run(self, commands: list[Command]) -> None:
-        for command in commands:
-            if isinstance(command, SwitchTo):
-                self._store.write(f"{self.back}/state", str(command.state))
-            elif isinstance(command, Connect):
-                self._connect()
-            elif isinstance(command, Disconnect):
-                self._disconnect()
-            else:
-                for path in (self.front, self.back, self._libxl):
-                    self._store.remove(path)
-                self._gone(self)
-
-    def detach(self, force: bool = False) -> None:
-        """Unplug."""
-        self._store.write(f"{self.back}/online", "0")
-        self.run(self.handshake.detach(force))
+        front = {"handle": devid, "mac": mac, "mtu": str(spec.mtu), "trusted": str(int(spec.trusted))}
+        self.publish("vif", back, front, _FEATURES)
 
     def forget(self) -> None:
-        """The guest is back at a moment when this interface was not there: nothing of it is in its memory or its nodes."""
         self.tx = self.rx = None
-        self.handshake.attached, self.handshake.removed = False, True
-        self._store.remove(self.front)
+        super().forget()
+
+    def removed(self) -> None:
         self._gone(self)
 
-    def _connect(self) -> None:
+    def connect(self) -> None:
         """connect of xen-netback: what the frontend can do, its two rings, its one or two event channels."""
         held: list[int] = []
         ports: tuple[int, ...] = ()
         try:
-            if self._number("multi-queue-num-queues", 64, 1) != 1:
+            if self.number("multi-queue-num-queues", 64, 1) != 1:
                 raise GrantError("it wants several queues, one is offered")
-            if not self._number("request-rx-copy", 1, 0):
+            if not self.number("request-rx-copy", 1, 0):
                 raise GrantError("it does not ask for rx-copy, nothing else is offered")
             abilities = self._read_abilities()
-            grefs = (self._number("tx-ring-ref", _MOST), self._number("rx-ring-ref", _MOST))
+            grefs = (self.number("tx-ring-ref", _MOST), self.number("rx-ring-ref", _MOST))
             split = self._store.read(f"{self.front}/event-channel-tx") is not None
             keys = ("event-channel-tx", "event-channel-rx") if split else ("event-channel",)
-            ports = tuple(self._number(key, _MOST) for key in keys)
+            ports = tuple(self.number(key, _MOST) for key in keys)
             frames = []
             for gref in grefs:
                 frames.append(self._side.grants.begin(gref, True))
@@ -172,24 +116,23 @@ class Vif:
                 raise GrantError("its two rings are one")
             for port in ports:
                 self._side.bind(port, self.event_name)
-        except (GrantError, ValueError) as bad:
+        except (GrantError, ValueError):
             for port in ports:
                 self._side.unbind(port, self.event_name)
             for gref in held:
                 self._side.grants.end(gref, True)
-            self.fail(f"cannot connect: {bad}")
-            return
+            raise
         self.abilities, self.grefs, self.frames, self.ports = abilities, grefs, tuple(frames), ports
         self._new_rings()
-        self.trouble = ""
-        self.run(self.handshake.connected())
-        for port in ports:
+
+    def opened(self) -> None:
+        for port in self.ports:
             self._side.notify(port, self.event_name)
         self.kick()
 
     def _read_abilities(self) -> Abilities:
         def has(key: str) -> bool:
-            return bool(self._number(key, 1, 0))
+            return bool(self.number(key, 1, 0))
 
         gso = {XEN_NETIF_GSO_TYPE_TCPV4: has("feature-gso-tcpv4"), XEN_NETIF_GSO_TYPE_TCPV6: has("feature-gso-tcpv6")}
         return Abilities(has("feature-sg"), frozenset(kind for kind, can in gso.items() if can), not has("feature-no-csum-offload"),
@@ -200,19 +143,13 @@ class Vif:
         self.tx, self.rx = TxRing(side.memory, self.frames[0], side.grants), RxRing(side.memory, self.frames[1], side.grants)
         return self.tx, self.rx
 
-    def _disconnect(self) -> None:
+    def disconnect(self) -> None:
         self.tx = self.rx = None
         for port in self.ports:
             self._side.unbind(port, self.event_name)
         for gref in self.grefs:
             self._side.grants.end(gref, True)
         self.grefs, self.frames, self.ports = (), (), ()
-
-    def fail(self, why: str) -> None:
-        """Close the interface on this frontend, and say why; the guest's other devices and other guests are not concerned."""
-        self.trouble = why
-        self._side.log("warning", f"{self.name} closed: {why}")
-        self.run(self.handshake.failed())
 
     # --- frames ----------------------------------------------------------------------------------------------------------------
 
