@@ -10,7 +10,25 @@ import pytest
 from emulator.abi import grant_table as abi
 from emulator.abi.xen import HYPERCALL_NUMBER
 from emulator.hypervisor.memory.frames import L1, SHARED, XEN
-from tests.unit.domains import BASE, DATA, FREE_SLOT, PRESENT, PT_L1, PT_L2, PT_L3, PT_L4, RW, SPARE, USER, Tiny, va
+from tests.unit.domains import (
+    BASE,
+    DATA,
+    FREE_SLOT,
+    PRESENT,
+    PT_L1,
+    PT_L2,
+    PT_L3,
+    PT_L4,
+    RW,
+    SPARE,
+    STACK,
+    USER,
+    USER_CODE,
+    USER_L4,
+    USER_STACK,
+    Tiny,
+    va,
+)
 
 PSE, ACCESSED = 1 << 7, 1 << 5
 SELF = 0x7FF0
@@ -72,11 +90,18 @@ def test_xsa_212_exchange_checks_where_it_writes(guest: Tiny, at: int) -> None:
         assert guest.call("memory_op", 11, guest.put(DATA, fields)) in (-EFAULT, -EINVAL)
 
 
-def test_xsa_213_no_iret_inside_a_multicall(guest: Tiny) -> None:
-    entries = struct.pack("<Qq6Q", HYPERCALL_NUMBER["iret"], 7, *(0,) * 6) + struct.pack("<Qq6Q", HYPERCALL_NUMBER["xen_version"], 7, *(0,) * 6)
-    assert guest.call("multicall", guest.put(DATA, entries), 2) == 0
-    assert guest.domain.current.kernel_mode
-    assert struct.unpack("<q", guest.get(DATA, 8, 8)) == (-ENOSYS,)
+def test_xsa_213_a_multicall_ends_where_iret_leaves_for_user_mode(guest: Tiny) -> None:
+    """What followed was carried out with the user's page tables in place of the kernel's."""
+    assert guest.extended(15, guest.mfn(USER_L4)) == 0
+    frame = struct.pack("<9Q", 0x77, 0x11, 0xCC, 0, va(USER_CODE), 0xE033, 0x202, va(USER_STACK, 4096), 0xE02B)
+    guest.domain.core.regs[4] = guest.put(STACK, frame, 2048)
+    unpin = guest.put(DATA, struct.pack("<IxxxxQQ", 4, guest.mfn(PT_L4), 0), 512)
+    entries = struct.pack("<Qq6Q", HYPERCALL_NUMBER["iret"], 7, *(0,) * 6)
+    entries += struct.pack("<Qq6Q", HYPERCALL_NUMBER["mmuext_op"], 7, unpin, 1, 0, SELF, 0, 0)
+    assert guest.call("multicall", guest.put(DATA, entries), 2) == 0x77
+    assert not guest.domain.current.kernel_mode and guest.domain.core.rip == va(USER_CODE)
+    assert struct.unpack("<q", guest.get(DATA, 8, 72)) == (7,), "not done"
+    assert guest.domain.frames.pinned[guest.mfn(PT_L4)]
 
 
 def test_xsa_227_an_entry_named_by_address_is_aligned_and_in_an_l1(guest: Tiny) -> None:
