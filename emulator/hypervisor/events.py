@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from emulator.abi.errno import EEXIST, EINVAL, ENOENT, ENOSPC
@@ -58,10 +59,13 @@ class EventChannels:
     sent: int = 0
     fifo: Fifo | None = None
     _valid: int = _BUCKET
+    _lowest: int = 1  # all ports below are in use
 
     def allocate(self, port: Port) -> int:
         """The lowest free port number (0 is never one)."""
-        number = 1
+        while self._lowest in self.ports:
+            self._lowest += 1
+        number = self._lowest
         while number in self.ports or (self.fifo is not None and self.fifo.busy(number)):
             number += 1
         most = EVENT_PORTS if self.fifo is None else PORTS
@@ -113,8 +117,12 @@ class EventChannels:
         self.part(number, port)
         if port.kind == INTERDOMAIN and not port.backend and self.leads_to(port.remote_port, port.remote_domain, number):
             self.unbind(port.remote_port)
-        del self.ports[number]
+        self._free(number)
         self._clear(number)
+
+    def _free(self, number: int) -> None:
+        del self.ports[number]
+        self._lowest = min(self._lowest, number)
 
     def _clear(self, number: int) -> None:
         if self.fifo is not None:
@@ -168,7 +176,7 @@ class EventChannels:
             port.kind = INTERDOMAIN
             self.set_pending(number)
         else:
-            del self.ports[number]
+            self._free(number)
 
     def abroad(self) -> frozenset[tuple[int, int, int]]:
         """(port, domain, port there) of all channels to other guests."""
@@ -249,6 +257,7 @@ class EventChannels:
         self.fifo = Fifo(self.memory, self.vcpus) if fifo is not None else None
         if self.fifo is not None:
             self.fifo.load(fifo)
+        self._lowest = 1
         self.ports, self.virqs, self.late = copy.deepcopy(ports), dict(virqs), set(late)
 
     def unmask(self, number: int) -> None:
@@ -279,15 +288,19 @@ class EventChannels:
             return self.fifo.masked(number)
         return bool(self.words[(self.base + SI_MASK >> 3) + (number >> 6)] >> (number & 63) & 1)
 
-    def reset(self) -> None:
-        for number, port in list(self.ports.items()):
+    def reset(self, most: int) -> bool:
+        """EVTCHNOP_reset: close all, but not more than `most` at once; whether it is done, and two levels are there again."""
+        for number, port in list(islice(self.ports.items(), most)):
             if port.kind == FREE:
-                del self.ports[number]
+                self._free(number)
             else:
                 self.close(number)
+        if self.ports:
+            return False
         if self.fifo is not None:
             self.fifo.release()
             self.fifo = None
+        return True
 
     def init_control(self, vcpu: int, mfn: int, offset: int) -> None:
         """EVTCHNOP_init_control: the first one changes over to FIFO, what is pending then comes along."""

@@ -169,7 +169,7 @@ def test_an_answer_for_a_number_that_a_reset_freed_changes_nothing() -> None:
         far = offer(two, 1)
         arguments = one.put(DATA, struct.pack("<HxxII", 2, far, 0))
         one.call("event_channel_op", BIND_INTERDOMAIN, arguments)
-        one.domain.events.reset()
+        assert one.domain.events.reset(99)
         settle(two, one, two)
         assert not one.domain.events.ports
         assert status(two, far)[:2] == (UNBOUND, 1), "it hears that nobody is there"

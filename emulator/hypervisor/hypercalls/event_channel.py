@@ -10,10 +10,13 @@ from emulator.abi.xen import DOMID_SELF
 from emulator.hypervisor import channels
 from emulator.hypervisor.events import INTERDOMAIN, UNBOUND, VIRQ, Port
 from emulator.hypervisor.fifo import LINK_BITS, QUEUES
-from emulator.hypervisor.refusal import Refusal
+from emulator.hypervisor.refusal import Preempted, Refusal
 
 if TYPE_CHECKING:
     from emulator.hypervisor.vcpu import Vcpu
+
+_PIECE: Final = 256
+"""Ports that a reset closes at once (XSA-344: it has to let others in)."""
 
 
 def event_channel_op(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
@@ -44,7 +47,8 @@ def event_channel_op(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
         _status(vcpu, argument)
     elif command == xen.EVTCHNOP_reset:
         _check_self(vcpu, guest.read_u32(argument) & 0xFFFF)
-        events.reset()
+        if not events.reset(_PIECE):
+            raise Preempted
     elif command == xen.EVTCHNOP_bind_pirq:
         raise Refusal(EINVAL, "no physical interrupt is this domain's")
     elif command == xen.EVTCHNOP_init_control:
