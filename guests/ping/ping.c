@@ -30,21 +30,6 @@ static bool is_answered(void)
     return answered == expected;
 }
 
-static unsigned long number(const char *key, const char *otherwise, unsigned long most)
-{
-    char text[16];
-    unsigned long value = 0;
-    option(key, otherwise, text, sizeof(text));
-    for (const char *at = text; *at; at++) {
-        if (*at < '0' || *at > '9' || value > most)
-            panic("%s=%s is no number up to %lu", key, text, most);
-        value = value * 10 + (*at - '0');
-    }
-    if (value > most)
-        panic("%s=%s is no number up to %lu", key, text, most);
-    return value;
-}
-
 static void show(const unsigned *buckets, unsigned long count, unsigned long lost, const uint64_t *spent)
 {
     unsigned most = 1;
@@ -70,7 +55,7 @@ void guest_main(void)
     static uint8_t data[MAX_SIZE];
     uint32_t address = parse_ip(option("ip", "10.7.0.1", own, sizeof(own)));
     uint32_t peer = parse_ip(option("peer", "10.7.0.2", other, sizeof(other)));
-    unsigned long count = number("count", "1000", 1000000), size = number("size", "56", MAX_SIZE), rounds = number("rounds", "0", 1000000);
+    unsigned long count = option_number("count", "1000", 1000000), size = option_number("size", "56", MAX_SIZE), rounds = option_number("rounds", "0", 1000000);
     if (!address || !peer)
         panic("ip=%s peer=%s: no addresses", own, other);
     if (size < sizeof(uint64_t))

@@ -359,8 +359,47 @@ struct netif_rx_response {
     int16_t status;
 };
 
+/* io/blkif.h */
+#define BLKIF_SLOT 112
+#define BLKIF_OP_READ 0
+#define BLKIF_OP_WRITE 1
+#define BLKIF_OP_FLUSH_DISKCACHE 3
+#define BLKIF_OP_INDIRECT 6
+#define BLKIF_MAX_SEGMENTS_PER_REQUEST 11
+#define BLKIF_RSP_OKAY 0
+#define BLKIF_RSP_ERROR (-1)
+#define BLKIF_RSP_EOPNOTSUPP (-2)
+#define VDISK_READONLY 4
+
+struct blkif_request_segment {
+    uint32_t gref;
+    uint8_t first_sect, last_sect;
+    uint16_t pad;
+};
+struct blkif_request {
+    uint8_t operation, nr_segments;
+    uint16_t handle;
+    uint32_t pad;
+    uint64_t id, sector_number;
+    struct blkif_request_segment seg[BLKIF_MAX_SEGMENTS_PER_REQUEST];
+};
+struct blkif_request_indirect {
+    uint8_t operation, indirect_op;
+    uint16_t nr_segments;
+    uint32_t pad;
+    uint64_t id, sector_number;
+    uint16_t handle, pad2;
+    uint32_t indirect_grefs[8];
+};
+struct blkif_response {
+    uint64_t id;
+    uint8_t operation, pad;
+    int16_t status;
+};
+
 /* io/xenbus.h */
 #define XenbusStateInitWait 2
+#define XenbusStateInitialised 3
 #define XenbusStateConnected 4
 
 /* errno.h */
