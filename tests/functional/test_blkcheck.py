@@ -61,7 +61,7 @@ def test_an_overlay_holds_what_blkcheck_wrote_and_its_base_nothing(tmp_path: Pat
 def test_a_read_only_disk_is_not_written(tmp_path: Path) -> None:
     path = tmp_path / "disk.img"
     path.write_bytes(bytes(MIB))
-    assert "read-only, 0 errors" in check(f"vdev=xvda,target={path},access=ro", "")
+    assert "read-only, 0 errors" in check(f"vdev=xvda,access=ro,target={path}", "")
     assert path.read_bytes() == bytes(MIB)
 
 
