@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 from emulator.control.views import DomainView, Overview
 from emulator.errors import UserError
 from xenconsole.screens.confirm import LostScreen
+from xenconsole.terminal.session import Mourner
 from xenconsole.units import printable
 
 if TYPE_CHECKING:
@@ -16,20 +17,6 @@ if TYPE_CHECKING:
 NAMED = 6
 """Guests named in one line; the others are counted."""
 _ENDS = {"poweroff": "powered off", "reboot": "rebooted", "crash": "crashed", "suspend": "suspended"}
-
-
-class _Obituary(Protocol):
-    @property
-    def domain(self) -> DomainView: ...
-    @property
-    def reason(self) -> str: ...
-    @property
-    def restarted_as(self) -> int: ...
-
-
-@runtime_checkable
-class _Mourner(Protocol):
-    async def obituary(self, domid: int) -> _Obituary | None: ...
 
 
 def guests_in_words(domains: Sequence[DomainView]) -> str:
@@ -66,7 +53,7 @@ class Watch:
 
     async def _tell_end(self, view: DomainView) -> None:
         client = self.app.client
-        if not isinstance(client, _Mourner):
+        if not isinstance(client, Mourner):
             return
         try:
             obituary = await client.obituary(view.domid)

@@ -142,6 +142,20 @@ class _Side:
         self.peer = message
         return True
 
+    def _admit(self, message: Message) -> bool:
+        """Keep the books; False for a message about a stream that has ended meanwhile. Raises ProtocolError."""
+        raise NotImplementedError
+
+    def _admitted(self, frames: FrameDecoder, decoder: msgspec.msgpack.Decoder[_Inbound], data: bytes) -> Iterator[_Inbound]:
+        for message in self._decoded(frames, decoder, data):
+            try:
+                relevant = self._admit(message)
+            except ProtocolError:
+                self.closed = True
+                raise
+            if relevant:
+                yield message
+
     def _decoded(
         self, frames: FrameDecoder, decoder: msgspec.msgpack.Decoder[_Inbound], data: bytes
     ) -> Iterator[_Inbound]:
@@ -188,17 +202,9 @@ class EngineSide(_Side):
 
     def receive(self, data: bytes) -> Iterator[FromClient]:
         """Messages completed by `data`. Raises ProtocolError; what came before the error is yielded first."""
-        for message in self._decoded(self._frames, self._decoder, data):
-            try:
-                relevant = self._admit(message)
-            except ProtocolError:
-                self.closed = True
-                raise
-            if relevant:
-                yield message
+        return self._admitted(self._frames, self._decoder, data)
 
     def _admit(self, message: Message) -> bool:
-        """Keep the books; False for a message about a stream that has ended meanwhile."""
         if isinstance(message, Request):
             if message.id in self._pending:
                 raise ProtocolError(f"request {message.id} while one of that number is unanswered")
@@ -293,14 +299,7 @@ class ClientSide(_Side):
 
     def receive(self, data: bytes) -> Iterator[FromEngine]:
         """Messages completed by `data`; data of streams closed meanwhile is dropped. Raises ProtocolError."""
-        for message in self._decoded(self._frames, self._decoder, data):
-            try:
-                relevant = self._admit(message)
-            except ProtocolError:
-                self.closed = True
-                raise
-            if relevant:
-                yield message
+        return self._admitted(self._frames, self._decoder, data)
 
     def _admit(self, message: Message) -> bool:
         if isinstance(message, Reply):

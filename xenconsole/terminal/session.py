@@ -58,7 +58,7 @@ class _Obituary(Protocol):
 
 
 @runtime_checkable
-class _Mourner(Protocol):
+class Mourner(Protocol):
     """A client that tells what became of a domain (EngineClient does)."""
 
     async def obituary(self, domid: int) -> _Obituary | None: ...
@@ -142,7 +142,7 @@ class ConsoleSession:
         lost = self.client.lost
         if lost:
             return Ending(f"engine lost: {lost}")
-        if isinstance(self.client, _Mourner):
+        if isinstance(self.client, Mourner):
             try:
                 obituary = await self.client.obituary(self.domid)
             except (ConnectionError, UserError) as error:

@@ -7,6 +7,7 @@ emulated core itself computes, so that an emulated store cannot be told from an 
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import and_, or_, xor
 from typing import Final
 
 from emulator.hypervisor.emulation.state import AF, ARITHMETIC, CF, OF, PF, SF, ZF
@@ -42,76 +43,43 @@ def operation(name: str, bits: int) -> Operation | None:
     return None if maker is None else maker(bits)
 
 
-def _add(bits: int) -> Operation:
-    def run(old: int, source: int, flags: int) -> tuple[int, int]:
-        new, changed = add(old, source, 0, bits)
-        return new, flags & _KEEP | changed
+def _sum(arithmetic: Callable[[int, int, int, int], tuple[int, int]], carried: int) -> Callable[[int], Operation]:
+    """ADD and SUB, and with CF for `carried` ADC and SBB."""
 
-    return run
+    def maker(bits: int) -> Operation:
+        def run(old: int, source: int, flags: int) -> tuple[int, int]:
+            new, changed = arithmetic(old, source, flags & carried, bits)
+            return new, flags & _KEEP | changed
 
+        return run
 
-def _adc(bits: int) -> Operation:
-    def run(old: int, source: int, flags: int) -> tuple[int, int]:
-        new, changed = add(old, source, flags & CF, bits)
-        return new, flags & _KEEP | changed
-
-    return run
+    return maker
 
 
-def _sub(bits: int) -> Operation:
-    def run(old: int, source: int, flags: int) -> tuple[int, int]:
-        new, changed = subtract(old, source, 0, bits)
-        return new, flags & _KEEP | changed
+def _logic(combine: Callable[[int, int], int]) -> Callable[[int], Operation]:
+    """AND, OR, XOR."""
 
-    return run
+    def maker(bits: int) -> Operation:
+        def run(old: int, source: int, flags: int) -> tuple[int, int]:
+            new = combine(old, source)
+            return new, flags & _KEEP | _result(new, bits)
 
+        return run
 
-def _sbb(bits: int) -> Operation:
-    def run(old: int, source: int, flags: int) -> tuple[int, int]:
-        new, changed = subtract(old, source, flags & CF, bits)
-        return new, flags & _KEEP | changed
-
-    return run
+    return maker
 
 
-def _and(bits: int) -> Operation:
-    def run(old: int, source: int, flags: int) -> tuple[int, int]:
-        new = old & source
-        return new, flags & _KEEP | _result(new, bits)
+def _step(arithmetic: Callable[[int, int, int, int], tuple[int, int]]) -> Callable[[int], Operation]:
+    """INC and DEC: the carry stays."""
 
-    return run
+    def maker(bits: int) -> Operation:
+        def run(old: int, _source: int, flags: int) -> tuple[int, int]:
+            new, changed = arithmetic(old, 1, 0, bits)
+            return new, flags & (_KEEP | CF) | changed & ~CF
 
+        return run
 
-def _or(bits: int) -> Operation:
-    def run(old: int, source: int, flags: int) -> tuple[int, int]:
-        new = old | source
-        return new, flags & _KEEP | _result(new, bits)
-
-    return run
-
-
-def _xor(bits: int) -> Operation:
-    def run(old: int, source: int, flags: int) -> tuple[int, int]:
-        new = old ^ source
-        return new, flags & _KEEP | _result(new, bits)
-
-    return run
-
-
-def _inc(bits: int) -> Operation:
-    def run(old: int, _source: int, flags: int) -> tuple[int, int]:
-        new, changed = add(old, 1, 0, bits)
-        return new, flags & (_KEEP | CF) | changed & ~CF
-
-    return run
-
-
-def _dec(bits: int) -> Operation:
-    def run(old: int, _source: int, flags: int) -> tuple[int, int]:
-        new, changed = subtract(old, 1, 0, bits)
-        return new, flags & (_KEEP | CF) | changed & ~CF
-
-    return run
+    return maker
 
 
 def _not(bits: int) -> Operation:
@@ -245,8 +213,9 @@ def _rcr(bits: int) -> Operation:
 
 
 _MAKERS: Final[dict[str, Callable[[int], Operation]]] = {
-    "add": _add, "adc": _adc, "sub": _sub, "sbb": _sbb, "and": _and, "or": _or, "xor": _xor,
-    "inc": _inc, "dec": _dec, "not": _not, "neg": _neg, "bts": _bts, "btr": _btr, "btc": _btc,
+    "add": _sum(add, 0), "adc": _sum(add, CF), "sub": _sum(subtract, 0), "sbb": _sum(subtract, CF),
+    "and": _logic(and_), "or": _logic(or_), "xor": _logic(xor), "inc": _step(add), "dec": _step(subtract),
+    "not": _not, "neg": _neg, "bts": _bts, "btr": _btr, "btc": _btc,
     "shl": _shl, "sal": _shl, "shr": _shr, "sar": _sar, "rol": _rol, "ror": _ror, "rcl": _rcl, "rcr": _rcr,
 }  # fmt: skip
 
