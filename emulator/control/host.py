@@ -147,7 +147,7 @@ class Host:
         return blockverbs.reports(self._tools.guest(domid))
 
     def network_attach(self, domid: int, spec: str) -> str:
-        return networkverbs.attach(self._tools.guest(domid), spec, self._tools.networks)
+        return networkverbs.attach(self._tools.guest(domid), spec)
 
     def network_detach(self, domid: int, which: str, force: bool) -> str:
         return networkverbs.detach(self._tools.guest(domid), which, force)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from emulator.abi.xenbus import state_name
 from emulator.dom0.backends.block.device import BlockDevice
-from emulator.dom0.backends.block.disks import open_disk
+from emulator.dom0.backends.block.disks import AttachDisk, open_disk
 from emulator.dom0.diskspec import parse_disk
 from emulator.dom0.storage.pool import StoragePool
-from emulator.dom0.turns import in_turn, until_gone
+from emulator.dom0.turns import in_turn, plug, until_gone
+from emulator.dom0.xenbus import Detach, Plug
 
 if TYPE_CHECKING:
     from emulator.dom0.guest import Guest
@@ -45,7 +46,8 @@ def attach(guest: Guest, text: str, pool: StoragePool | None = None) -> BlockDev
         spec = pool.admit(spec)
     image = open_disk(spec)
     try:
-        return in_turn(guest, lambda: guest.disks.attach(spec, image))
+        device: BlockDevice = plug(guest, Plug("disks", AttachDisk(spec, image.size, image)))
+        return device
     except BaseException:
         image.close()
         raise
@@ -53,13 +55,8 @@ def attach(guest: Guest, text: str, pool: StoragePool | None = None) -> BlockDev
 
 def detach(guest: Guest, vdev: str, force: bool = False) -> str:
     """Ask the guest to let a disk go, and wait until it has; by force without asking. Returns the disk's name."""
-
-    def act() -> BlockDevice:
-        device = guest.disks.find(vdev)
-        device.detach(force)
-        return device
-
-    return until_gone(guest, in_turn(guest, act)).label
+    device: BlockDevice = plug(guest, Plug("disks", Detach(vdev, force)))
+    return until_gone(guest, device).label
 
 
 def reports(guest: Guest) -> tuple[DiskReport, ...]:

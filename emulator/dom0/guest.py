@@ -36,7 +36,8 @@ _SMALL_BUFFER, _BUFFER = 1 << 20, 32 << 20
 class Guest:
     """Built and ready to run. An actor for `machine.PhysicalCpus`."""
 
-    def __init__(self, domain: Domain, config: DomainConfig, store: Store, ports: tuple[int, int], mfns: tuple[int, int]) -> None:
+    def __init__(self, domain: Domain, config: DomainConfig, store: Store, ports: tuple[int, int], mfns: tuple[int, int],
+                 networks: Networks) -> None:  # fmt: skip
         self.domain, self.config, self._store = domain, config, store
         self.name = config.name
         self.started_unix = time.time()
@@ -62,7 +63,7 @@ class Guest:
         domain.receivers["xenstore"] = self._store_written
         domain.sinks.console_io = self._said
         self.disks = GuestDisks(domain, store)
-        self.vifs = GuestVifs(domain, store)
+        self.vifs = GuestVifs(domain, store, networks)
         self.console_mfn, self.store_mfn = mfns
         self.console_port, self.store_port = ports
         self._posted = 0  # bytes typed that the holder has not taken yet
@@ -208,12 +209,12 @@ def build_guest(config: DomainConfig, domid: int, store: Store, progress: Callab
         for ref, mfn in ((GNTTAB_RESERVED_CONSOLE, state.console_mfn), (GNTTAB_RESERVED_XENSTORE, state.store_mfn)):
             domain.grants.seed(ref, 0, mfn)  # as libxl leaves them, for a Domain-0 that maps by grant (xc_dom_gnttab_seed)
         domain.start(state.rip, state.rsp, state.rsi, state.cr3, state.kernel_sp, state.text)
-        guest = Guest(domain, config, store, ports, (state.console_mfn, state.store_mfn))
+        guest = Guest(domain, config, store, ports, (state.console_mfn, state.store_mfn), networks)
         guest.ring.advertise()
         for number, disk in enumerate(config.disks):
             guest.disks.attach(disk, images[number])
         for vif in config.vifs:
-            guest.vifs.attach(vif, networks)
+            guest.vifs.attach(vif)
         return guest
     except BaseException:
         close_images(images)

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 
 from emulator.abi.xenbus import state_name
 from emulator.dom0.backends.net.device import Vif
-from emulator.dom0.network import Capture, Networks, mac_text
+from emulator.dom0.backends.net.vifs import AttachVif
+from emulator.dom0.network import Capture, mac_text
 from emulator.dom0.network.pcapng import MAX_CAPTURE
-from emulator.dom0.turns import in_turn, until_gone
+from emulator.dom0.turns import in_turn, plug, until_gone
 from emulator.dom0.vifspec import parse_vif
+from emulator.dom0.xenbus import Detach, Plug
 from emulator.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,21 +46,16 @@ class VifReport:
     trouble: str
 
 
-def attach(guest: Guest, text: str, networks: Networks) -> str:
+def attach(guest: Guest, text: str) -> str:
     """Plug an interface into a running domain; the guest finds it by itself. Returns its name."""
     spec = parse_vif(text, domain=guest.config.name)
-    return in_turn(guest, lambda: guest.vifs.attach(spec, networks)).name
+    return str(plug(guest, Plug("vifs", AttachVif(spec))).label)
 
 
 def detach(guest: Guest, which: str, force: bool = False) -> str:
     """Ask the guest to let an interface go, and wait until it has; by force without asking. Returns its name."""
-
-    def act() -> Vif:
-        vif = guest.vifs.find(which)
-        vif.detach(force)
-        return vif
-
-    return until_gone(guest, in_turn(guest, act)).label
+    device: Vif = plug(guest, Plug("vifs", Detach(which, force)))
+    return until_gone(guest, device).label
 
 
 def start_capture(guest: Guest, which: str, path: Path, limit: int = MAX_CAPTURE) -> str:

@@ -159,7 +159,7 @@ def test_a_wrong_interface_is_told_and_changes_nothing(host: Host) -> None:
     host.create(ours("pong", "ip=10.7.0.2"))
     pong = host.tools.guests[host.domids["pong"]]
     with pytest.raises(UserError, match="is there already"):
-        networkverbs.attach(pong, "devid=0", host.tools.networks)
+        networkverbs.attach(pong, "devid=0")
     with pytest.raises(UserError, match="no interface 7: there are: 0"):
         networkverbs.detach(pong, "7")
 
@@ -190,7 +190,7 @@ def test_two_linux_guests_ping_and_move_megabytes(host: Host, linux_cfg: str) ->
     a = host.tools.guests[host.domids["a"]]
     assert networkverbs.detach(a, "0") == f"vif{a.domid}.0"
     host.run("a", "while ip link show eth0 >/dev/null 2>&1; do sleep 0.1; done")
-    networkverbs.attach(a, "bridge=net0", host.tools.networks)
+    networkverbs.attach(a, "bridge=net0")
     host.run("a", "while ! ip link show eth0 >/dev/null 2>&1; do sleep 0.1; done; ip addr add 10.0.0.1/24 dev eth0; ip link set eth0 up")
     assert " 0% packet loss" in host.run("a", "sleep 1; ping -q -A -c 20 10.0.0.2")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, cast
 
 from emulator.abi.grant_table import GTF_permit_access, GTF_readonly, GTF_type_mask
@@ -14,7 +15,8 @@ from emulator.dom0.backends.block.device import BlockDevice, DeviceState, DiskAn
 from emulator.dom0.diskspec import DiskSpec, device_number
 from emulator.dom0.grants import GrantAccess, GrantError, GrantLook
 from emulator.dom0.storage import Done, Image, open_image
-from emulator.dom0.xenbus import FrontendWatch
+from emulator.dom0.storage.recorded import RecordedImage
+from emulator.dom0.xenbus import Detach, FrontendWatch
 from emulator.dom0.xenstore import Store
 from emulator.errors import UserError
 from emulator.hypervisor.events import INTERDOMAIN, UNBOUND
@@ -147,6 +149,15 @@ def close_images(images: list[Image]) -> None:
         image.close()
 
 
+@dataclass(frozen=True, slots=True)
+class AttachDisk:
+    """An order: plug this disk in. A replay needs its size alone; `image` is the disk itself, given away."""
+
+    spec: DiskSpec
+    size: int
+    image: Image = field(compare=False, repr=False)
+
+
 class GuestDisks:
     def __init__(self, domain: Domain, store: Store) -> None:
         self._domain, self._store = domain, store
@@ -154,8 +165,20 @@ class GuestDisks:
         self._watch: FrontendWatch | None = None
         self.devices: dict[int, BlockDevice] = {}
         self.gone: list[BlockDevice] = []  # let go, their images perhaps not closed yet
+        domain.receivers["disks"] = cast("Callable[[bytes], None]", self.ordered)
 
     # --- plugging --------------------------------------------------------------------------------------------------------------
+
+    def ordered(self, order: AttachDisk | Detach) -> BlockDevice:
+        """What a Plug message brings. Raises UserError, the image still the caller's."""
+        if isinstance(order, Detach):
+            device = self.find(order.which)
+            device.detach(order.force)
+            return device
+        image = order.image
+        if self._domain.replaying:
+            image = RecordedImage(image.path, order.size, image.readonly)
+        return self.attach(order.spec, image)
 
     def attach(self, spec: DiskSpec, image: Image) -> BlockDevice:
         """Plug a disk in; the image belongs to it from now on. Raises UserError, the image still the caller's."""
@@ -170,6 +193,7 @@ class GuestDisks:
         if self._side is None or self._watch is None:
             self._side, self._watch = DiskSide(self._domain), FrontendWatch(self._store)
         device = BlockDevice(spec, image, self._side, self._store, self._removed)
+        device.live = not self._domain.replaying
         self.devices[spec.devid] = device
         self._domain.events.backends[device.name] = device.kick
         # An answer is a message of its own kind, no bytes.

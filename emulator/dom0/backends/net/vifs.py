@@ -6,6 +6,7 @@ Everything here runs in the domain's holder but `close`, which runs when nobody 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from emulator.dom0.backends.block.disks import DiskSide
@@ -13,7 +14,7 @@ from emulator.dom0.backends.net.device import Vif, VifState
 from emulator.dom0.backends.net.side import FramesIn
 from emulator.dom0.network import Frame, Networks, mac_text
 from emulator.dom0.vifspec import MAX_VIFS, VifSpec, numbered
-from emulator.dom0.xenbus import FrontendWatch
+from emulator.dom0.xenbus import Detach, FrontendWatch
 from emulator.dom0.xenstore import Store
 from emulator.errors import UserError
 
@@ -43,9 +44,17 @@ class VifSide(DiskSide):
         return self._domain.clock.now()
 
 
+@dataclass(frozen=True, slots=True)
+class AttachVif:
+    """An order: plug this interface in."""
+
+    spec: VifSpec
+
+
 class GuestVifs:
-    def __init__(self, domain: Domain, store: Store) -> None:
-        self._domain, self._store = domain, store
+    def __init__(self, domain: Domain, store: Store, networks: Networks) -> None:
+        self._domain, self._store, self._networks = domain, store, networks
+        domain.receivers["vifs"] = cast("Callable[[bytes], None]", self.ordered)
         self._side: VifSide | None = None
         self._watch: FrontendWatch | None = None
         self.devices: dict[int, Vif] = {}
@@ -53,7 +62,15 @@ class GuestVifs:
 
     # --- plugging --------------------------------------------------------------------------------------------------------------
 
-    def attach(self, spec: VifSpec, networks: Networks) -> Vif:
+    def ordered(self, order: AttachVif | Detach) -> Vif:
+        """What a Plug message brings. Raises UserError."""
+        if isinstance(order, Detach):
+            vif = self.find(order.which)
+            vif.detach(order.force)
+            return vif
+        return self.attach(order.spec)
+
+    def attach(self, spec: VifSpec) -> Vif:
         """Plug an interface in. Raises UserError."""
         if spec.devid < 0:
             free = next((number for number in range(MAX_VIFS) if number not in self.devices), None)
@@ -63,8 +80,8 @@ class GuestVifs:
         if spec.devid in self.devices:
             raise UserError(f"interface {spec.devid} is there already", fix="another devid=, or network-detach it first")
         if self._side is None or self._watch is None:
-            self._side, self._watch = VifSide(self._domain, networks), FrontendWatch(self._store)
-        network = networks.get(spec.bridge)
+            self._side, self._watch = VifSide(self._domain, self._networks), FrontendWatch(self._store)
+        network = self._networks.get(spec.bridge)
         vif = Vif(spec, network, self._side, self._store, self._removed)
         if network.shared(spec.mac):
             self._side.log("warning", f"{vif.name}: another interface on {spec.bridge} has the address {mac_text(spec.mac)}")
