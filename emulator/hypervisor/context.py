@@ -12,7 +12,7 @@ from emulator.cpu.core import DS, ES, FS, GDT, GS, IF, IOPL, LDT, MASK64, RSP, V
 from emulator.hypervisor.emulation.control import CR0_TS, fix_cr4
 from emulator.hypervisor.emulation.msrs import canonical
 from emulator.hypervisor.memory.frames import L4, SEG_DESC
-from emulator.hypervisor.refusal import Refusal
+from emulator.hypervisor.refusal import Refusal, Restart
 from emulator.hypervisor.vcpu import Callback, TrapEntry
 
 if TYPE_CHECKING:
@@ -113,15 +113,16 @@ def set_info(vcpu: Vcpu, data: bytes) -> None:
 
 
 def _take_frames(vcpu: Vcpu, gdt: tuple[int, ...], kernel: int, user: int) -> None:
-    """References on the descriptor frames and the two top tables, all of them or none."""
+    """References on the descriptor frames and the two top tables, all of them or none. Raises Refusal, or Restart to be called again."""
     tables = vcpu.domain.tables
+    tables.finish()
     taken: list[int] = []
     try:
         for mfn, kind in (*((mfn, SEG_DESC) for mfn in gdt), (kernel, L4), *(((user, L4),) if user else ())):
             tables.get_type(mfn, kind)
             taken.append(mfn)
-    except Refusal:
+    except (Refusal, Restart):
         for mfn in taken:
-            tables.put_type(mfn)
+            tables.drop(mfn)
         raise
     vcpu.cr3_kernel, vcpu.cr3_user = kernel, user

@@ -16,10 +16,9 @@ from typing import Any, Final, TypeVar
 import numpy as np
 
 from emulator.abi import xen
-from emulator.abi.errno import EINVAL
 from emulator.abi.xen import HYPERCALLS
 from emulator.cpu import native
-from emulator.cpu.core import GDT, LDT, Core
+from emulator.cpu.core import GDT, Core
 from emulator.hypervisor.clock import Clock
 from emulator.hypervisor.emulation import Emulator
 from emulator.hypervisor.events import EventChannels
@@ -28,13 +27,14 @@ from emulator.hypervisor.grants.peers import Answer, Unmap, tell, unclaimed
 from emulator.hypervisor.grants.table import GrantTable
 from emulator.hypervisor.hypercalls.page import hypercall_page
 from emulator.hypervisor.layout import WINDOW_FRAMES, XenLayout, hypervisor_frames, permutation
+from emulator.hypervisor.ldt import drop_ldt
 from emulator.hypervisor.mailbox import Level, Logged, Mailbox, Message, PeerRequest, Rotate, Stage
 from emulator.hypervisor.memory.descriptors import check_descriptor
-from emulator.hypervisor.memory.frames import L4, SEG_DESC, WRITABLE, FrameTable
+from emulator.hypervisor.memory.frames import L4, WRITABLE, FrameTable
 from emulator.hypervisor.memory.guestmem import GuestMemory
 from emulator.hypervisor.memory.pagetables import PageTables
 from emulator.hypervisor.memory.reservation import Reservation
-from emulator.hypervisor.refusal import DomainCrash, Refusal
+from emulator.hypervisor.refusal import DomainCrash, Refusal, Restart
 from emulator.hypervisor.rotation import Rotation
 from emulator.hypervisor.spec import DomainSpec, Sinks, Stats
 from emulator.hypervisor.timekeeping import Timekeeper
@@ -270,60 +270,29 @@ class Domain:
         return {name: count for name, count in zip(HYPERCALLS, self.stats.by_number, strict=True) if name}
 
     def new_baseptr(self, vcpu: Vcpu, mfn: int) -> None:
-        """MMUEXT_NEW_BASEPTR and MOV to CR3: the guest kernel's L4."""
-        if mfn != vcpu.cr3_kernel:
+        """MMUEXT_NEW_BASEPTR and MOV to CR3: the guest kernel's L4 (new_guest_cr3). Raises Refusal, and Restart like `get_type`."""
+        self.tables.finish()
+        old = vcpu.cr3_kernel
+        if mfn != old:
             self.tables.get_type(mfn, L4)
             if vcpu.ldt_frames:
-                self.drop_ldt(vcpu)
-            if vcpu.cr3_kernel:
-                self.tables.put_type(vcpu.cr3_kernel)
+                drop_ldt(vcpu)
             vcpu.cr3_kernel = mfn
+            more = old != 0 and self.tables.drop(old)
             if vcpu.kernel_mode:
                 self.core.cr3 = mfn << 12
                 self.tables.stale = False
+            if more:
+                raise Restart
 
     def new_user_baseptr(self, vcpu: Vcpu, mfn: int) -> None:
         if mfn == vcpu.cr3_user:
             return
         if mfn:
             self.tables.get_type(mfn, L4)
-        if vcpu.cr3_user:
-            self.tables.put_type(vcpu.cr3_user)
-        vcpu.cr3_user = mfn
-
-    def set_ldt(self, vcpu: Vcpu, base: int, entries: int) -> None:
-        """MMUEXT_SET_LDT: its pages are mapped at their first use (pv_map_ldt_shadow_page)."""
-        if entries > 8192 or (entries and (base & 0xFFF or 0x800000000000 <= base < xen.HYPERVISOR_VIRT_END)):
-            raise Refusal(EINVAL, f"an LDT of {entries} entries at {base:#x}")
-        self.drop_ldt(vcpu)
-        vcpu.ldt_base, vcpu.ldt_entries = base, entries
-        self.core.set_table(LDT, self.layout.gdt_address(vcpu.number) + (xen.GDT_PAGES << 12), max(0, entries * 8 - 1))
-        self.tables.stale = True
-
-    def drop_ldt(self, vcpu: Vcpu) -> None:
-        """pv_destroy_ldt: its pages are looked up anew."""
-        for page, mfn in vcpu.ldt_frames.items():
-            self.layout.map_ldt(vcpu.number, page, 0)
-            self.tables.put_type(mfn)
-            self.tables.stale = True
-        vcpu.ldt_frames = {}
-
-    def map_ldt_page(self, vcpu: Vcpu, page: int) -> bool:
-        if page * 512 >= vcpu.ldt_entries or page in vcpu.ldt_frames:
-            return False
-        index = self.guest.entry_index(vcpu.ldt_base + (page << 12))
-        entry = self.memory.words[index] if index >= 0 else 0
-        if not entry & xen.PRESENT:
-            return False
-        mfn = (entry & xen.FRAME_MASK) >> 12
-        try:
-            self.tables.get_type(mfn, SEG_DESC)
-        except Refusal as refusal:
-            self.refused("LDT page", refusal)
-            return False
-        vcpu.ldt_frames[page] = mfn
-        self.layout.map_ldt(vcpu.number, page, mfn)
-        return True
+        old, vcpu.cr3_user = vcpu.cr3_user, mfn
+        if old and self.tables.drop(old):
+            raise Restart
 
     def arm_breakpoints(self, vcpu: Vcpu) -> bool:
         self.core.set_breakpoints(vcpu.debug.addresses, vcpu.debug.dr7)

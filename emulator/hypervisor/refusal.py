@@ -22,3 +22,7 @@ class Preempted(Exception):
     def __init__(self, *arguments: int) -> None:
         super().__init__("preempted")
         self.arguments = arguments
+
+
+class Restart(Preempted):
+    """-ERESTART: what could be done within one call's allowance is done and remembered; the same call again goes on from there."""

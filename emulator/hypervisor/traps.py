@@ -38,8 +38,10 @@ from emulator.hypervisor.emulation import Kind, Outcome
 from emulator.hypervisor.emulation.msrs import canonical
 from emulator.hypervisor.emulation_port import EmulationPort
 from emulator.hypervisor.hypercalls import HANDLERS
+from emulator.hypervisor.ldt import map_ldt_page
 from emulator.hypervisor.memory.frames import L1
-from emulator.hypervisor.refusal import DomainCrash, Preempted, Refusal
+from emulator.hypervisor.memory.promotion import ALLOWANCE
+from emulator.hypervisor.refusal import DomainCrash, Preempted, Refusal, Restart
 from emulator.hypervisor.trace import call_name
 from emulator.hypervisor.vcpu import USER_SYSCALL_SELECTORS
 
@@ -67,6 +69,7 @@ class Traps:
     def handle(self, vector: int) -> None:
         domain, core = self._domain, self._core
         vcpu = domain.current
+        domain.tables.allowance = ALLOWANCE
         began = perf_counter_ns()
         try:
             if vector == VECTOR_SYSCALL:
@@ -163,7 +166,7 @@ class Traps:
         domain.stats.page_faults += 1
         if HYPERVISOR_VIRT_START <= va < HYPERVISOR_VIRT_END:
             page = domain.layout.ldt_page(va)
-            if page is not None and domain.map_ldt_page(vcpu, page[1]):
+            if page is not None and map_ldt_page(vcpu, page[1]):
                 return
         elif error_code & PFEC_present and not error_code & PFEC_reserved:
             index = domain.guest.entry_index(va)
@@ -213,8 +216,11 @@ class Traps:
             return
         error_code = core.error_code if vector in TRAPS_WITH_ERROR_CODE else None
         if vector == TRAP_GP and not error_code and canonical(core.rip):
-            if self._carry_out(vcpu, domain.emulator.privileged(self._ports[vcpu.number])):
-                return
+            try:
+                if self._carry_out(vcpu, domain.emulator.privileged(self._ports[vcpu.number])):
+                    return
+            except Restart:
+                return  # X86EMUL_RETRY: a MOV to CR3 of a tree that is not validated yet
         elif vector == TRAP_UD:
             if self._carry_out(vcpu, domain.emulator.forced(self._ports[vcpu.number])):
                 return

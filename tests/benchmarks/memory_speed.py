@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from emulator.hypervisor.memory.frames import L1
+from emulator.hypervisor.memory.leaves import bits
 from tests.benchmarks.table import Row
 from tests.unit.domains import DATA, NX, PRESENT, PT_L1, RW, USER, Tiny, va
 
@@ -42,8 +43,8 @@ def run() -> list[Row]:
         domain.tables.put_type(table)
 
     def release() -> None:
-        domain.tables._release(table, L1)
-        domain.tables.take_leaves(entries)
+        domain.tables.drop_leaves(entries)
+        domain.tables.take_leaves(entries, *bits(entries))
 
     domain.tables.get_type(table, L1)
     entries = domain.memory.quads[table << 9 : (table + 1) << 9].copy()

@@ -38,6 +38,8 @@ class Tiny:
     def __init__(self, *, frames: int = FRAMES, max_frames: int = FRAMES, vcpus: int = 1, domid: int = 1) -> None:
         spec = DomainSpec(domid, "tiny", bytes(range(16)), frames, max_frames, vcpus=vcpus, wallclock_ns=1_700_000_000_123_456_789,
                           translation_buffer=1 << 20)  # fmt: skip
+        self.patience = 100_000  # pieces of a hypercall before the guest turns to something else
+        self.pieces = 0
         self.domain = domain = Domain(spec)
         words, link = domain.memory.words, PRESENT | RW | USER
         for table in (PT_L4, USER_L4):
@@ -87,8 +89,9 @@ class Tiny:
         for register, value in zip(_REGISTERS, arguments, strict=False):
             core.regs[register] = value & MASK64
         rip = core.rip
-        for _ in range(100_000):  # a long hypercall begins again where it was interrupted
+        for _ in range(self.patience):  # a long hypercall begins again where it was interrupted
             core.on_trap(VECTOR_SYSCALL)
+            self.pieces += 1
             if core.rip != rip or self.domain.ended or self.domain.current.parked is not None:
                 break
         result = core.regs[RAX]
@@ -149,6 +152,8 @@ class Tiny:
         def walk(mfn: int, kind: int) -> None:
             for index in np.flatnonzero(domain.memory.quads[mfn << 9 : mfn + 1 << 9] & np.uint64(PRESENT)).tolist():
                 entry = words[mfn << 9 | index]
+                if index >= frames.partial.get(mfn, (512, False))[0]:
+                    break  # its references are not taken yet, or given back already
                 if kind == L4 and XEN_L4_FIRST <= index <= XEN_L4_LAST:
                     continue
                 target = (entry & 0x000FFFFFFFFFF000) >> 12
@@ -163,6 +168,8 @@ class Tiny:
 
         for mfn in np.flatnonzero(np.frombuffer(frames.pinned, dtype=np.uint8)).tolist():
             use(mfn, frames.type[mfn])
+        for mfn in frames.partial:
+            use(mfn, frames.type[mfn])  # its own
         for vcpu in domain.vcpus:
             for table in (vcpu.cr3_kernel, vcpu.cr3_user):
                 if table:
@@ -186,6 +193,28 @@ class Tiny:
         assert found == uses
         assert {mfn: frames.type[mfn] for mfn in found} == kinds
         assert {mfn: frames.readers[mfn] for mfn in np.flatnonzero(frames.reads).tolist()} == readers
+
+    def let_go(self) -> None:
+        """Every use of every frame goes, as at a domain's end, and nothing must be left (relinquish_memory)."""
+        domain, frames, tables = self.domain, self.domain.frames, self.domain.tables
+        tables.allowance = 1 << 62
+        for ref, active in list(domain.grants.active.items()):
+            for kind, pins in enumerate(list(active.pins)):
+                for _ in range(pins):
+                    domain.grants.unmap(ref, (kind,))
+        frames.unfinished += [mfn for mfn in frames.partial if mfn not in frames.unfinished]
+        tables.finish()
+        for vcpu in domain.vcpus:
+            for mfn in (*vcpu.gdt_frames, *vcpu.ldt_frames.values(), vcpu.cr3_kernel, vcpu.cr3_user):
+                if mfn:
+                    tables.put_type(mfn)
+            vcpu.gdt_frames, vcpu.ldt_frames, vcpu.cr3_kernel, vcpu.cr3_user = (), {}, 0, 0
+        for mfn in np.flatnonzero(np.frombuffer(frames.pinned, dtype=np.uint8)).tolist():
+            tables.unpin(mfn)
+        left = frames.owners != SHARED_OWNER
+        assert not frames.counts[left].any() and not frames.reads.any() and not frames.leaving and not frames.partial
+        assert (frames.counts[~left] == 1).all()
+        domain.reservation.check()
 
     def close(self) -> None:
         self.domain.close()

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from emulator.hypervisor.vcpu import Vcpu
 
 _PIECE: Final = 256
+_CALL_WORK: Final = 4  # of the domain's allowance (memory/promotion), for each call
 _ENTRY: Final = Struct("<Qq6Q")  # struct multicall_entry: op result args[6]
 _ASSISTS: Final = (1 << VMASST_TYPE_writable_pagetables | 1 << VMASST_TYPE_architectural_iopl | 1 << VMASST_TYPE_runstate_update_flag
                    | 1 << VMASST_TYPE_m2p_strict)  # fmt: skip
@@ -44,8 +45,9 @@ def multicall(vcpu: Vcpu, calls: int, count: int, *_: int) -> int:
     count &= 0xFFFFFFFF
     for index in range(count):
         at = calls + index * size
-        if index == _PIECE:
+        if index == _PIECE or (index and domain.tables.allowance <= 0):
             raise Preempted(at, count - index)
+        domain.tables.allowance -= _CALL_WORK
         number, _result, *arguments = _ENTRY.unpack(guest.read(at, size))
         if number == _IRET:
             rax = vcpu.iret()

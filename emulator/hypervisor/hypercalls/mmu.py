@@ -1,7 +1,7 @@
 """mmu_update, update_va_mapping, mmuext_op: a guest changes its page tables (xen/arch/x86/mm.c).
 
-Long lists are done in pieces of `_PIECE` operations: the hypercall is issued again for the rest, with events delivered between,
-always at the same place, so that the guest's time stays a function of what it executes.
+Long work is done in pieces of an allowance (memory/promotion): the hypercall is issued again for the rest, with events delivered
+between, always at the same place, so that the guest's time stays a function of what it executes.
 
 The TLB is invisible: every change of an entry that the processor may have cached flushes at once (`PageTables.stale`), whatever the
 guest asks for. Its own requests to flush, some 17,000 in a Linux boot, therefore find nothing to do.
@@ -17,8 +17,9 @@ import numpy as np
 from emulator.abi import xen
 from emulator.abi.errno import EACCES, EINVAL, ENOSYS, EOPNOTSUPP, EPERM, ESRCH
 from emulator.abi.xen import DOMID_IO, DOMID_SELF, DOMID_XEN, HYPERVISOR_VIRT_END, MMUEXT_NAMES
+from emulator.hypervisor.ldt import set_ldt
 from emulator.hypervisor.memory.frames import GUEST, L1, NONE, SHARED, WRITABLE
-from emulator.hypervisor.refusal import Preempted, Refusal
+from emulator.hypervisor.refusal import Preempted, Refusal, Restart
 
 if TYPE_CHECKING:
     from emulator.hypervisor.domain import Domain
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 _UPDATE: Final = Struct("<QQ")  # struct mmu_update: ptr val
 _EXT: Final = Struct("<IxxxxQQ")  # struct mmuext_op: cmd arg1 arg2
 _PREEMPTED: Final = 1 << 31  # MMU_UPDATE_PREEMPTED: a continuation
-_PIECE: Final = 4096
+_OPERATION_WORK: Final = 3  # of the allowance, for each mmuext_op
 _MANY: Final = 24  # entries from which on a whole list is cheaper than each by itself (measured)
 
 
@@ -65,6 +66,14 @@ def _report(vcpu: Vcpu, done_at: int, done: int) -> None:
             vcpu.domain.refused("done count", refusal)
 
 
+def _end(vcpu: Vcpu, what: str, refusal: Refusal) -> None:
+    """A refusal whose table could not be let go within the allowance is the answer when that is done. Raises one or the other."""
+    if vcpu.domain.frames.unfinished:
+        vcpu.domain.refused(what, refusal)
+        raise Preempted(0, _PREEMPTED, 0, -refusal.errno)
+    raise refusal
+
+
 def _signed(value: int) -> int:
     value &= 0xFFFFFFFF
     return value - (1 << 32) if value >> 31 else value
@@ -72,17 +81,19 @@ def _signed(value: int) -> int:
 
 def mmu_update(vcpu: Vcpu, updates: int, count: int, done_at: int, foreign: int, *_: int) -> int:
     """A list of (machine address of an entry | command, value). `done` counts those carried out before the first refusal."""
+    domain = vcpu.domain
+    domain.tables.finish()
     count &= 0xFFFFFFFF
     if count == _PREEMPTED and not updates:
         return _signed(foreign)
     count, before = _done_so_far(vcpu, count, done_at)
-    vcpu.domain.guest.check_range(updates)
+    domain.guest.check_range(updates)
     table_owner = foreign >> 16 & 0xFFFF
-    own_tables = not table_owner or table_owner - 1 == vcpu.domain.domid
-    if not own_tables and (table_owner - 1 >= DOMID_SELF or not vcpu.domain.domid_exists(table_owner - 1)):
+    own_tables = not table_owner or table_owner - 1 == domain.domid
+    if not own_tables and (table_owner - 1 >= DOMID_SELF or not domain.domid_exists(table_owner - 1)):
         raise Refusal(ESRCH, f"domain {table_owner - 1} does not exist")
     done = 0
-    domain = vcpu.domain
+    tables, frames = domain.tables, domain.frames
     try:
         if foreign & 0xFFFF != DOMID_SELF and not page_owner(vcpu, foreign & 0xFFFF):
             if count:
@@ -91,38 +102,40 @@ def mmu_update(vcpu: Vcpu, updates: int, count: int, done_at: int, foreign: int,
             return 0
         if not own_tables and count:
             raise _foreign(table_owner - 1)
-        piece = min(count, _PIECE)
-        while done < piece:
-            done += _updates(domain, updates + done * 16, piece - done)
+        while done < count and not frames.unfinished and (not done or tables.allowance > 0):
+            done += _updates(domain, updates + done * 16, count - done)
     except _Partly as partly:
         done += partly.done
-        raise partly.refusal from None
+        if partly.refusal is not None:
+            _end(vcpu, "mmu_update", partly.refusal)
     finally:
         domain.stats.mmu_entries += done
         _report(vcpu, done_at, before + done)
-    if done < count:
+    if done < count or frames.unfinished:
         raise Preempted(updates + done * 16, count - done | _PREEMPTED, done_at, foreign)
     return 0
 
 
 class _Partly(Exception):
-    """Some of a batch was done before the refusal."""
+    """Some of a batch was done before the refusal, or before there was enough for once (None)."""
 
-    def __init__(self, done: int, refusal: Refusal) -> None:
-        super().__init__(refusal.reason)
+    def __init__(self, done: int, refusal: Refusal | None = None) -> None:
+        super().__init__()
         self.done, self.refusal = done, refusal
 
 
 def _updates(domain: Domain, at: int, count: int) -> int:
     """Those updates that lie on one page of the list; how many were done. Raises _Partly."""
+    tables = domain.tables
     batch = min(count, (4096 - (at & 0xFFF)) // 16) or 1
+    tables.allowance -= batch
     try:
         data = domain.guest.read(at, batch * 16)
     except Refusal as refusal:
         raise _Partly(0, refusal) from None
     if batch >= _MANY and _all_at_once(domain, data):
         return batch
-    frames, tables, words = domain.frames, domain.tables, domain.memory.words
+    frames, words = domain.frames, domain.memory.words
     types, limit = frames.type, frames.frames
     done = 0
     try:
@@ -147,9 +160,13 @@ def _updates(domain: Domain, at: int, count: int) -> int:
                 return done + 1
             else:
                 tables.write_entry(mfn, pointer >> 3 & 511, value, command == xen.MMU_PT_UPDATE_PRESERVE_AD)
+                if frames.unfinished or tables.allowance <= 0:
+                    return done + 1
             done += 1
     except Refusal as refusal:
         raise _Partly(done, refusal) from None
+    except Restart:
+        raise _Partly(done) from None
     return done
 
 
@@ -202,23 +219,30 @@ def update_va_mapping_otherdomain(vcpu: Vcpu, va: int, value: int, flags: int, d
 
 
 def mmuext_op(vcpu: Vcpu, operations: int, count: int, done_at: int, foreign: int, *_: int) -> int:
+    domain = vcpu.domain
+    tables, frames = domain.tables, domain.frames
+    tables.finish()
     count &= 0xFFFFFFFF
     if count == _PREEMPTED and not operations:
         return _signed(foreign)
     count, before = _done_so_far(vcpu, count, done_at)
-    domain = vcpu.domain
     domain.guest.check_range(operations)
     if foreign & 0xFFFF != DOMID_SELF and not page_owner(vcpu, foreign & 0xFFFF):
         raise _foreign(foreign & 0xFFFF)
-    done, piece = 0, min(count, _PIECE)
+    done = 0
     try:
-        while done < piece:
+        while done < count and not frames.unfinished and (not done or tables.allowance > 0):
             command, arg1, arg2 = _EXT.unpack(domain.guest.read(operations + done * _EXT.size, _EXT.size))
+            tables.allowance -= _OPERATION_WORK
             _one_ext(vcpu, domain, command, arg1, arg2)
             done += 1
+    except Refusal as refusal:
+        _end(vcpu, "mmuext_op", refusal)
+    except Restart:
+        pass  # this one is to be gone on with
     finally:
         _report(vcpu, done_at, before + done)
-    if done < count:
+    if done < count or frames.unfinished:
         raise Preempted(operations + done * _EXT.size, count - done | _PREEMPTED, done_at, foreign)
     return 0
 
@@ -247,7 +271,7 @@ def _one_ext(vcpu: Vcpu, domain: Domain, command: int, arg1: int, arg2: int) -> 
     elif command == xen.MMUEXT_FLUSH_CACHE_GLOBAL:
         raise Refusal(EINVAL, "no device, no cache to flush (cache_flush_permitted)")
     elif command == xen.MMUEXT_SET_LDT:
-        domain.set_ldt(vcpu, arg1, arg2 & 0xFFFFFFFF)
+        set_ldt(vcpu, arg1, arg2 & 0xFFFFFFFF)
     elif command == xen.MMUEXT_CLEAR_PAGE:
         _plain(domain, arg1)[:] = bytes(4096)
     elif command == xen.MMUEXT_COPY_PAGE:

@@ -12,6 +12,12 @@ its own page tables. `readers` counts the uses that ask for no type: read-only m
 general count (PGC_count_mask) is the sum of both and 1 for the allocation. A frame that its domain gives back while it is in use is
 `leaving`: still the domain's, and gone with its last use (PGC_allocated clear).
 
+A table of level 2 to 4 may be validated in part only, between two pieces of a long hypercall (PGT_partial): `partial[mfn]` is then
+how many of its entries hold their references (nr_validated_ptes), and whether the next one names a table that is itself partial
+(PTF_partial_set). Its count is 1, which is its own: nobody uses it until it is whole, nobody may use it as anything else.
+`unfinished` are partial tables that nobody wants any more: they are to be let go before anything else is begun (old_guest_table;
+Xen has one a vCPU, which comes to the same where vCPUs take turns).
+
 `linear` is Xen's linear_pt_count: above zero, so many entries of this table name tables of its own level; below, it is named so.
 """
 
@@ -29,7 +35,7 @@ XEN, GUEST, SHARED, FREE, FOREIGN = range(5)
 domain, whose granted frame is seen through this one."""
 OWNER_NAMES = ("Xen", "the domain", "Xen, shared", "nobody", "another domain")
 
-Saved = tuple[bytes, bytes, bytes, bytes, bytes, bytes, tuple[int, ...]]
+Saved = tuple[bytes, bytes, bytes, bytes, bytes, bytes, tuple[int, ...], tuple[tuple[int, tuple[int, bool]], ...], tuple[int, ...]]
 
 
 class FrameTable:
@@ -44,6 +50,8 @@ class FrameTable:
         self.pinned = bytearray(frames)
         self.owner = bytearray(frames)
         self.leaving: set[int] = set()
+        self.partial: dict[int, tuple[int, bool]] = {}
+        self.unfinished: list[int] = []
         self.types: NDArray[np.uint8] = np.frombuffer(self.type, dtype=np.uint8)
         self.counts: NDArray[np.int32] = np.frombuffer(self.count, dtype=np.int32)
         self.reads: NDArray[np.int32] = np.frombuffer(self.readers, dtype=np.int32)
@@ -64,18 +72,20 @@ class FrameTable:
     def describe(self, mfn: int) -> str:
         """What stands in the way of another use, for people."""
         kind, count = TYPE_NAMES[self.type[mfn]], self.count[mfn]
+        if mfn in self.partial:
+            return f"a {kind} validated in part"
         return f"{'mapped' if self.type[mfn] == WRITABLE else 'a'} {kind} (used {count} time{'s' if count != 1 else ''})"
 
     def save(self) -> Saved:
         return (bytes(self.type), self.count.tobytes(), bytes(self.pinned), bytes(self.owner), self.readers.tobytes(), self.linear.tobytes(),
-                tuple(sorted(self.leaving)))  # fmt: skip
+                tuple(sorted(self.leaving)), tuple(sorted(self.partial.items())), tuple(self.unfinished))  # fmt: skip
 
     def load(self, state: Saved) -> None:
-        kinds, counts, pins, owners, readers, linear, leaving = state
+        kinds, counts, pins, owners, readers, linear, leaving, partial, unfinished = state
         self.type[:] = kinds
         self.counts[:] = np.frombuffer(counts, dtype=np.int32)
         self.reads[:] = np.frombuffer(readers, dtype=np.int32)
         self.linear[:] = array("h", linear)
         self.pinned[:] = pins
         self.owner[:] = owners
-        self.leaving = set(leaving)
+        self.leaving, self.partial, self.unfinished = set(leaving), dict(partial), list(unfinished)

@@ -1,0 +1,227 @@
+"""No hypercall holds a physical CPU for long: trees of tables are validated and let go in pieces, and whatever is left half done adds up."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from emulator.abi.errno import EBUSY, EINVAL
+from emulator.hypervisor.memory.frames import L1, L4, NONE
+from emulator.hypervisor.memory.promotion import ALLOWANCE, ENTRY_WORK, TABLE_WORK
+from tests.unit.domains import DATA, FREE_SLOT, PRESENT, PT_L4, RW, SPARE, USER, Tiny, va
+
+PIN_L1, PIN_L2, PIN_L3, PIN_L4, UNPIN, NEW_BASEPTR, NEW_USER_BASEPTR = 0, 1, 2, 3, 4, 5, 15
+LINK = PRESENT | RW | USER
+LEAVES, LOWER, UPPER = 1200, 8, 3  # L1, L2 and L3 tables
+MOST = ALLOWANCE // TABLE_WORK + 4  # L1 tables in one piece, and those that the last step of each level may add
+
+
+class Wide(Tiny):
+    """A domain with a tree of tables, none of them validated: `l4`, `l3`, `l2` and `l1` are their frames. What is done is counted
+    apart from the hypervisor's own count: `most` is the largest number of L1 tables, and of entries, in one piece of a hypercall."""
+
+    def __init__(self) -> None:
+        super().__init__(max_frames=256 + LEAVES + LOWER + UPPER + 1)
+        self.domain.reservation.set_maximum(256 + LEAVES + LOWER + UPPER + 1)
+        taken = [self.domain.reservation.take() for _ in range(LEAVES + LOWER + UPPER + 1)]
+        frames = [mfn for mfn in taken if mfn is not None]
+        self.l4, self.l3, self.l2, self.l1 = frames[0], frames[1 : 1 + UPPER], frames[1 + UPPER : 1 + UPPER + LOWER], frames[1 + UPPER + LOWER :]
+        self.target = self.mfn(100)
+        for mfn in self.l1:
+            self.table(mfn)[:] = self.target << 12 | LINK
+        for at, mfn in enumerate(self.l1):
+            self.table(self.l2[at % LOWER])[at // LOWER * 3] = mfn << 12 | LINK
+        for at, mfn in enumerate(self.l2):
+            self.table(self.l3[at % UPPER])[at // UPPER * 7 + 1] = mfn << 12 | LINK
+        for slot, mfn in zip((1, 255, 300), self.l3, strict=True):
+            self.table(self.l4)[slot] = mfn << 12 | LINK
+        self.leaves = self.entries = 0
+        self.most = (0, 0)
+        self._count()
+
+    def table(self, mfn: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+        return self.domain.memory.quads[mfn << 9 : (mfn + 1) << 9]
+
+    def _count(self) -> None:
+        tables, core, handle = self.domain.tables, self.domain.core, self.domain.core.on_trap
+
+        def counted(method: Callable[..., None], leaf: bool) -> Callable[..., None]:
+            def call(*arguments: int) -> None:
+                self.leaves, self.entries = self.leaves + leaf, self.entries + (not leaf)
+                method(*arguments)
+
+            return call
+
+        for name, leaf in (("_promote_l1", True), ("_demote_l1", True), ("get_upper", False), ("put_upper", False)):
+            setattr(tables, name, counted(getattr(tables, name), leaf))
+
+        def piece(vector: int) -> None:
+            self.leaves = self.entries = 0
+            handle(vector)
+            self.most = max(self.most[0], self.leaves), max(self.most[1], self.entries)
+
+        core.on_trap = piece
+
+    @property
+    def tree(self) -> list[int]:
+        return [self.l4, *self.l3, *self.l2, *self.l1]
+
+    def types(self) -> set[int]:
+        return {self.domain.frames.type[mfn] for mfn in self.tree}
+
+
+@pytest.fixture
+def wide() -> Iterator[Wide]:
+    made = Wide()
+    uses = made.domain.frames.count[made.target]
+    yield made
+    made.check_counts()
+    assert made.most[0] <= MOST and made.most[1] <= ALLOWANCE // ENTRY_WORK + 4, made.most
+    made.patience = 100_000
+    assert made.call("mmuext_op", made.put(DATA, bytes(24)), 0, 0, 0x7FF0) == 0
+    assert not made.domain.frames.unfinished
+    if made.domain.current.cr3_kernel and not made.domain.frames.partial and made.types() == {NONE}:
+        assert made.domain.frames.count[made.target] == uses
+    made.let_go()
+    made.close()
+
+
+def test_a_wide_tree_is_pinned_and_unpinned_in_pieces(wide: Wide) -> None:
+    assert wide.extended(PIN_L4, wide.l4) == 0
+    assert wide.pieces >= LEAVES // MOST
+    assert [wide.domain.frames.type[mfn] for mfn in (wide.l4, wide.l1[0], wide.l1[-1])] == [L4, L1, L1]
+    wide.check_counts()
+    wide.pieces = 0
+    assert wide.extended(UNPIN, wide.l4) == 0
+    assert wide.pieces >= LEAVES // MOST
+    assert wide.types() == {NONE}
+
+
+def test_events_reach_the_guest_between_two_pieces(wide: Wide) -> None:
+    wide.patience = 1
+    wide.extended(PIN_L4, wide.l4)
+    core = wide.domain.core
+    assert core.regs[0] == 26, "the hypercall is issued again"
+    assert core.regs[7] and core.regs[6] == 1 | 1 << 31
+    assert wide.domain.frames.partial
+
+
+def test_a_list_of_pins_is_no_longer_than_one(wide: Wide) -> None:
+    operations = b"".join(struct.pack("<IxxxxQQ", PIN_L1, mfn, 0) for mfn in wide.l1[:160])
+    assert wide.call("mmuext_op", wide.put(DATA, operations), 160, va(SPARE), 0x7FF0) == 0
+    assert wide.pieces > 1 and wide.get(SPARE, 4) == (160).to_bytes(4, "little")
+
+
+def test_a_multicall_of_pins_is_no_longer_than_one(wide: Wide) -> None:
+    at = wide.put(DATA, b"".join(struct.pack("<IxxxxQQ", PIN_L1, mfn, 0) for mfn in wide.l1[:160]))
+    calls = b"".join(struct.pack("<Qq6Q", 26, 7, at + 48 * n, 2, 0, 0x7FF0, 0, 0) for n in range(60))
+    assert wide.call("multicall", wide.put(DATA + 2, calls), 60) == 0
+    assert wide.pieces > 1
+
+
+def test_what_was_begun_and_left_can_be_nothing_else_and_is_gone_on_with(wide: Wide) -> None:
+    wide.patience = 4
+    wide.extended(PIN_L4, wide.l4)
+    wide.check_counts()
+    frames, l4 = wide.domain.frames, wide.l4
+    assert l4 in frames.partial and frames.count[l4] == 1 and not frames.pinned[l4]
+    wide.patience = 100_000
+    assert wide.extended(UNPIN, l4) == -EINVAL
+    assert wide.extended(PIN_L3, l4) == -EINVAL
+    assert wide.extended(16, l4) == -EINVAL, "CLEAR_PAGE"
+    assert wide.update((l4 << 12, 0)) == (-EINVAL, 0)
+    assert wide.update((wide.entry_address(FREE_SLOT), l4 << 12 | LINK)) == (-EBUSY, 0)
+    assert wide.update((wide.entry_address(300, PT_L4), l4 << 12 | PRESENT | USER)) == (-EINVAL, 0), "a linear map of it"
+    part = next(mfn for mfn in wide.l2 if mfn in frames.partial)
+    assert wide.update((part << 12, 0)) == (-EINVAL, 0)
+    wide.check_counts()
+    wide.pieces = 0
+    assert wide.extended(PIN_L4, l4) == 0
+    assert wide.pieces < LEAVES // MOST + 2, "begun anew"
+    assert wide.extended(UNPIN, l4) == 0
+    assert wide.types() == {NONE}
+
+
+def test_what_was_begun_and_left_counts_for_nothing_at_the_domains_end(wide: Wide) -> None:
+    wide.patience = 4
+    wide.extended(PIN_L4, wide.l4)
+    wide.let_go()
+    assert wide.types() == {NONE}
+
+
+def test_a_tree_pinned_again_while_it_is_let_go(wide: Wide) -> None:
+    assert wide.extended(PIN_L4, wide.l4) == 0
+    wide.patience = 3
+    wide.extended(UNPIN, wide.l4)
+    assert wide.l4 in wide.domain.frames.partial and wide.domain.frames.unfinished
+    wide.check_counts()
+    wide.patience = 100_000
+    assert wide.extended(PIN_L4, wide.l4) == 0, "what is unfinished is let go first, then it is validated anew"
+    wide.check_counts()
+    assert wide.extended(UNPIN, wide.l4) == 0
+
+
+@pytest.mark.parametrize("where", ["leaf", "lower", "upper", "top"])
+def test_a_tree_that_fails_at_its_very_end_lets_go_in_pieces(wide: Wide, where: str) -> None:
+    last = {"leaf": wide.l1[-1], "lower": wide.l2[5], "upper": wide.l3[-1], "top": wide.l4}[where]
+    wide.table(last)[511] = (wide.mfn(PT_L4) if where != "top" else wide.domain.memory.frames) << 12 | LINK
+    expected = -EBUSY if where == "leaf" else -EINVAL
+    assert wide.extended(PIN_L4, wide.l4) == expected
+    assert wide.pieces >= (2 * LEAVES // MOST if where != "leaf" else 2)
+    assert wide.types() == {NONE}
+    assert "L1 table" in wide.domain.refusals[-1][3] or "frame" in wide.domain.refusals[-1][3]
+
+
+def test_a_part_that_two_trees_share_belongs_to_whoever_ends_it(wide: Wide) -> None:
+    other = wide.mfn(SPARE)
+    assert wide.update((wide.entry_address(SPARE), 0)) == (0, 1)
+    wide.table(other)[:] = wide.table(wide.l4)
+    wide.patience = 3
+    wide.extended(PIN_L4, wide.l4)
+    wide.extended(PIN_L4, other)
+    assert {wide.l4, other} <= set(wide.domain.frames.partial)
+    wide.check_counts()
+    wide.patience = 100_000
+    assert wide.extended(PIN_L4, other) == 0
+    wide.check_counts()
+    assert wide.extended(PIN_L4, wide.l4) == 0
+    wide.check_counts()
+    assert wide.extended(UNPIN, other) == 0
+    assert wide.extended(UNPIN, wide.l4) == 0
+    assert wide.types() == {NONE}
+
+
+def test_bases_are_changed_in_pieces(wide: Wide) -> None:
+    wide.table(wide.l4)[0] = wide.table(wide.mfn(PT_L4))[0]  # where the test itself lies, it lies there too
+    assert wide.extended(NEW_USER_BASEPTR, wide.l4) == 0
+    assert wide.pieces >= LEAVES // MOST
+    assert wide.extended(NEW_USER_BASEPTR, 0) == 0
+    assert wide.domain.frames.type[wide.l4] == NONE
+    assert wide.extended(NEW_BASEPTR, wide.l4) == 0
+    assert wide.domain.core.cr3 == wide.l4 << 12
+    wide.check_counts()
+    assert wide.extended(NEW_BASEPTR, wide.mfn(PT_L4)) == 0
+    assert wide.types() == {NONE}
+
+
+def test_a_move_to_cr3_is_tried_again_until_the_tree_is_valid(wide: Wide) -> None:
+    wide.table(wide.l4)[0] = wide.table(wide.mfn(PT_L4))[0]
+    wide.domain.core.regs[0] = wide.l4 << 12
+    wide.run("0f22d8 ebfe")  # mov %rax, %cr3
+    assert wide.domain.current.cr3_kernel == wide.l4 and not wide.domain.ended
+    assert wide.extended(NEW_BASEPTR, wide.mfn(PT_L4)) == 0
+
+
+def test_an_entry_that_brings_a_tree_or_takes_it_away(wide: Wide) -> None:
+    slot = wide.entry_address(300, PT_L4)
+    sub = wide.l3[0]
+    assert wide.update((slot, sub << 12 | LINK)) == (0, 1)
+    assert wide.pieces > 1
+    wide.check_counts()
+    wide.pieces = 0
+    assert wide.update((slot, wide.l3[1] << 12 | LINK), (slot, 0)) == (0, 2), "one for the other, then neither"
+    assert wide.pieces > 2
+    assert wide.types() == {NONE}
