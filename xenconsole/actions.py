@@ -55,6 +55,7 @@ class Actions:
             "logs": lambda v: app.navigator.open_logs(),
             "matrix": lambda v: app.navigator.open_host("matrix"),
             "networks": lambda v: app.navigator.open_host("networks"),
+            "storage": lambda v: app.navigator.open_host("storage"),
             "scheduler": lambda v: app.open_domain(0),
             "back": self._back,
             "last-view": lambda v: app.navigator.last_view(),

@@ -28,17 +28,12 @@ from xenconsole.keymap import app_bindings, checked_keymap
 from xenconsole.navigator import Navigator
 from xenconsole.news import News
 from xenconsole.rates import Rates
+from xenconsole.remappable import REMAPPABLE
 from xenconsole.resources import demo_files
-from xenconsole.screens.confirm import ConfirmScreen, LostScreen, TooSmallScreen
+from xenconsole.screens.confirm import TooSmallScreen
 from xenconsole.screens.console import ConsoleScreen
-from xenconsole.screens.domain import DomainScreen
-from xenconsole.screens.help import HelpScreen
-from xenconsole.screens.host import HostScreen
 from xenconsole.screens.logs import LogsScreen
-from xenconsole.screens.networks import NetworksScreen
 from xenconsole.screens.overview import OverviewScreen
-from xenconsole.screens.prompt import PromptScreen
-from xenconsole.screens.snapshots import SnapshotsScreen
 from xenconsole.settings import Settings, load_settings
 from xenconsole.terminal.driver import AltKeysDriver
 from xenconsole.terminal.hub import ConsoleHub
@@ -47,8 +42,6 @@ from xenconsole.typeahead import TypeAhead
 from xenconsole.units import printable
 from xenconsole.watch import Watch
 from xenconsole.widgets.domain_table import DomainTable
-from xenconsole.widgets.link_matrix import LinkMatrix
-from xenconsole.widgets.log_view import LogView
 
 LEAST = (60, 15)
 """Columns and rows below which nothing is drawn."""
@@ -99,24 +92,7 @@ class ConsoleApp(App[int], inherit_bindings=False):
         elif self.theme_files:
             self._problems.append(f"theme {self.settings.theme!r} skipped: no such theme; there are {', '.join(self.theme_files)}")
             self.theme = "dark" if "dark" in self.theme_files else next(iter(self.theme_files))
-        keys, key_problems = checked_keymap(
-            self.settings.keys,
-            (
-                ConsoleApp,
-                DomainTable,
-                LogView,
-                DomainScreen,
-                HostScreen,
-                LinkMatrix,
-                NetworksScreen,
-                ConsoleScreen,
-                SnapshotsScreen,
-                ConfirmScreen,
-                LostScreen,
-                PromptScreen,
-                HelpScreen,
-            ),
-        )
+        keys, key_problems = checked_keymap(self.settings.keys, (ConsoleApp, *REMAPPABLE))
         self._problems += key_problems
         self.set_keymap(keys)
         self._overview_screen = OverviewScreen(sort=self.settings.sort)

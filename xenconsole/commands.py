@@ -283,6 +283,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("logs", "event log and command log", "views", aliases=("dmesg", "log"), keys="l,5", xl="xl dmesg"),
     Command("matrix", "event channels and grants between domains", "views", aliases=("links",), keys="m,6"),
     Command("networks", "virtual networks, what flows and what is lost", "views", aliases=("net", "bridges"), keys="n,7"),
+    Command("storage", "virtual disks, what they are made of and what is on them", "views", aliases=("disks", "pool"), keys="b,8"),
     Command("scheduler", "run queues, credits, who ran where", "views", aliases=("sched-list", "runqueue"), keys="v,9"),
     Command("back", "the view below", "views", keys="escape", typed=False),
     Command("last-view", "the view before this one", "views", keys="minus", typed=False),

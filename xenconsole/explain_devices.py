@@ -86,4 +86,74 @@ net:learned = learned
 net:fate = where it went
     The port or ports that a frame was handed to, or why it went nowhere.
     > xenconsole's own words
+# disks
+disk:name = disk
+    A disk of the storage pool. One that was cloned stands under its base, which is never written to again.
+    > target= of xl-disk-configuration(5)
+disk:foreign = a disk from elsewhere
+    A file that a guest's cfg names, outside of the pool's folder.
+    > target= of xl-disk-configuration(5)
+disk:format = kind
+    raw: the bytes as they are. overlay: a map and the clusters that differ from a base.
+    > format= of xl-disk-configuration(5)
+disk:size = size
+    What a guest sees of it.
+    > sectors in the backend's directory, public/io/blkif.h
+disk:held = holds
+    What it takes of the host's disk: of an overlay its own clusters, of a raw image what is not a hole.
+    > st_blocks of stat(2)
+disk:uses = used by
+    The domains that have it, as which device. One may write to it, or several read it.
+    > /local/domain/0/backend/vbd, public/io/blkif.h
+disk:chain = lies over
+    The bases that it reads what it has not written itself from, nearest first.
+    > as QEMU's backing chain; xenconsole's own format
+disk:trouble = of no use
+    Why it cannot be opened: its base has changed or is gone, or the file is damaged.
+    > xenconsole's own check
+disk:bytes = bytes
+    As they are on the disk, or in the file, at this moment. Those of a disk in use may change.
+    > none in Xen
+block:zero = never written
+    Reads as zeros and takes no room.
+    > a hole of the file, or an empty entry of the overlay's map
+block:base = the base's
+    Read from what the disk lies over, until the guest writes here.
+    > xenconsole's overlay map
+block:own = its own
+    Bytes of the disk itself; ▓ where less than half of the piece is.
+    > xenconsole's overlay map; SEEK_DATA of a raw file
+file:file = file
+    A regular file. Enter shows its bytes.
+    > i_mode S_IFREG
+file:directory = directory
+    Enter goes into it.
+    > i_mode S_IFDIR
+file:partition = partition
+    One entry of the disk's partition table, with its type and label.
+    > MBR and GPT (UEFI specification, 5)
+file:link = symbolic link
+    Names another path, which is not followed here.
+    > i_mode S_IFLNK
+file:device = device
+    A device's node: numbers, no bytes.
+    > i_mode S_IFBLK, S_IFCHR
+file:fifo = named pipe
+    No bytes of its own.
+    > i_mode S_IFIFO
+file:socket = socket
+    No bytes of its own.
+    > i_mode S_IFSOCK
+file:unknown = not to be read
+    The entry is damaged, or of a kind that is not known here; it says what is wrong.
+    > xenconsole's own check
+file:size = size
+    Bytes in it.
+    > i_size
+file:mode = rights and owner
+    As ls -l shows them; owner and group by number, since names are the guest's own.
+    > i_mode, i_uid, i_gid
+file:changed = changed
+    When its contents were changed last, by the guest's clock.
+    > i_mtime
 """

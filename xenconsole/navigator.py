@@ -21,12 +21,13 @@ from xenconsole.screens.networks import NetworksScreen
 from xenconsole.screens.overview import OverviewScreen
 from xenconsole.screens.scheduler import SchedulerScreen
 from xenconsole.screens.snapshots import SnapshotsScreen
+from xenconsole.screens.storage import StorageScreen
 
 if TYPE_CHECKING:
     from xenconsole.app import ConsoleApp
 
 
-HOST_SCREENS: dict[str, type[HostScreen]] = {"matrix": MatrixScreen, "networks": NetworksScreen}
+HOST_SCREENS: dict[str, type[HostScreen]] = {"matrix": MatrixScreen, "networks": NetworksScreen, "storage": StorageScreen}
 """Views of the whole host by kind, beside Domain-0's own, the scheduler's."""
 SETTLE_SECONDS = 2.0
 """How long a view may take to be put up before things are done in spite of it."""

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Generic, TypeVar
 
 from textual.pilot import Pilot
+from textual.screen import Screen
 
 from tests.ui.fake_details import RichEngine
 from xenconsole.app import ConsoleApp
@@ -39,6 +40,9 @@ class Bench(Generic[S]):
 
     def text(self, selector: str) -> str:
         return plain(self.screen.query_one(selector, Pane).lines)
+
+    def front(self) -> Screen[Any]:
+        return self.app.screen
 
     def pane(self, kind: type[Pane]) -> Any:
         return self.screen.query_one(kind)
