@@ -8,6 +8,7 @@ from typing import Final
 # --- entries (GTF_*) -------------------------------------------------------------------------------------------------------
 GTF_invalid, GTF_permit_access, GTF_accept_transfer, GTF_transitive, GTF_type_mask = 0, 1, 2, 3, 3
 GTF_readonly, GTF_reading, GTF_writing, GTF_PWT, GTF_PCD, GTF_PAT, GTF_sub_page = (1 << n for n in range(2, 9))
+GTF_transfer_committed, GTF_transfer_completed = 4, 8
 GNTTAB_NR_RESERVED_ENTRIES, GNTTAB_RESERVED_CONSOLE, GNTTAB_RESERVED_XENSTORE = 8, 0, 1
 ENTRY_V1: Final = Struct("<HHI")  # flags domid frame
 ENTRY_V2: Final = Struct("<HHHHQ")  # flags domid page_off length frame
@@ -23,6 +24,7 @@ MAP_REF: Final = Struct("<QIIHhIQ")  # host_addr flags ref dom status handle dev
 UNMAP_REF: Final = Struct("<QQIhxx")  # host_addr dev_bus_addr handle status
 UNMAP_REPLACE: Final = Struct("<QQIhxx")  # host_addr new_addr handle status
 SETUP_TABLE: Final = Struct("<HxxIhxxxxxxQ")  # dom nr_frames status frame_list
+TRANSFER: Final = Struct("<QHxxIhxxxxxx")  # mfn domid ref status
 COPY: Final = Struct("<QHHxxxxQHHxxxxHHhxx")  # source: ref | gmfn, domid, offset; dest: the same; len flags status
 QUERY_SIZE: Final = Struct("<HxxIIhxx")  # dom nr_frames max_nr_frames status
 SET_VERSION: Final = Struct("<I")

@@ -32,7 +32,6 @@ from emulator.cpu.libunicorn import (
     CPU_MODEL_WESTMERE,
     CTL_CPU_MODEL,
     CTL_FLUSH_TB,
-    CTL_REMOVE_CACHE,
     CTL_TCG_BUFFER_SIZE,
     CTL_USE_EXITS,
     HOOK_BLOCK,
@@ -354,13 +353,13 @@ class Core:
         """Forget all translated code (0.1–1.2 ms, and its making again)."""
         self._ctl(CTL_FLUSH_TB)
 
-    def forget_code(self, va: int, size: int) -> None:
-        """Forget the code translated from `va` (under the current CR3): needed after the host wrote there."""
-        self._ctl(CTL_REMOVE_CACHE, ctypes.c_uint64(va), ctypes.c_uint64(va + size))
-
     def forget_frame(self, mfn: int) -> None:
         """Forget the code translated from a machine frame, whatever addresses it was reached by."""
         self._lib.invalidate_phys_range(self._engine, mfn << 12, (mfn + 1) << 12)
+
+    def forget_frames(self, addresses: ctypes.Array[ctypes.c_uint64], count: int) -> None:
+        """The same for the first `count` of many machine addresses, at least one."""
+        self._lib.invalidate_pages(self._engine, ctypes.addressof(addresses), count, self._lib.invalidate_phys_range_address)
 
     # --- state ---------------------------------------------------------------------------------------------------------------
 

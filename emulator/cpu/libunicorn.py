@@ -15,6 +15,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from emulator.cpu.native import native_code
 from emulator.errors import UserError
 
 SUPPORTED = "2.1.4"
@@ -36,7 +37,6 @@ def _ctl_write(kind: int, arguments: int) -> int:
 
 CTL_USE_EXITS = _ctl_write(4, 1)
 CTL_CPU_MODEL = _ctl_write(7, 1)
-CTL_REMOVE_CACHE = _ctl_write(9, 2)
 CTL_FLUSH_TB = _ctl_write(10, 0)
 CTL_TCG_BUFFER_SIZE = _ctl_write(13, 1)
 
@@ -95,6 +95,8 @@ class LibUnicorn:
         self.read_eflags.argtypes, self.read_eflags.restype = (p,), u64
         self.set_dr = quick.helper_set_dr_x86_64
         self.set_dr.argtypes, self.set_dr.restype = (p, ctypes.c_int, u64), None
+        self.invalidate_pages = ctypes.PYFUNCTYPE(None, p, p, u64, p)(native_code().address["forget"])
+        self.invalidate_phys_range_address = self.address_of("tb_invalidate_phys_range_x86_64")
         self.raise_exception_address = self.address_of("raise_exception_x86_64")
         self._quick = quick
 

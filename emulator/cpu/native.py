@@ -102,8 +102,34 @@ def _raiser(vector: int) -> bytes:
 
 SYSCALL, SYSENTER, CPUID = _raiser(VECTOR_SYSCALL), _raiser(VECTOR_SYSENTER), _raiser(VECTOR_CPUID)
 
+# void forget(uc, u64 *addresses, u64 count, tb_invalidate_phys_range): for each of the pages; the count is not zero.
+FORGET = bytes.fromhex(
+    "53"  # push rbx
+    "55"  # push rbp
+    "4154"  # push r12
+    "4155"  # push r13
+    "4883ec08"  # sub rsp, 8        calls are made with the stack aligned to 16
+    "4889fb"  # mov rbx, rdi
+    "4889f5"  # mov rbp, rsi
+    "4989d4"  # mov r12, rdx
+    "4989cd"  # mov r13, rcx
+    "4889df"  # again: mov rdi, rbx
+    "488b7500"  # mov rsi, [rbp]
+    "488d9600100000"  # lea rdx, [rsi+4096]
+    "41ffd5"  # call r13
+    "4883c508"  # add rbp, 8
+    "49ffcc"  # dec r12
+    "75e6"  # jne again
+    "4883c408"  # add rsp, 8
+    "415d"  # pop r13
+    "415c"  # pop r12
+    "5d"  # pop rbp
+    "5b"  # pop rbx
+    "c3"  # ret
+)
+
 STUBS: dict[str, bytes] = {"block": BLOCK, "in": IN, "out": OUT, "rdtsc": RDTSC, "rdtscp": RDTSCP,
-                           "syscall": SYSCALL, "sysenter": SYSENTER, "cpuid": CPUID}  # fmt: skip
+                           "syscall": SYSCALL, "sysenter": SYSENTER, "cpuid": CPUID, "forget": FORGET}  # fmt: skip
 
 
 class NativeCode:

@@ -340,7 +340,7 @@ class Toolstack:
             self.obituaries.popitem(last=False)
         guest.close()
         trim_heap()
-        self.pool.give(domid)
+        guest.domain.remnants.watch(partial(self.pool.resize, domid))
         if reason == "destroyed":
             self.say("info", domid, f"{guest.name} destroyed")
         if tell:
@@ -352,6 +352,6 @@ class Toolstack:
         for _try in range(_FIRST_RESERVED):
             domid = self._next_domid
             self._next_domid = domid % (_FIRST_RESERVED - 1) + 1
-            if domid not in self.guests:
+            if domid not in self.guests and not self.pool.claimed(domid):
                 return domid
         raise UserError("every domain number is in use")

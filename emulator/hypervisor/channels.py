@@ -59,6 +59,7 @@ class Bound:
     """To the asker: what became of its `port`, which was to lead to `far_port` of `domid`; errno 0 or why not."""
 
     vcpu: int
+    serial: int
     port: int
     domid: int
     far_port: int
@@ -69,7 +70,7 @@ class Bound:
         domain.events.take_up(self.port, not self.errno)
         if not self.errno and not domain.events.leads_to(self.port, self.domid, self.far_port):
             part(domain, self.port, self.domid, self.far_port)  # a reset came between
-        Answer(self.vcpu, _key(self.domid, self.far_port), Reply(self.errno, self.reason, start=self.port)).apply(domain)
+        Answer(self.vcpu, self.serial, ((_key(self.domid, self.far_port), Reply(self.errno, self.reason, start=self.port)),)).apply(domain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ class Bind:
 
     asker: Domain
     vcpu: int
+    serial: int
     far_port: int
     port: int
 
@@ -91,10 +93,10 @@ class Bind:
 
     def _answer(self, domain: Domain, errno: int = 0, reason: str = "") -> None:
         if not domain.replaying:
-            self.asker.post_if_open(Bound(self.vcpu, self.far_port, domain.domid, self.port, errno, reason))
+            self.asker.post_if_open(Bound(self.vcpu, self.serial, self.far_port, domain.domid, self.port, errno, reason))
 
     def gone(self, domid: int) -> None:
-        self.asker.post_if_open(Bound(self.vcpu, self.far_port, domid, self.port, ESRCH, f"domain {domid} is gone"))
+        self.asker.post_if_open(Bound(self.vcpu, self.serial, self.far_port, domid, self.port, ESRCH, f"domain {domid} is gone"))
 
 
 def _key(domid: int, far_port: int) -> Key:
@@ -115,10 +117,11 @@ def bind(vcpu: Vcpu, domid: int, far_port: int) -> int:
         known = domain.domid_exists(domid)
         raise Refusal(EINVAL if known else ESRCH, f"domain {domid} offers no port {far_port}" if known else f"domain {domid} does not exist")
     port = domain.events.set_aside(domid, far_port)
-    vcpu.parked = key
+    vcpu.asks += 1
+    vcpu.waiting[key] = vcpu.asks
     domain.core.stop()
     if not domain.replaying:
-        peer.post_peer(Bind(domain, vcpu.number, port, far_port))
+        peer.post_peer(Bind(domain, vcpu.number, vcpu.asks, port, far_port))
     raise Preempted
 
 

@@ -22,8 +22,8 @@ from emulator.cpu.core import GDT, Core
 from emulator.hypervisor.clock import Clock
 from emulator.hypervisor.emulation import Emulator
 from emulator.hypervisor.events import EventChannels
-from emulator.hypervisor.grants.mappings import Mappings, pin_kinds
-from emulator.hypervisor.grants.peers import Answer, Unmap, tell, unclaimed
+from emulator.hypervisor.grants.foreign_writes import ForeignWrites
+from emulator.hypervisor.grants.mappings import Mappings
 from emulator.hypervisor.grants.table import GrantTable
 from emulator.hypervisor.hypercalls.page import hypercall_page
 from emulator.hypervisor.layout import WINDOW_FRAMES, XenLayout, hypervisor_frames, permutation
@@ -34,6 +34,7 @@ from emulator.hypervisor.memory.frames import L4, WRITABLE, FrameTable
 from emulator.hypervisor.memory.guestmem import GuestMemory
 from emulator.hypervisor.memory.pagetables import PageTables
 from emulator.hypervisor.memory.reservation import Reservation
+from emulator.hypervisor.parting import Remnants, drain, part
 from emulator.hypervisor.refusal import DomainCrash, Refusal, Restart
 from emulator.hypervisor.rotation import Rotation
 from emulator.hypervisor.spec import DomainSpec, Sinks, Stats
@@ -67,6 +68,7 @@ class Domain:
         self.tables.freed = self.reservation.give
         self.tables.descriptor_check = check_descriptor
         self.grants = GrantTable(self.domid, self.memory, self.frames, self.tables, self.layout.reserve)
+        self.foreign_writes = ForeignWrites(self.core)
         self.mappings = Mappings(self, self.layout.window)
         shared = self.layout.shared_info_mfn << 12
         self.vcpus = [Vcpu(self, n, shared + n * xen.VCPU_INFO_SIZE if n < xen.LEGACY_MAX_VCPUS else 0) for n in range(spec.vcpus)]
@@ -90,7 +92,8 @@ class Domain:
         self.wake: Callable[[Domain], None] = lambda domain: None
         self.domid_exists: Callable[[int], bool] = lambda domid: domid == 0
         self.peer: Callable[[int], Domain | None] = lambda domid: None
-        self._requests: deque[PeerRequest] = deque()
+        self.requests: deque[PeerRequest] = deque()
+        self.remnants = Remnants()
         self.signals: set[Message] = set()  # events from other guests that wait in the mailbox
         self._open = True
         self._peer_lock = threading.Lock()
@@ -116,10 +119,15 @@ class Domain:
         """Something another domain asks of this one's grants or ports. It is served whether the domain runs, pauses or has ended."""
         with self._peer_lock:
             if self._open:
-                self._requests.append(request)
+                self.requests.append(request)
                 self._call()
                 return
+        self.remnants.hear(request)
         request.gone(self.domid)
+
+    def peer_of(self, domid: int) -> Domain | None:
+        """A domain that has grants: another, or this one."""
+        return self if domid == self.domid else self.peer(domid)
 
     def post_if_open(self, message: Message) -> bool:
         """What another domain tells. False when this one is gone."""
@@ -166,8 +174,8 @@ class Domain:
                     future.set_result(question())
                 except BaseException as failure:  # noqa: BLE001 - the asker's to handle
                     future.set_exception(failure)
-        while self._requests:
-            self._apply(self._requests.popleft())
+        while self.requests:
+            self._apply(self.requests.popleft())
 
     def slice(self, budget: int, real_ns: int | None = None, stolen_ns: int = 0) -> None:
         """Serve questions and messages, then run the guest for at most `budget` counts. `real_ns`: the real clock; `stolen_ns`:
@@ -229,6 +237,8 @@ class Domain:
         if self.tables.stale:
             self.tables.stale = False
             self.core.flush_tlb()
+        if self.foreign_writes.count:
+            self.foreign_writes.forget()
         began = time.perf_counter_ns()
         error = self.core.run()
         spent = time.perf_counter_ns() - began
@@ -326,31 +336,17 @@ class Domain:
     def close(self) -> None:
         """Give everything back. The domain must not be held."""
         self.ended = self.ended or "destroyed"
-        self._part_from_peers()
+        with self._peer_lock:
+            self._open = False
+            requests = drain(self)
+        part(self, requests)
         while self._questions:
             self._questions.popleft()[1].cancel()
         self.core.close()
         self.current = None  # type: ignore[assignment]
-        for part in ("emulator", "frames", "layout", "p2m", "tables", "guest", "events", "vcpus", "reservation", "grants", "mappings"):
-            delattr(self, part)  # they lead back here: what they hold would wait for the garbage collector
-        self.memory.close()
-
-    def _part_from_peers(self) -> None:
-        """Nobody waits for this domain any more, and what it mapped of others is theirs alone again."""
-        with self._peer_lock:
-            self._open = False
-        for mapping in self.mappings.release():
-            if mapping.peer is not None:
-                tell(mapping.peer, Unmap(mapping.ref, pin_kinds(mapping.flags)))
-        for number, port in tuple(self.events.ports.items()):
-            self.events.part(number, port)
-        while self._requests:
-            self._requests.popleft().gone(self.domid)
-        while (message := self.mailbox.take()) is not None:
-            if isinstance(message, Answer):
-                unclaimed(self, message.key, message.reply)
-        for vcpu in self.vcpus:
-            for key, reply in vcpu.answers.items():
-                unclaimed(self, key, reply)
+        for name in ("emulator", "frames", "layout", "p2m", "tables", "guest", "events", "vcpus", "reservation", "grants", "mappings",
+                     "foreign_writes"):  # fmt: skip
+            delattr(self, name)  # they lead back here: what they hold would wait for the garbage collector
+        self.memory.close(self.remnants.frames)
 
     trap_name = staticmethod(trap_name)

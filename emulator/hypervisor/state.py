@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from emulator.cpu import native
+from emulator.hypervisor.grants.peers import forget_asks
 from emulator.hypervisor.memory.frames import Saved as FrameState
 from emulator.hypervisor.memory.reservation import Saved as ReservationState
 
@@ -60,10 +61,8 @@ def save_domain(domain: Domain) -> DomainState:
 def cannot_load(domain: Domain, state: DomainState) -> str:
     """Why the domain cannot go back to `state`, empty when it can: what other domains hold of it, and it of them, is not its own to
     turn back."""
-    if domain.mappings.foreign() != domain.mappings.foreign_in(state.mappings):
-        return "it maps other frames of other domains now than it did then"
-    if domain.grants.used_by_guests() != domain.grants.used_by_guests(state.grants["active"]):
-        return "other domains use other grants of it now than they did then"
+    if reason := domain.mappings.cannot_load(state.mappings) or domain.grants.cannot_load(state.grants):
+        return reason
     if domain.events.abroad() != domain.events.abroad_in(state.events):
         return "its event channels to other domains are others now than they were then"
     return ""
@@ -78,6 +77,8 @@ def load_domain(domain: Domain, state: DomainState) -> None:
     """The memory must hold what it held when `state` was saved. Translations are the caller's to drop."""
     if state.version != VERSION:
         raise ValueError(f"domain state of version {state.version}, {VERSION} is known")
+    for vcpu in domain.vcpus:
+        forget_asks(vcpu)
     domain.core.load(state.core)
     domain.core.control[native.IO_ALLOWED] = state.io_allowed
     domain.clock.load(state.clock)
@@ -89,6 +90,9 @@ def load_domain(domain: Domain, state: DomainState) -> None:
     domain.reservation.load(state.reservation)
     domain.grants.load(state.grants)
     domain.mappings.load(state.mappings)
+    domain.foreign_writes.clear()
+    for mfn in (*domain.grants.written_by_guests(), *domain.mappings.shown()):
+        domain.foreign_writes.add(mfn)
     domain.time.load(state.time)
     domain.rotation.load(state.rotation)
     for name, value in state.domain.items():

@@ -89,6 +89,8 @@ class Traps:
             if domain.tables.stale:
                 domain.tables.stale = False
                 core.flush_tlb()
+            if domain.foreign_writes.count:
+                domain.foreign_writes.forget()
             memory, info = domain.memory.bytes, vcpu.info
             if memory[info] and not memory[info + VI_UPCALL_MASK]:
                 vcpu.deliver_events()

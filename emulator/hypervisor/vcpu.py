@@ -137,7 +137,8 @@ class Vcpu:
         self.runstate_area = 0
         self.time_area = 0
         self.accounting = Accounting()
-        self.parked: Key | None = None  # waits for another domain's answer
+        self.waiting: dict[Key, int] = {}  # what other domains were asked and have not answered, each with its request's number
+        self.asks = 0  # requests sent: a number is never used again, whatever time the domain goes back to
         self.answers: dict[Key, Reply] = {}
 
     # --- events -----------------------------------------------------------------------------------------------------------
@@ -173,7 +174,7 @@ class Vcpu:
 
     @property
     def can_run(self) -> bool:
-        return self.up and not self.blocked and self.parked is None
+        return self.up and not self.blocked and not self.waiting
 
     def deliver_events(self) -> None:
         """test_guest_events: interrupt the guest when it has events and does not mask them; an NMI goes first, masked or not."""

@@ -23,6 +23,7 @@ _PROT_READ_WRITE, _MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED, _MAP_NORESERVE = 3, 1, 
 _PAGE_PRESENT, _PAGE_SWAPPED, _PAGE_FILE = 1 << 63, 1 << 62, 1 << 61  # bits of a pagemap entry
 _MAP_FAILED = (1 << 64) - 1
 _MADV_REMOVE = 9
+_PUNCH_HOLE = 3  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 _ZEROS = bytes(FRAME)
 
 
@@ -32,6 +33,7 @@ def _libc() -> ctypes.CDLL:
     libc.mmap.restype = ctypes.c_uint64
     libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64)
     libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+    libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
     libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     return libc
 
@@ -42,6 +44,22 @@ def trim_heap() -> None:
     trim = getattr(_libc(), "malloc_trim", None)
     if trim is not None:
         trim(ctypes.c_size_t(0))
+
+
+class Backing:
+    """A memfd of `size` bytes; closed when nobody refers to it any more."""
+
+    def __init__(self, name: str, size: int) -> None:
+        self.fd = os.memfd_create(f"xenconsole-{name}", os.MFD_CLOEXEC)
+        os.ftruncate(self.fd, size)
+
+    def punch(self, first: int, end: int) -> None:
+        """Give the memory of frames [first, end) back to the host."""
+        if end > first and _libc().fallocate(self.fd, _PUNCH_HOLE, first << FRAME_SHIFT, (end - first) << FRAME_SHIFT):
+            raise OSError(ctypes.get_errno(), "fallocate of a hole")
+
+    def __del__(self) -> None:
+        os.close(self.fd)
 
 
 class MachineMemory:
@@ -55,15 +73,14 @@ class MachineMemory:
         self.frames = frames
         self.own_frames = frames - window
         self.size = frames << FRAME_SHIFT
-        self.fd = os.memfd_create(f"xenconsole-{name}", os.MFD_CLOEXEC)
-        os.ftruncate(self.fd, self.size)
-        self.address = _libc().mmap(None, self.size, _PROT_READ_WRITE, _MAP_SHARED | _MAP_NORESERVE, self.fd, 0)
+        self.file = Backing(name, self.size)
+        self.address = _libc().mmap(None, self.size, _PROT_READ_WRITE, _MAP_SHARED | _MAP_NORESERVE, self.file.fd, 0)
         if self.address == _MAP_FAILED:
-            os.close(self.fd)
             raise UserError(f"no room for {self.size >> 20} MiB", where="memory", why=os.strerror(ctypes.get_errno()), fix="lower memory=")
         self._private = False
-        self._exported: dict[int, int] = {}  # frames that other domains map, and the file behind each
-        self._promoted_fd = -1
+        self._exported: dict[int, Backing] = {}  # frames that other domains map, and the file behind each
+        self._promoted: Backing | None = None
+        self.closed = False
         self._array = (ctypes.c_uint8 * self.size).from_address(self.address)
         self.bytes = memoryview(self._array).cast("B")
         self.words = self.bytes.cast("Q")
@@ -92,68 +109,76 @@ class MachineMemory:
     def exported_frames(self) -> NDArray[np.int64]:
         return np.array(sorted(self._exported), dtype=np.int64)
 
-    def map_private(self, fd: int) -> None:
-        """Lay a copy-on-write view of `fd` over the same addresses: every frame reads as it stands there."""
-        self._remap(_MAP_PRIVATE, fd)
+    def map_private(self) -> None:
+        """Lay a copy-on-write view of the file over the same addresses: every frame reads as it stands there."""
+        self._remap(_MAP_PRIVATE)
 
-    def map_shared(self, fd: int) -> None:
-        """Lay `fd` itself over the same addresses."""
-        self._remap(_MAP_SHARED, fd)
+    def map_shared(self) -> None:
+        """Lay the file itself over the same addresses."""
+        self._remap(_MAP_SHARED)
 
-    def _remap(self, kind: int, fd: int) -> None:
-        self._lay(0, self.own_frames, kind, fd, 0)
+    def _remap(self, kind: int) -> None:
+        self._lay(0, self.own_frames, kind, self.file, 0)
         self._private = kind == _MAP_PRIVATE
         for mfn, shared in self._exported.items():
-            contents = bytes(self.frame(mfn)) if shared != self.fd else None
+            contents = bytes(self.frame(mfn)) if shared is not self.file else None
             self._lay(mfn, 1, _MAP_SHARED, shared, mfn)
             if contents is not None:
                 self.frame(mfn)[:] = contents
 
-    def _lay(self, mfn: int, frames: int, kind: int, fd: int, source: int) -> None:
+    def _lay(self, mfn: int, frames: int, kind: int, file: Backing, source: int) -> None:
         """Frames [source, source + frames) of a file behind those from `mfn` on."""
         at, size, flags = self.address + (mfn << FRAME_SHIFT), frames << FRAME_SHIFT, kind | _MAP_FIXED | _MAP_NORESERVE
-        if _libc().mmap(at, size, _PROT_READ_WRITE, flags, fd, source << FRAME_SHIFT) == _MAP_FAILED:
+        if _libc().mmap(at, size, _PROT_READ_WRITE, flags, file.fd, source << FRAME_SHIFT) == _MAP_FAILED:
             raise OSError(ctypes.get_errno(), "mmap over a domain's memory")
 
     # --- frames that two domains see ----------------------------------------------------------------------------------------------
 
-    def export(self, mfn: int) -> int:
-        """A file that holds frame `mfn` at its own place, for another domain to map; the caller closes it. A frame whose bytes are
-        a copy of the snapshot's own is moved to shared backing first."""
+    def export(self, mfn: int) -> Backing:
+        """A file that holds frame `mfn` at its own place, for another domain to map. A frame whose bytes are a copy of the snapshot's
+        own is moved to shared backing first. Raises OSError at the host's limit of mappings."""
         if mfn not in self._exported:
             if not self._private:
-                self._exported[mfn] = self.fd
+                self._exported[mfn] = self.file
             else:
-                if self._promoted_fd < 0:
-                    self._promoted_fd = os.memfd_create("xenconsole-promoted", os.MFD_CLOEXEC)
-                    os.ftruncate(self._promoted_fd, self.size)
-                os.pwrite(self._promoted_fd, self.frame(mfn), mfn << FRAME_SHIFT)
-                self._lay(mfn, 1, _MAP_SHARED, self._promoted_fd, mfn)
-                self._exported[mfn] = self._promoted_fd
-        return os.dup(self._exported[mfn])
+                if self._promoted is None:
+                    self._promoted = Backing("promoted", self.size)
+                os.pwrite(self._promoted.fd, self.frame(mfn), mfn << FRAME_SHIFT)
+                self._lay(mfn, 1, _MAP_SHARED, self._promoted, mfn)
+                self._exported[mfn] = self._promoted
+        return self._exported[mfn]
 
     def unexport(self, mfn: int) -> None:
         """Nobody else maps the frame any more. One that was promoted stays where it is."""
         if not self._private:
             self._exported.pop(mfn, None)
 
-    def map_foreign(self, mfn: int, fd: int, source: int) -> None:
+    def map_foreign(self, mfn: int, file: Backing, source: int) -> None:
         """Show frame `source` of another domain's file in a frame of the window."""
         if mfn < self.own_frames:
             raise ValueError(f"frame {mfn:#x} is not of the window")
-        self._lay(mfn, 1, _MAP_SHARED, fd, source)
+        self._lay(mfn, 1, _MAP_SHARED, file, source)
 
     def unmap_foreign(self, mfn: int) -> None:
-        self._lay(mfn, 1, _MAP_SHARED, self.fd, mfn)
+        self._lay(mfn, 1, _MAP_SHARED, self.file, mfn)
 
-    def close(self) -> None:
-        """Unmap. Views still held by others would dangle: the owner closes last."""
-        if self.fd >= 0:
+    def close(self, keep: frozenset[int] = frozenset()) -> None:
+        """Unmap. Views still held by others would dangle: the owner closes last. Of the files' memory only the frames to `keep`, which
+        other domains map, stay with the host."""
+        if not self.closed:
+            if keep:
+                for file in (self.file, self._promoted):
+                    if file is not None:
+                        self._punch_all_but(file, sorted(mfn for mfn in keep if self._exported.get(mfn) is file))
             del self.octets, self.quads
             self.words.release()
             self.bytes.release()
             _libc().munmap(self.address, self.size)
-            os.close(self.fd)
-            if self._promoted_fd >= 0:
-                os.close(self._promoted_fd)
-            self.fd = -1
+            self._exported.clear()
+            self._promoted = None
+            del self.file
+            self.closed = True
+
+    def _punch_all_but(self, file: Backing, kept: list[int]) -> None:
+        for first, end in zip([-1, *kept], [*kept, self.frames], strict=True):
+            file.punch(first + 1, end)

@@ -39,7 +39,10 @@ class MemoryPool:
         if more > 0 and more > free:
             raise UserError(f"not enough memory: {more // 256} MiB wanted", why=f"{free // 256} MiB of {self.total // 256} are free",
                             fix="destroy a domain, lower memory=, or take some from another with mem-set")  # fmt: skip
-        self._claims[owner] = frames
+        if frames:
+            self._claims[owner] = frames
+        else:
+            self._claims.pop(owner, None)
 
     def give(self, owner: int) -> None:
         """All that the owner held comes back."""

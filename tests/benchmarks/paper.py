@@ -175,7 +175,7 @@ def rss() -> int:
 
 def resident_kib(guest: Guest) -> int:
     """Of the domain's memory file, what is allocated."""
-    return os.fstat(guest.domain.memory.fd).st_blocks // 2
+    return os.fstat(guest.domain.memory.file.fd).st_blocks // 2
 
 
 def two_cpus(full: bool) -> list[Row]:

@@ -101,7 +101,7 @@ class Shell:
     def end(self) -> None:
         """Power off, and wait until its disks are let go."""
         self.guest.type(b"poweroff -f\r")
-        self.until(lambda: self.guest.domid not in self.tools.guests and self.guest.domain.memory.fd < 0)
+        self.until(lambda: self.guest.domid not in self.tools.guests and self.guest.domain.memory.closed)
 
 
 @contextmanager

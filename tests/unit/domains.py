@@ -92,7 +92,7 @@ class Tiny:
         for _ in range(self.patience):  # a long hypercall begins again where it was interrupted
             core.on_trap(VECTOR_SYSCALL)
             self.pieces += 1
-            if core.rip != rip or self.domain.ended or self.domain.current.parked is not None:
+            if core.rip != rip or self.domain.ended or self.domain.current.waiting:
                 break
         result = core.regs[RAX]
         return result - (1 << 64) if result >> 63 else result
@@ -179,6 +179,8 @@ class Tiny:
         for mfn in np.flatnonzero(frames.owners == SHARED_OWNER).tolist():
             use(mfn, WRITABLE)  # for being shared
         for entry in domain.grants.active.values():
+            if entry.mfn < 0:  # a transitive one
+                continue
             for _ in range(entry.pins[1] + entry.pins[3]):
                 use(entry.mfn, WRITABLE)
             if entry.pins[0] + entry.pins[2]:

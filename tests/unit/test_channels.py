@@ -9,7 +9,7 @@ from emulator.hypervisor.channels import Bind, Signal
 from emulator.hypervisor.events import FREE, INTERDOMAIN, UNBOUND
 from emulator.hypervisor.state import cannot_load, load_domain, save_domain
 from tests.unit.domains import DATA, Tiny
-from tests.unit.test_grants import Granter, pair, settle
+from tests.unit.granters import Granter, pair, settle
 
 BIND_INTERDOMAIN, CLOSE, SEND, STATUS, ALLOC_UNBOUND, RESET = 0, 3, 4, 5, 6, 10
 SELF = 0x7FF0
@@ -25,7 +25,7 @@ def bind(guest: Granter, peer: Granter, port: int) -> int:
     rip = guest.domain.core.rip
     arguments = guest.put(DATA, struct.pack("<HxxII", peer.domain.domid, port, 0))
     guest.call("event_channel_op", BIND_INTERDOMAIN, arguments)
-    assert guest.domain.current.parked is not None and guest.domain.core.rip == rip, "it waits for the other's consent"
+    assert guest.domain.current.waiting and guest.domain.core.rip == rip, "it waits for the other's consent"
     settle(peer, guest)
     result = guest.call("event_channel_op", BIND_INTERDOMAIN, arguments)
     return result or int.from_bytes(guest.get(DATA, 4, 8), "little")
@@ -138,7 +138,7 @@ def test_a_snapshot_taken_while_a_bind_waits_asks_again() -> None:
         state = save_domain(one.domain)
         settle(two)
         one.domain.mailbox.take()  # the answer is not heard
-        one.domain.current.parked = None
+        one.domain.current.waiting.clear()
         load_domain(one.domain, state)
         assert [port.kind for port in one.domain.events.ports.values()] == [FREE]
         near = bind(one, two, far)
@@ -160,7 +160,7 @@ def test_a_replay_sends_nothing() -> None:
         near = bind(one, two, offer(two, 1))
         one.domain.replaying = True
         one.call_with("event_channel_op", SEND, "I", near)
-        Bind(two.domain, 0, 3, 9).apply(one.domain)
+        Bind(two.domain, 0, 1, 3, 9).apply(one.domain)
         assert not two.domain.mailbox
 
 

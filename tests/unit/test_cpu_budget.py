@@ -133,7 +133,7 @@ def test_flushes_at_every_cut_change_nothing(bare: Bare) -> None:
     while not bare.traps:
         assert bare.run(choice.randrange(100_000)) == 0
         choice.choice((bare.core.flush_tlb, bare.core.flush_code, lambda: bare.core.flush_page(DATA),
-                       lambda: bare.core.forget_frame(CODE >> 12), lambda: bare.core.forget_code(CODE, 64)))()  # fmt: skip
+                       lambda: bare.core.forget_frame(CODE >> 12)))()  # fmt: skip
     assert picture(bare) == end
 
 

@@ -56,9 +56,6 @@ def test_code_written_by_the_host_is_new_once_its_frame_is_forgotten(bare: Bare)
     bare.memory.bytes[CODE + 1] = 0x22
     bare.core.forget_frame(CODE >> 12)
     assert answer(bare) == 0x22
-    bare.memory.bytes[CODE + 1] = 0x33
-    bare.core.forget_code(CODE, 16)
-    assert answer(bare) == 0x33
     bare.memory.bytes[CODE + 1] = 0x44
     bare.core.flush_code()
     assert answer(bare) == 0x44

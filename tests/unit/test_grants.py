@@ -1,52 +1,18 @@
-"""Grant tables: what a domain lets others do with its frames, by itself and between two domains that never hold each other."""
+"""Grant tables: what a domain lets others do with its frames, by itself."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
 from emulator.abi import grant_table as abi
-from emulator.hypervisor.domain import Domain
-from emulator.hypervisor.memory.frames import FOREIGN, GUEST
-from tests.unit.domains import DATA, FREE_SLOT, PRESENT, PT_L4, RW, SPARE, USER, Tiny, va
+from emulator.hypervisor.memory.frames import GUEST
+from tests.unit.domains import DATA, PT_L4, RW, SPARE, va
+from tests.unit.granters import HERE, SELF, THERE, Granter
 
-TABLE, STATUS = FREE_SLOT, FREE_SLOT + 1  # slots where the guest maps its grant table, its status frames
-HERE, THERE = FREE_SLOT + 2, FREE_SLOT + 3
-SELF = 0x7FF0
-EBUSY, EINVAL, EOPNOTSUPP, ENOSYS = 16, 22, 95, 38
-
-
-class Granter(Tiny):
-    """With its grant table mapped at TABLE."""
-
-    def set_up(self, frames: int = 1) -> None:
-        assert self.operate(abi.GNTTABOP_setup_table, "<HxxIhxxxxxxQ", SELF, frames, 77, va(DATA, 512))[2] == 0
-        mfn = struct.unpack("<Q", self.get(DATA, 8, 512))[0]
-        assert self.update((self.entry_address(TABLE), mfn << 12 | PRESENT | RW | USER)) == (0, 1)
-
-    def operate(self, command: int, form: str, *values: int) -> tuple[int, ...]:
-        """One operation; its structure afterwards."""
-        size = struct.calcsize(form)
-        assert self.call("grant_table_op", command, self.put(DATA, struct.pack(form, *values)), 1) == 0
-        return struct.unpack(form, self.get(DATA, size))
-
-    def grant(self, ref: int, pfn: int, domid: int, flags: int = abi.GTF_permit_access) -> None:
-        """The guest itself writes the entry."""
-        mfn = self.domain.grants.shared[0]
-        struct.pack_into("<HHI", self.domain.memory.bytes, (mfn << 12) + 8 * ref, flags, domid, self.mfn(pfn))
-
-    def flags(self, ref: int) -> int:
-        return int.from_bytes(self.domain.memory.bytes[(self.domain.grants.shared[0] << 12) + 8 * ref :][:2], "little")
-
-    def map(self, ref: int, domid: int, slot: int = HERE, flags: int = abi.GNTMAP_host_map) -> tuple[int, int, int]:
-        """(status, handle, machine address)."""
-        return self.operate(abi.GNTTABOP_map_grant_ref, "<QIIHhIQ", va(slot), flags, ref, domid, 99, 0, 0)[4:]  # type: ignore[return-value]
-
-    def unmap(self, handle: int, slot: int = HERE, bus: int = 0) -> int:
-        return self.operate(abi.GNTTABOP_unmap_grant_ref, "<QQIhxx", va(slot) if slot else 0, bus, handle, 99)[3]
+EBUSY, EINVAL, EILSEQ, ENOSYS = 16, 22, 84, 38
 
 
 @pytest.fixture
@@ -56,53 +22,6 @@ def one() -> Iterator[Granter]:
     yield made
     made.check_counts()
     made.close()
-
-
-@contextmanager
-def pair() -> Iterator[tuple[Granter, Granter]]:
-    """Two domains, 1 and 2, that know each other."""
-    made = Granter(domid=1), Granter(domid=2)
-    known: dict[int, Domain] = {guest.domain.domid: guest.domain for guest in made}
-    for guest in made:
-        guest.domain.peer = known.get
-        guest.domain.domid_exists = lambda domid: domid == 0 or domid in known
-        guest.set_up()
-    try:
-        yield made
-    finally:
-        for guest in made:
-            known.pop(guest.domain.domid, None)
-            if guest.domain.core.control is not None and hasattr(guest.domain, "tables"):
-                guest.close()
-
-
-def settle(*guests: Granter) -> None:
-    """Each holder in turn serves what waits, until nothing does."""
-    for _ in range(4):
-        for guest in guests:
-            guest.domain.serve()
-            while (message := guest.domain.mailbox.take()) is not None:
-                message.apply(guest.domain)
-
-
-def across(guest: Granter, peer: Granter, command: int, form: str, *values: int) -> tuple[int, ...]:
-    """An operation that concerns the peer: the vCPU parks, the peer answers, the hypercall is issued again."""
-    core = guest.domain.core
-    at = guest.put(DATA, struct.pack(form, *values))
-    for _ in range(4):
-        rip = core.rip
-        result = guest.call("grant_table_op", command, at, 1)
-        if guest.domain.current.parked is None:
-            assert result == 0
-            return struct.unpack(form, guest.get(DATA, struct.calcsize(form)))
-        assert core.rip == rip and not guest.domain.current.can_run  # the trap moved RIP on by two, and it was moved back
-        settle(peer, guest)
-        assert guest.domain.current.can_run
-    raise AssertionError("no answer")
-
-
-def map_across(guest: Granter, peer: Granter, ref: int, flags: int = abi.GNTMAP_host_map, slot: int = HERE) -> tuple[int, int, int]:
-    return across(guest, peer, abi.GNTTABOP_map_grant_ref, "<QIIHhIQ", va(slot), flags, ref, peer.domain.domid, 99, 0, 0)[4:]  # type: ignore[return-value]
 
 
 # --- the table -------------------------------------------------------------------------------------------------------------------
@@ -124,7 +43,6 @@ def test_another_domains_table_is_none_of_ones_business(one: Granter) -> None:
 def test_bad_calls_fail_as_a_whole(one: Granter) -> None:
     assert one.call("grant_table_op", abi.GNTTABOP_map_grant_ref, va(DATA), 1 << 31) == -EINVAL
     assert one.call("grant_table_op", abi.GNTTABOP_dump_table, va(DATA), 1) == -ENOSYS
-    assert one.call("grant_table_op", abi.GNTTABOP_transfer, va(DATA), 1) == -EOPNOTSUPP
     assert one.call("grant_table_op", abi.GNTTABOP_copy, 0xFFFF800000000000, 1) == -14
     assert one.call("grant_table_op", 99, va(DATA), 1) == -ENOSYS
 
@@ -291,101 +209,3 @@ def test_entries_swap_unless_they_are_used(one: Granter) -> None:
     assert one.operate(abi.GNTTABOP_swap_grant_ref, "<IIhxx", 9, 10, 7)[2] == abi.GNTST_eagain
     assert one.operate(abi.GNTTABOP_swap_grant_ref, "<IIhxx", 9, 999, 7)[2] == abi.GNTST_bad_gntref
     one.domain.grants.unmap(10, (0,))
-
-
-# --- two domains -------------------------------------------------------------------------------------------------------------------
-
-
-def test_a_domain_maps_a_frame_of_another_and_both_see_what_is_written() -> None:
-    with pair() as (granter, user):
-        granter.grant(9, SPARE, 2)
-        granter.put(SPARE, b"from one")
-        status, handle, bus = map_across(user, granter, 9)
-        assert status == 0 and user.domain.frames.owner[bus >> 12] == FOREIGN
-        assert user.domain.guest.read(va(HERE), 8) == b"from one"
-        user.domain.guest.write(va(HERE), b"from two")
-        assert granter.get(SPARE, 8) == b"from two"
-        assert granter.flags(9) == abi.GTF_permit_access | abi.GTF_reading | abi.GTF_writing
-        granter.check_counts()
-        # nobody but the grant operations may map it, and nobody may make it a table
-        assert user.update((user.entry_address(THERE), bus | PRESENT | USER))[0] == -EBUSY
-        assert user.extended(0, bus >> 12) == -EINVAL
-        assert user.unmap(handle) == 0
-        settle(granter, user)
-        assert granter.flags(9) == abi.GTF_permit_access and granter.domain.grants.active == {}
-        assert user.domain.guest.entry_index(va(HERE)) >= 0 and user.entry(HERE) == 0
-        granter.check_counts()
-
-
-def test_what_another_domain_refuses_comes_back_as_its_status() -> None:
-    with pair() as (granter, user):
-        granter.grant(9, SPARE, 5)
-        assert map_across(user, granter, 9)[0] == abi.GNTST_general_error
-        assert map_across(user, granter, 600)[0] == abi.GNTST_bad_gntref
-        assert granter.domain.grants.active == {} and user.domain.mappings.handles == {}
-
-
-def test_copies_between_domains_both_ways_and_between_two_others() -> None:
-    with pair() as (granter, user):
-        granter.grant(9, SPARE, 2)
-        granter.grant(10, SPARE + 1, 2)
-        granter.put(SPARE, b"abcdefgh")
-        own = user.mfn(SPARE)
-        form = "<QHHxxxxQHHxxxxHHhxx"
-        read = across(user, granter, abi.GNTTABOP_copy, form, 9, 1, 2, own, SELF, 7, 4, abi.GNTCOPY_source_gref, 9)
-        assert read[8] == 0 and user.get(SPARE, 4, 7) == b"cdef"
-        both = abi.GNTCOPY_source_gref | abi.GNTCOPY_dest_gref
-        assert across(user, granter, abi.GNTTABOP_copy, form, 9, 1, 0, 10, 1, 100, 8, both, 9)[8] == 0
-        assert granter.get(SPARE + 1, 8, 100) == b"abcdefgh"
-        written = across(user, granter, abi.GNTTABOP_copy, form, own, SELF, 7, 10, 1, 0, 4, abi.GNTCOPY_dest_gref, 9)
-        assert written[8] == 0 and granter.get(SPARE + 1, 4) == b"cdef"
-        assert across(user, granter, abi.GNTTABOP_copy, form, 9, 1, 4095, own, SELF, 0, 2, abi.GNTCOPY_source_gref, 9)[8] == abi.GNTST_bad_copy_arg
-        assert granter.domain.grants.active == {} and user.domain.current.answers == {}
-        granter.check_counts()
-        user.check_counts()
-
-
-def test_a_snapshotted_domains_frame_is_promoted_to_shared_backing() -> None:
-    with pair() as (granter, user):
-        memory = granter.domain.memory
-        memory.map_private(memory.fd)  # what a first snapshot does
-        granter.grant(9, SPARE, 2)
-        granter.put(SPARE, b"private")
-        status, handle, _bus = map_across(user, granter, 9)
-        assert status == 0 and user.domain.guest.read(va(HERE), 7) == b"private"
-        user.domain.guest.write(va(HERE), b"both of")
-        assert granter.get(SPARE, 7) == b"both of"
-        assert granter.mfn(SPARE) in memory.private_frames().tolist()
-        memory.map_private(memory.fd)  # a restore: the frame is the base's again, for both
-        assert granter.get(SPARE, 7) == user.domain.guest.read(va(HERE), 7) == bytes(7)
-        assert user.unmap(handle) == 0
-
-
-def test_a_domain_that_ends_lets_go_of_what_it_mapped_and_leaves_what_others_mapped() -> None:
-    with pair() as (granter, user):
-        granter.grant(9, SPARE, 2)
-        granter.put(SPARE, b"still")
-        assert map_across(user, granter, 9)[0] == 0
-        user.domain._part_from_peers()
-        settle(granter)
-        assert granter.domain.grants.active == {}
-    with pair() as (granter, user):
-        granter.grant(9, SPARE, 2)
-        granter.put(SPARE, b"still")
-        _status, handle, _bus = map_across(user, granter, 9)
-        granter.close()
-        assert user.domain.guest.read(va(HERE), 5) == b"still"
-        assert user.unmap(handle) == 0
-
-
-def test_a_domain_that_ends_answers_those_that_wait() -> None:
-    with pair() as (granter, user):
-        at = user.put(DATA, struct.pack("<QIIHhIQ", va(HERE), abi.GNTMAP_host_map, 9, 1, 99, 0, 0))
-        user.call("grant_table_op", abi.GNTTABOP_map_grant_ref, at, 1)
-        assert user.domain.current.parked is not None
-        granter.close()
-        user.domain.peer = lambda domid: None
-        settle(user)
-        assert user.domain.current.can_run
-        assert user.call("grant_table_op", abi.GNTTABOP_map_grant_ref, at, 1) == 0
-        assert struct.unpack("<QIIHhIQ", user.get(DATA, 32))[4] == abi.GNTST_bad_domain

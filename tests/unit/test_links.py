@@ -13,7 +13,7 @@ from emulator.control.views import LinkView
 from emulator.dom0.guest import Guest
 from emulator.hypervisor.events import INTERDOMAIN, Port
 from tests.unit.domains import DATA, SPARE
-from tests.unit.test_grants import map_across, pair, settle
+from tests.unit.granters import map_across, pair, settle
 
 
 def test_ports_and_grants_are_counted_by_the_far_end() -> None:

@@ -90,7 +90,7 @@ class Album:
             frames = self._memory.private_frames()
         contents = self._memory.octets.reshape(-1, 4096)[frames]
         if not self._frozen:
-            self._memory.map_private(self._memory.fd)
+            self._memory.map_private()
             self._frozen = True
         guest = self._guest
         taken = Snapshot(name, time.time(), guest.domain.clock.now(), automatic, self._screen(), frames, contents,
@@ -110,7 +110,7 @@ class Album:
         self._guest.memory.make_room(claim_of(wanted.domain))
         present = self.take(automatic=True)
         memory, guest = self._memory, self._guest
-        memory.map_private(memory.fd)
+        memory.map_private()
         memory.octets.reshape(-1, 4096)[wanted.frames] = wanted.contents
         load_domain(guest.domain, wanted.domain)
         guest.load_backends(wanted.backends)

@@ -7,18 +7,20 @@ owner, FOREIGN: such a frame can be mapped by the grant-table operations alone.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from emulator.abi import grant_table as abi
 from emulator.abi.xen import ACCESSED, DIRTY, FRAME_MASK, GLOBAL, GUEST_KERNEL, NX, PRESENT, RW, USER
-from emulator.hypervisor.grants.table import DEVICE_READ, DEVICE_WRITE, HOST_READ, HOST_WRITE, GrantError
+from emulator.hypervisor.grants.active import DEVICE_READ, DEVICE_WRITE, HOST_READ, HOST_WRITE, GrantError
+from emulator.hypervisor.grants.operations import Unmap
+from emulator.hypervisor.grants.peers import tell
 from emulator.hypervisor.memory.frames import FOREIGN, L1, NONE, WRITABLE, XEN
 from emulator.hypervisor.refusal import Refusal
 
 if TYPE_CHECKING:
     from emulator.hypervisor.domain import Domain
+    from emulator.machine.memory import Backing
 
 MAX_MAPTRACK_FRAMES: Final = 1024
 _HANDLES_PER_FRAME: Final = 4096 // 16
@@ -91,14 +93,16 @@ class Mappings:
 
     # --- the window -------------------------------------------------------------------------------------------------------------
 
-    def open(self, fd: int, peer_mfn: int) -> int:
-        """Lay a page of another domain's file under a frame of the window. Closes the file."""
+    def open(self, file: Backing, peer_mfn: int) -> int:
+        """Lay a page of another domain's file under a frame of the window."""
         mfn = self._free_window.pop()
         try:
-            self._domain.memory.map_foreign(mfn, fd, peer_mfn)
-        finally:
-            os.close(fd)
+            self._domain.memory.map_foreign(mfn, file, peer_mfn)
+        except OSError as error:  # the host's limit of mappings
+            self._free_window.append(mfn)
+            raise GrantError(abi.GNTST_general_error, f"the frame cannot be shown here: {error}") from None
         self._domain.core.forget_frame(mfn)
+        self._domain.foreign_writes.add(mfn)
         self._domain.frames.owner[mfn] = FOREIGN
         return mfn
 
@@ -106,7 +110,7 @@ class Mappings:
         """Take it away again; what the guest still maps of it is a page of zeros from now on, and the frame not used again."""
         domain, frames = self._domain, self._domain.frames
         domain.memory.unmap_foreign(mfn)
-        domain.core.forget_frame(mfn)
+        domain.foreign_writes.discard(mfn)
         domain.tables.stale = True
         if not frames.uses(mfn):
             frames.owner[mfn], frames.type[mfn] = XEN, NONE
@@ -186,26 +190,35 @@ class Mappings:
         self.handles.clear()
         return gone
 
-    def foreign(self) -> frozenset[tuple[int, int, int, int]]:
-        """What is mapped of other domains now: (handle, domain, reference, flags)."""
-        return frozenset((handle, m.domid, m.ref, m.flags) for handle, m in self.handles.items() if m.peer is not None)
+    def shown(self) -> list[int]:
+        """Frames of the window that show others' now."""
+        return [mapping.mfn for mapping in self.handles.values() if mapping.peer is not None]
 
     def save(self) -> dict[str, Any]:
         kept = {handle: (m.domid, m.ref, m.flags, m.mfn) for handle, m in self.handles.items()}
         return {"handles": kept, "free": list(self._free), "next": self._next, "window": list(self._free_window)}
 
-    @staticmethod
-    def _foreign_in(handles: dict[int, tuple[int, int, int, int]], own: int) -> frozenset[tuple[int, int, int, int]]:
-        return frozenset((handle, domid, ref, flags) for handle, (domid, ref, flags, _mfn) in handles.items() if domid != own)
+    def _then(self, state: dict[str, Any]) -> dict[int, tuple[int, int, int, int]]:
+        """Of a saved state, what was mapped of other domains: (domain, reference, flags, frame) by handle."""
+        return {handle: saved for handle, saved in state["handles"].items() if saved[0] != self._domain.domid}
 
-    def foreign_in(self, state: dict[str, Any]) -> frozenset[tuple[int, int, int, int]]:
-        """The same of a saved state."""
-        return self._foreign_in(state["handles"], self._domain.domid)
+    def cannot_load(self, state: dict[str, Any]) -> str:
+        """Why not: mappings of other domains' frames cannot be conjured up. Empty when it can."""
+        for handle, saved in self._then(state).items():
+            now = self.handles.get(handle)
+            if now is None or now.peer is None or (now.domid, now.ref, now.flags, now.mfn) != saved:
+                return f"it mapped grant {saved[1]} of domain {saved[0]} then, and does not now"
+        return ""
 
     def load(self, state: dict[str, Any]) -> None:
-        """Mappings of other domains' frames cannot be conjured up: those now must be those then. Raises ValueError."""
-        if self.foreign_in(state) != self.foreign():
-            raise ValueError("other domains' frames were mapped then that are not now, or are now and were not then")
-        peers, own = {handle: m.peer for handle, m in self.handles.items()}, self._domain.domid
+        """What is mapped of other domains now and was not then is unmapped. Raises ValueError for what `cannot_load`."""
+        if reason := self.cannot_load(state):
+            raise ValueError(reason)
+        then, own = self._then(state), self._domain.domid
+        for handle, mapping in self.handles.items():
+            if mapping.peer is not None and handle not in then:
+                self._domain.memory.unmap_foreign(mapping.mfn)
+                tell(mapping.peer, Unmap(mapping.ref, pin_kinds(mapping.flags)))
+        peers = {handle: mapping.peer for handle, mapping in self.handles.items()}
         self.handles = {h: Mapping(d, r, f, mfn, peers[h] if d != own else None) for h, (d, r, f, mfn) in state["handles"].items()}
         self._free, self._next, self._free_window = list(state["free"]), state["next"], list(state["window"])

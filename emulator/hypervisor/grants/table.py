@@ -8,13 +8,13 @@ entry's GTF_reading and GTF_writing (version 1), or in the status frames (versio
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from emulator.abi import grant_table as abi
 from emulator.abi.errno import EBUSY, EINVAL, ERANGE
+from emulator.hypervisor.grants.active import DEVICE_WRITE, HOST_READ, HOST_WRITE, NO_FRAME, Active, GrantError
 from emulator.hypervisor.memory.frames import NONE, WRITABLE, XEN, FrameTable
 from emulator.hypervisor.refusal import Refusal
 
@@ -24,35 +24,6 @@ if TYPE_CHECKING:
 
 MAX_GRANT_FRAMES: Final = 64
 _MOST_PINS: Final = 255  # of each of the four kinds
-HOST_READ, HOST_WRITE, DEVICE_READ, DEVICE_WRITE = range(4)
-
-
-class GrantError(Exception):
-    """A use that was refused: `status` (GNTST_*) for the guest, the text for people."""
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(f"{abi.GNTST_NAMES[-status]}: {reason}")
-        self.status, self.reason = status, reason
-
-
-@dataclass(slots=True)
-class Active:
-    """One entry in use: by whom, which bytes of which frame, and how often (pins by kind)."""
-
-    domid: int
-    mfn: int
-    start: int = 0
-    length: int = 4096
-    sub_page: bool = False
-    pins: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
-
-    @property
-    def pinned(self) -> bool:
-        return any(self.pins)
-
-    @property
-    def written(self) -> bool:
-        return self.pins[HOST_WRITE] > 0 or self.pins[DEVICE_WRITE] > 0
 
 
 class GrantTable:
@@ -249,6 +220,8 @@ class GrantTable:
                 raise GrantError(abi.GNTST_general_error, refusal.reason) from None
 
     def _let_go(self, mfn: int, write: bool) -> None:
+        if mfn == NO_FRAME:
+            return
         if write:
             self._tables.put_type(mfn)
         else:
@@ -264,6 +237,8 @@ class GrantTable:
         kind = HOST_WRITE if write else HOST_READ
         active = self._check(ref, domid, kind)
         fresh = active is None
+        if active is not None and active.mfn == NO_FRAME:
+            raise GrantError(abi.GNTST_bad_domain, f"grant {ref} led to another domain when its present use began")
         if active is None or (write and not active.written):
             flags = self._set_status(ref, active, domid, write, (abi.GTF_permit_access,), whole=False)
             if active is None:
@@ -302,6 +277,38 @@ class GrantTable:
             return None
         flags, granted, onward, gref = abi.TRANSITIVE_V2.unpack_from(self._memory.bytes, self._at(ref))
         return (onward, gref) if flags & abi.GTF_type_mask == abi.GTF_transitive and granted == domid else None
+
+    def use_onward(self, ref: int, domid: int, write: bool) -> None:
+        """Pin the transitive entry `ref` while a copy by `domid` goes on in the domain that it leads to. Until `over`."""
+        kind = HOST_WRITE if write else HOST_READ
+        active = self._check(ref, domid, kind)
+        if active is not None and active.mfn != NO_FRAME:
+            raise GrantError(abi.GNTST_general_error, f"grant {ref} granted a frame when its present use began")
+        if active is None or (write and not active.written):
+            self._set_status(ref, active, domid, write, (abi.GTF_transitive,), whole=False)
+        active = active or Active(domid, NO_FRAME, sub_page=True)  # as part of a page it cannot be mapped
+        active.pins[kind] += 1
+        self.active[ref] = active
+
+    def accept(self, ref: int, domid: int) -> int:
+        """gnttab_prepare_for_transfer: entry `ref` takes a page from `domid`; the PFN it is to have. Raises GrantError."""
+        if ref >= self.entries:
+            raise GrantError(abi.GNTST_general_error, f"grant {ref:#x}: domain {self._domid} has {self.entries} entries")
+        at = self._at(ref)
+        flags, granted, *rest = (abi.ENTRY_V1 if self.version == 1 else abi.ENTRY_V2).unpack_from(self._memory.bytes, at)
+        if flags != abi.GTF_accept_transfer or granted != domid:
+            raise GrantError(abi.GNTST_general_error, f"grant {ref} has flags {flags:#x} for domain {granted}: it takes no page of domain {domid}")
+        self._set_u16(at, flags | abi.GTF_transfer_committed)
+        return int(rest[-1])
+
+    def accepted(self, ref: int, mfn: int) -> None:
+        """The page has come: it is frame `mfn`."""
+        at = self._at(ref)
+        if self.version == 1:
+            self._memory.bytes[at + 4 : at + 8] = mfn.to_bytes(4, "little")
+        else:
+            self._memory.bytes[at + 8 : at + 16] = mfn.to_bytes(8, "little")
+        self._set_u16(at, self._u16(at) | abi.GTF_transfer_completed)
 
     def swap(self, a: int, b: int) -> None:
         """swap_grant_ref. Raises GrantError."""
@@ -349,16 +356,32 @@ class GrantTable:
                 counts[domid] = counts.get(domid, 0) + count
         return counts
 
-    def used_by_guests(self, active: dict[int, Active] | None = None) -> frozenset[tuple[int, int, int, tuple[int, ...]]]:
-        """(reference, domain, frame, pins) of what other guests use now, or used in a saved state."""
-        entries = self.active if active is None else active
-        return frozenset((ref, a.domid, a.mfn, tuple(a.pins)) for ref, a in entries.items() if a.domid not in (0, self._domid))
+    def _abroad(self, entries: dict[int, Active]) -> dict[int, Active]:
+        """Those that other guests use."""
+        return {ref: active for ref, active in entries.items() if active.domid not in (0, self._domid)}
+
+    def written_by_guests(self) -> tuple[int, ...]:
+        """Frames that other guests map writable."""
+        return tuple(active.mfn for active in self._abroad(self.active).values() if active.written and active.mfn != NO_FRAME)
+
+    def cannot_load(self, state: dict[str, Any]) -> str:
+        """Why not: another guest's use of today cannot be undone. Empty when it can."""
+        for ref, now in self._abroad(self.active).items():
+            then = state["active"].get(ref)
+            if then is None or (then.domid, then.mfn) != (now.domid, now.mfn) or any(a > b for a, b in zip(now.pins, then.pins, strict=True)):
+                return f"domain {now.domid} uses its grant {ref} now, and did not use it so then"
+        return ""
 
     def save(self) -> dict[str, Any]:
         return {"version": self.version, "shared": list(self.shared), "status": list(self.status), "active": copy.deepcopy(self.active),
                 "reserve": list(self._reserve)}  # fmt: skip
 
     def load(self, state: dict[str, Any]) -> None:
+        """What other guests used then and do not now has ended; the frames' types and counts must be those of then already."""
+        now = {ref: list(active.pins) for ref, active in self._abroad(self.active).items()}
         self.version, self.shared, self.status = state["version"], list(state["shared"]), list(state["status"])
         self.active = copy.deepcopy(state["active"])
         self._reserve[:] = state["reserve"]
+        for ref, then in self._abroad(self.active).items():
+            left = now.get(ref, [0, 0, 0, 0])
+            self.unmap(ref, tuple(kind for kind in range(4) for _ in range(then.pins[kind] - left[kind])))

@@ -6,20 +6,25 @@ again for what is left of its list.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from emulator.abi import grant_table as abi
-from emulator.abi.errno import EINVAL, ENOSYS, EOPNOTSUPP, EPERM, ESRCH
+from emulator.abi.errno import EILSEQ, EINVAL, ENOSYS, EOPNOTSUPP, EPERM, ESRCH
 from emulator.abi.xen import DOMID_SELF
 from emulator.hypervisor.grants import peers
+from emulator.hypervisor.grants.active import GrantError
 from emulator.hypervisor.grants.mappings import Mapping, pin_kinds
-from emulator.hypervisor.grants.table import GrantError
-from emulator.hypervisor.memory.frames import GUEST, SHARED, WRITABLE
+from emulator.hypervisor.grants.operations import Map, Unmap
+from emulator.hypervisor.hypercalls.grant_copy import Ahead, copy, plan_copy, transfer
+from emulator.hypervisor.memory.frames import FOREIGN, GUEST, SHARED
 from emulator.hypervisor.refusal import Preempted, Refusal
 
 if TYPE_CHECKING:
+    from emulator.hypervisor.domain import Domain
     from emulator.hypervisor.vcpu import Vcpu
 
 _PIECE: Final = 512
@@ -38,24 +43,47 @@ def grant_table_op(vcpu: Vcpu, command: int, operations: int, count: int, *_: in
         if count != 1 and number not in (abi.GNTTABOP_set_version, abi.GNTTABOP_get_version):
             raise Refusal(EINVAL, f"{count} operations where one is allowed")
         return single(vcpu, operations)
-    found = _LISTS.get(number)
-    if found is None:
+    listed = _LISTS.get(number)
+    if listed is None:
         raise Refusal(ENOSYS, f"grant_table_op {number} does not exist")
-    one, size = found
+    if command != number and count and _idle(vcpu, operations):
+        raise Refusal(EILSEQ, f"grant_table_op {command:#x}: no flush was interrupted there")
+    size = listed.layout.size
     guest = vcpu.domain.guest
     guest.check_range(operations)
-    if number == abi.GNTTABOP_transfer:
-        raise Refusal(EOPNOTSUPP, "transfer of frames is off (gnttab=no-transfer)")
     for index in range(min(count, _PIECE)):
         at = operations + index * size
         data = guest.read(at, size)
         try:
-            one(vcpu, at, data)
+            listed.one(vcpu, at, data, partial(_ahead, vcpu, listed, operations, range(index, count)))
         except Preempted:
             raise Preempted(command, at, count - index) from None
+    if vcpu.answers:
+        peers.forget_answers(vcpu, range(operations, operations + count * size))
     if count > _PIECE:
         raise Preempted(command, operations + _PIECE * size, count - _PIECE)
     return 0
+
+
+def _ahead(vcpu: Vcpu, listed: _List, operations: int, indices: range) -> Iterator[peers.Ask]:
+    """What the rest of the list will ask of other domains, as far as it may be asked before what comes first is done: maps in any
+    order; copies up to the first that goes the other way, since it might read what one before it writes. (A transitive entry
+    that leads back to the caller can tell the difference.)"""
+    first: peers.Ask | None = None
+    for index in indices[: peers.BATCH]:
+        at = operations + index * listed.layout.size
+        try:
+            wanted = listed.plan(vcpu, at, vcpu.domain.guest.read(at, listed.layout.size))
+        except Refusal:
+            return
+        if first is None:
+            first = wanted
+            if wanted is None:
+                return
+        elif wanted is not None and wanted.key[0] == first.key[0]:
+            yield wanted
+        elif listed.ordered:
+            return
 
 
 def _told(vcpu: Vcpu, what: str, error: GrantError) -> int:
@@ -93,12 +121,13 @@ def _setup_table(vcpu: Vcpu, at: int) -> int:
 
 
 def _write_frames(vcpu: Vcpu, room: int, frames: list[int]) -> int:
-    try:
-        for index, mfn in enumerate(frames):
+    status = abi.GNTST_okay
+    for index, mfn in enumerate(frames):
+        try:
             vcpu.domain.guest.write_u64(room + 8 * index, mfn)
-    except Refusal as refusal:
-        raise GrantError(abi.GNTST_bad_virt_addr, refusal.reason) from None
-    return abi.GNTST_okay
+        except Refusal as refusal:
+            status = _told(vcpu, "list of frames", GrantError(abi.GNTST_bad_virt_addr, refusal.reason))
+    return status
 
 
 def _query_size(vcpu: Vcpu, at: int) -> int:
@@ -154,58 +183,76 @@ def _get_status_frames(vcpu: Vcpu, at: int) -> int:
 # --- map and unmap --------------------------------------------------------------------------------------------------------------
 
 
-def _map(vcpu: Vcpu, at: int, data: bytes) -> None:
+def _plan_map(vcpu: Vcpu, at: int, data: bytes) -> peers.Ask | None:
+    _address, flags, ref, domid, _status, _handle, _bus = abi.MAP_REF.unpack(data)
+    kinds = pin_kinds(flags)
+    if not kinds or domid == vcpu.domain.domid:
+        return None
+    return peers.Ask(domid, ("map", at, data[:18]), Map(vcpu.domain.domid, ref, kinds))
+
+
+def _map(vcpu: Vcpu, at: int, data: bytes, ahead: Ahead) -> None:
     domain = vcpu.domain
     address, flags, ref, domid, _status, handle, bus = abi.MAP_REF.unpack(data)
     try:
-        handle, bus = _map_one(vcpu, at, address, flags, ref, domid)
+        handle, bus = _map_one(vcpu, at, data, ahead)
         status = abi.GNTST_okay
     except GrantError as error:
         status = _told(vcpu, f"map of grant {ref} of domain {domid}", error)
     domain.guest.write(at, abi.MAP_REF.pack(address, flags, ref, domid, status, handle, bus))
 
 
-def _map_one(vcpu: Vcpu, at: int, address: int, flags: int, ref: int, domid: int) -> tuple[int, int]:
+def _map_one(vcpu: Vcpu, at: int, data: bytes, ahead: Ahead) -> tuple[int, int]:
     """Returns the handle and the machine address as the mapper names it."""
     domain = vcpu.domain
+    address, flags, ref, domid, *_ = abi.MAP_REF.unpack(data)
     kinds = pin_kinds(flags)
     if not kinds:
         raise GrantError(abi.GNTST_bad_gntref, f"flags {flags:#x} ask for no mapping")
-    own = domid == domain.domid
-    write = not flags & abi.GNTMAP_readonly
-    if own:
+    wanted = _plan_map(vcpu, at, data)
+    reply: peers.Reply | None = None
+    peer: Domain | None = None
+    if wanted is None:
         domain.mappings.room(False)
-        mfn, peer = domain.grants.map(ref, domid, write, kinds), None
+        mfn = domain.grants.map(ref, domid, not flags & abi.GNTMAP_readonly, kinds)
     else:
-        key = ("map", at, address, flags, ref, domid)
-        if key not in vcpu.answers:
+        if wanted.key not in vcpu.answers:
             domain.mappings.room(True)
-        reply, peer = peers.ask(vcpu, domid, key, peers.Map(domain.domid, ref, write, kinds))
-        try:
-            domain.mappings.room(True)  # another vCPU may have taken the last meanwhile
-        except GrantError:
-            peers.tell(peer, peers.Unmap(ref, kinds))
-            raise
-        mfn = domain.mappings.open(reply.fd, reply.mfn)
+        reply = peers.ask(vcpu, wanted, ahead)
+        peer = reply.granter
+        mfn = _shown(vcpu, domid, reply)
     try:
         if flags & abi.GNTMAP_host_map:
             domain.mappings.map_host(address, mfn, flags)
     except GrantError:
-        if peer is None:
+        if reply is None:
             domain.grants.unmap(ref, kinds)
         else:
             domain.mappings.close(mfn)
-            peers.tell(peer, peers.Unmap(ref, kinds))
+            peers.unclaimed(reply)
         raise
     return domain.mappings.add(Mapping(domid, ref, flags, mfn, peer)), mfn << 12
 
 
-def _unmap(vcpu: Vcpu, at: int, data: bytes) -> None:
+def _shown(vcpu: Vcpu, domid: int, reply: peers.Reply) -> int:
+    """The frame of the window that shows what was granted."""
+    mappings = vcpu.domain.mappings
+    try:
+        if reply.file is None or vcpu.domain.peer(domid) is not reply.granter:
+            raise GrantError(abi.GNTST_bad_domain, f"domain {domid} is gone")
+        mappings.room(True)  # another vCPU may have taken the last meanwhile
+        return mappings.open(reply.file, reply.mfn)
+    except GrantError:
+        peers.unclaimed(reply)
+        raise
+
+
+def _unmap(vcpu: Vcpu, at: int, data: bytes, _ahead: Ahead) -> None:
     address, bus, handle, _status = abi.UNMAP_REF.unpack(data)
     _unmap_any(vcpu, at + 20, "unmap", address, bus, handle, 0)
 
 
-def _unmap_and_replace(vcpu: Vcpu, at: int, data: bytes) -> None:
+def _unmap_and_replace(vcpu: Vcpu, at: int, data: bytes, _ahead: Ahead) -> None:
     address, new_address, handle, _status = abi.UNMAP_REPLACE.unpack(data)
     _unmap_any(vcpu, at + 20, "unmap_and_replace", address, 0, handle, new_address)
 
@@ -242,125 +289,38 @@ def _unmap_one(vcpu: Vcpu, address: int, bus: int, handle: int, new_address: int
     if mapping.peer is None:
         domain.grants.unmap(mapping.ref, kinds)
     else:
-        peers.tell(mapping.peer, peers.Unmap(mapping.ref, kinds))
-
-
-# --- copy -------------------------------------------------------------------------------------------------------------------------
-
-
-def _copy(vcpu: Vcpu, at: int, data: bytes) -> None:
-    source, source_domid, source_offset, dest, dest_domid, dest_offset, length, flags, _status = abi.COPY.unpack(data)
-    status = abi.GNTST_okay
-    try:
-        _copy_one(vcpu, at, (source, source_domid, source_offset), (dest, dest_domid, dest_offset), length, flags)
-    except GrantError as error:
-        status = _told(vcpu, "copy", error)
-    vcpu.domain.guest.write(at + 36, status.to_bytes(2, "little", signed=True))
-
-
-def _copy_one(vcpu: Vcpu, at: int, source: tuple[int, int, int], dest: tuple[int, int, int], length: int, flags: int) -> None:
-    """gnttab_copy_one: claim the source, claim the destination, check the bounds, copy. What lies in another domain comes and goes
-    as bytes in messages."""
-    by_ref = (bool(flags & abi.GNTCOPY_source_gref), bool(flags & abi.GNTCOPY_dest_gref))
-    for (_what, domid, _offset), granted in zip((source, dest), by_ref, strict=True):
-        if domid != DOMID_SELF and not granted:
-            raise GrantError(abi.GNTST_permission_denied, f"a frame of domain {domid} is named by its number: only DOMID_SELF's may be")
-        if domid not in (DOMID_SELF, vcpu.domain.domid) and not vcpu.domain.domid_exists(domid):
-            raise GrantError(abi.GNTST_bad_domain, f"domain {domid} does not exist")
-    crosses = source[2] + length > 4096 or dest[2] + length > 4096
-    began: list[Callable[[], None]] = []
-    replies: dict[peers.Key, peers.Reply] = {}
-    try:
-        data, inside = _fetch(vcpu, at, source, length, by_ref[0], began, replies)
-        _store(vcpu, at, dest, length, by_ref[1], began, None if crosses or not inside else data)
-    except Preempted:
-        vcpu.answers.update(replies)  # the source's answer is wanted again when the destination's has come
-        raise
-    finally:
-        for end in began:
-            end()
-    if crosses:
-        raise GrantError(abi.GNTST_bad_copy_arg, f"{length} bytes from {source[2]} to {dest[2]} cross a page's end")
-    if not inside:
-        raise GrantError(abi.GNTST_general_error, f"{length} bytes from {source[2]} lie outside of what is granted")
-
-
-def _fetch(vcpu: Vcpu, at: int, source: tuple[int, int, int], length: int, granted: bool, began: list[Callable[[], None]],
-           replies: dict[peers.Key, peers.Reply]) -> tuple[bytes, bool]:  # fmt: skip
-    """The bytes of the source, and whether they lie inside of what may be read."""
-    domain = vcpu.domain
-    what, domid, offset = source
-    start, room = 0, 4096
-    if not granted:
-        mfn = what
-        if mfn >= domain.frames.frames or domain.frames.owner[mfn] not in (GUEST, SHARED):
-            raise GrantError(abi.GNTST_bad_page, f"frame {mfn:#x} is not the domain's own")
-    elif domid in (DOMID_SELF, domain.domid):
-        ref = what & 0xFFFFFFFF
-        onward = domain.grants.transitive(ref, domain.domid)
-        if onward is not None:
-            raise GrantError(abi.GNTST_general_error, "transitive grants cannot be self-referential")
-        active = domain.grants.use(ref, domain.domid, False)
-        began.append(lambda: domain.grants.over(ref, False))
-        mfn, start, room = active.mfn, active.start, active.length
-    else:
-        key = ("source", at, *source, length)
-        reply, _peer = peers.ask(vcpu, domid, key, peers.Copy(domain.domid, what & 0xFFFFFFFF, offset, length, False))
-        replies[key] = reply
-        inside = reply.start <= offset and offset + length <= reply.start + reply.length
-        return reply.data, inside
-    inside = start <= offset and offset + length <= start + room
-    return bytes(domain.memory.bytes[(mfn << 12) + offset : (mfn << 12) + min(offset + length, 4096)]), inside
-
-
-def _store(vcpu: Vcpu, at: int, dest: tuple[int, int, int], length: int, granted: bool, began: list[Callable[[], None]], data: bytes | None) -> None:
-    """Claim the destination; write `data` if it is not None and fits."""
-    domain = vcpu.domain
-    what, domid, offset = dest
-    start, room = 0, 4096
-    if granted and domid not in (DOMID_SELF, domain.domid):
-        key = ("dest", at, *dest, length)
-        reply, _peer = peers.ask(vcpu, domid, key, peers.Copy(domain.domid, what & 0xFFFFFFFF, offset, length, True, data or b""))
-        start, room = reply.start, reply.length
-        data = None if data is None or (start <= offset and offset + length <= start + room) else data
-        if data is None:
-            return
-    elif granted:
-        ref = what & 0xFFFFFFFF
-        active = domain.grants.use(ref, domain.domid, True)
-        began.append(lambda: domain.grants.over(ref, True))
-        mfn, start, room = active.mfn, active.start, active.length
-    else:
-        mfn = what
-        if not domain.frames.owned(mfn):
-            raise GrantError(abi.GNTST_bad_page, f"frame {mfn:#x} is not the domain's own")
-        try:
-            domain.tables.get_type(mfn, WRITABLE)
-        except Refusal as refusal:
-            raise GrantError(abi.GNTST_general_error, refusal.reason) from None
-        began.append(lambda: domain.tables.put_type(mfn))
-    if data is None:
-        return
-    if not (start <= offset and offset + length <= start + room):
-        raise GrantError(abi.GNTST_general_error, f"{length} bytes to {offset} lie outside of what is granted")
-    domain.memory.bytes[(mfn << 12) + offset : (mfn << 12) + offset + length] = data
-    domain.core.forget_frame(mfn)
+        peers.tell(mapping.peer, Unmap(mapping.ref, kinds))
 
 
 # --- swap, cache flush ----------------------------------------------------------------------------------------------------------
 
 
-def _swap(vcpu: Vcpu, at: int, data: bytes) -> None:
+def _swap(vcpu: Vcpu, _at: int, data: bytes, _ahead: Ahead) -> None:
     a, b, _status = abi.SWAP_REF.unpack(data)
-    status = abi.GNTST_okay
-    try:
-        vcpu.domain.grants.swap(a, b)
-    except GrantError as error:
-        status = _told(vcpu, "swap_grant_ref", error)
-    vcpu.domain.guest.write(at + 8, status.to_bytes(2, "little", signed=True))
+    vcpu.domain.grants.swap(a, b)
 
 
-def _cache_flush(vcpu: Vcpu, _at: int, data: bytes) -> None:
+def _told_at(offset: int, what: str, act: Callable[[Vcpu, int, bytes, Ahead], None]) -> Callable[[Vcpu, int, bytes, Ahead], None]:
+    """An operation whose status alone is written back, `offset` bytes into its structure."""
+
+    def one(vcpu: Vcpu, at: int, data: bytes, ahead: Ahead) -> None:
+        status = abi.GNTST_okay
+        try:
+            act(vcpu, at, data, ahead)
+        except GrantError as error:
+            status = _told(vcpu, what, error)
+        vcpu.domain.guest.write(at + offset, status.to_bytes(2, "little", signed=True))
+
+    return one
+
+
+def _idle(vcpu: Vcpu, at: int) -> bool:
+    """Whether a flush flushes nothing."""
+    _address, _offset, length, what = abi.CACHE_FLUSH.unpack(vcpu.domain.guest.read(at, abi.CACHE_FLUSH.size))
+    return not length or not what
+
+
+def _cache_flush(vcpu: Vcpu, _at: int, data: bytes, _ahead: Ahead) -> None:
     """There is no cache to flush; what may be asked is checked all the same."""
     domain = vcpu.domain
     address, offset, length, what = abi.CACHE_FLUSH.unpack(data)
@@ -371,8 +331,10 @@ def _cache_flush(vcpu: Vcpu, _at: int, data: bytes) -> None:
     mfn = address >> 12
     if mfn >= domain.frames.frames:
         raise Refusal(EINVAL, f"frame {mfn:#x} is beyond the machine's end")
+    if domain.frames.owner[mfn] not in (GUEST, SHARED, FOREIGN):
+        raise Refusal(EPERM, f"frame {mfn:#x} is no domain's")
     if not domain.frames.owned(mfn) and all(mapping.mfn != mfn for mapping in domain.mappings.handles.values()):
-        raise Refusal(EPERM, f"frame {mfn:#x} is neither the domain's own nor granted to it")
+        raise Refusal(EINVAL, f"frame {mfn:#x} is not granted to the domain any more")
     if what == abi.GNTTAB_CACHE_INVAL:
         raise Refusal(EOPNOTSUPP, "x86 knows no invalidation without writing back")
 
@@ -383,15 +345,29 @@ _SINGLE: Final[dict[int, Callable[[Vcpu, int], int]]] = {
 }  # fmt: skip
 
 
-def _list(one: Callable[[Vcpu, int, bytes], None], layout: Struct) -> tuple[Callable[[Vcpu, int, bytes], None], int]:
-    return one, layout.size
+def _no_plan(_vcpu: Vcpu, _at: int, _data: bytes) -> peers.Ask | None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _List:
+    """Operations that come as a list. `plan` tells what one will ask of another domain, `ordered` whether one that will not must be
+    done before any after it is asked for."""
+
+    one: Callable[[Vcpu, int, bytes, Ahead], None]
+    layout: Struct
+    plan: Callable[[Vcpu, int, bytes], peers.Ask | None] = _no_plan
+    ordered: bool = True
 
 
 _LISTS: Final = {
-    abi.GNTTABOP_map_grant_ref: _list(_map, abi.MAP_REF), abi.GNTTABOP_unmap_grant_ref: _list(_unmap, abi.UNMAP_REF),
-    abi.GNTTABOP_unmap_and_replace: _list(_unmap_and_replace, abi.UNMAP_REPLACE), abi.GNTTABOP_copy: _list(_copy, abi.COPY),
-    abi.GNTTABOP_swap_grant_ref: _list(_swap, abi.SWAP_REF), abi.GNTTABOP_cache_flush: _list(_cache_flush, abi.CACHE_FLUSH),
-    abi.GNTTABOP_transfer: _list(_swap, Struct("<24x")),
-}  # fmt: skip
+    abi.GNTTABOP_map_grant_ref: _List(_map, abi.MAP_REF, _plan_map, ordered=False),
+    abi.GNTTABOP_unmap_grant_ref: _List(_unmap, abi.UNMAP_REF),
+    abi.GNTTABOP_unmap_and_replace: _List(_unmap_and_replace, abi.UNMAP_REPLACE),
+    abi.GNTTABOP_transfer: _List(_told_at(16, "transfer", transfer), abi.TRANSFER),
+    abi.GNTTABOP_copy: _List(_told_at(36, "copy", copy), abi.COPY, plan_copy),
+    abi.GNTTABOP_swap_grant_ref: _List(_told_at(8, "swap_grant_ref", _swap), abi.SWAP_REF),
+    abi.GNTTABOP_cache_flush: _List(_cache_flush, abi.CACHE_FLUSH),
+}
 
 HYPERCALLS: Final = {"grant_table_op": grant_table_op}

@@ -96,6 +96,16 @@ class Reservation:
             self.give(mfn)
         return True
 
+    def part_with(self, mfn: int) -> bytes | None:
+        """steal_page for another domain: what the frame held, the frame given back; None when it has another use, or is not the
+        domain's."""
+        if not self.steal(mfn):
+            return None
+        self.unsteal([mfn])
+        contents = bytes(self._memory.frame(mfn))
+        self.give(mfn)
+        return contents
+
     def steal(self, mfn: int) -> bool:
         """steal_page: take a frame away that has no use but its allocation; it is nobody's then, and counted still."""
         frames = self._frames

@@ -20,8 +20,9 @@ from emulator.dom0.xenbus import Detach, FrontendWatch
 from emulator.dom0.xenstore import Store
 from emulator.errors import UserError
 from emulator.hypervisor.events import INTERDOMAIN, UNBOUND
-from emulator.hypervisor.grants.table import HOST_READ, HOST_WRITE, GrantTable
-from emulator.hypervisor.grants.table import GrantError as TableRefusal
+from emulator.hypervisor.grants.active import HOST_READ, HOST_WRITE
+from emulator.hypervisor.grants.active import GrantError as TableRefusal
+from emulator.hypervisor.grants.table import GrantTable
 from emulator.hypervisor.memory.frames import GUEST, NONE, WRITABLE
 
 if TYPE_CHECKING:
