@@ -12,8 +12,9 @@ from textual.screen import ModalScreen
 
 from emulator.control.messages import CommandResult
 from emulator.errors import UserError
+from xenconsole.command import Command, Confirm
 from xenconsole.command_line import Surroundings, complete, parse, usage_at
-from xenconsole.commands import Command, Confirm, find_command, xl_line
+from xenconsole.commands import find_command, xl_line
 from xenconsole.history import History
 from xenconsole.journal import Entry
 from xenconsole.palette import Palette, palette

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from emulator.errors import UserError
-from xenconsole.commands import COMMANDS, Argument, Command, find_command
+from xenconsole.command import Argument, Command
+from xenconsole.commands import COMMANDS, find_command
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,8 @@ def parse(line: str, around: Surroundings) -> Parsed:
 def _bind(command: Command, words: list[str], around: Surroundings) -> dict[str, str | int | bool]:
     values: dict[str, str | int | bool] = {}
     usage = f"usage: {command.usage}"
-    flags = {f"-{a.name[0]}": a for a in command.arguments if a.kind == "flag"}
-    for word in [w for w in words if w in flags]:
-        values[flags[word].name] = True
-        words.remove(word)
-    wanted = [a for a in command.arguments if a.kind != "flag"]
+    _take_options(command, words, values, around)
+    wanted = [a for a in command.arguments if a.kind != "flag" and not (a.option and (values or not words))]
     for argument in wanted:
         if argument.kind == "domain" and (not words or (len(words) < len(wanted) and not _is_domain(words[0], around))):
             if around.chosen < 0:
@@ -85,6 +83,19 @@ def _bind(command: Command, words: list[str], around: Surroundings) -> dict[str,
     if words:
         raise UserError(f"{command.name} does not take {words[0]!r}", fix=usage)
     return values
+
+
+def _take_options(command: Command, words: list[str], values: dict[str, str | int | bool], around: Surroundings) -> None:
+    """Move what is given by letter from the words to the values."""
+    lettered = {a.letter: a for a in command.arguments if a.letter}
+    while (at := next((at for at, word in enumerate(words) if word in lettered), -1)) >= 0:
+        argument = lettered[words.pop(at)]
+        if argument.kind == "flag":
+            values[argument.name] = True
+        elif at < len(words):
+            values[argument.name] = _value(argument, words.pop(at), around)
+        else:
+            raise UserError(f"{argument.letter} needs {argument.help}", fix=f"usage: {command.usage}")
 
 
 def _is_domain(word: str, around: Surroundings) -> bool:

@@ -9,64 +9,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import Enum
 
-
-class Confirm(Enum):
-    """How hard a command asks before it acts: scaled to the damage it can do."""
-
-    NONE = "none"
-    ASK = "ask"  # y or n
-    NAME = "name"  # the domain's name must be typed
-
-
-@dataclass(frozen=True)
-class Argument:
-    """One argument; `name` is the engine's name for it. `kind`: domain file disk snapshot column theme tab choice number count text flag,
-    and memory (KiB, typed as xl takes it)."""
-
-    name: str
-    kind: str
-    help: str = ""
-    optional: bool = False
-    choices: tuple[str, ...] = ()
-
-
-DOMAIN = Argument("domid", "domain", "name or ID", optional=True)
-"""Left out, it is the chosen domain."""
-
-
-@dataclass(frozen=True)
-class Command:
-    name: str
-    help: str
-    group: str
-    arguments: tuple[Argument, ...] = ()
-    aliases: tuple[str, ...] = ()
-    keys: str = ""
-    confirm: Confirm = Confirm.NONE
-    xl: str = ""
-    engine: bool = False
-    footer: str = ""  # the word in the footer; empty keeps it out
-    typed: bool = True  # can be typed at the prompt and found in the palette
-    loses: str = ""  # what the confirmation says will be lost
-    tells: bool = False  # the engine's answer is shown, not only its errors
-
-    @property
-    def usage(self) -> str:
-        """`restore [DOMAIN] SNAPSHOT`."""
-        words = [self.name]
-        for argument in self.arguments:
-            word = argument.name if argument.kind in ("text", "choice", "number", "count") else argument.kind
-            word = f"-{argument.name[0]}" if argument.kind == "flag" else word.upper()
-            words.append(f"[{word}]" if argument.optional else word)
-        return " ".join(words)
-
-    @property
-    def on_domain(self) -> bool:
-        return bool(self.arguments) and self.arguments[0].kind == "domain"
-
+from xenconsole.command import DOMAIN, Argument, Command, Confirm
+from xenconsole.schedulingcommands import SCHEDULING
 
 MEMORY = Argument("kib", "memory", "how much: 512 or 512m, 1g, 65536k")
 DISK = Argument("disk", "disk", "a disk's name")
@@ -138,25 +83,6 @@ COMMANDS: tuple[Command, ...] = (
         engine=True,
         tells=True,
     ),
-    Command(
-        "vcpu-pin",
-        "say which physical CPUs a domain may use",
-        "domains",
-        (DOMAIN, Argument("cpus", "text", "CPUs, as in 0-1,3 or all")),
-        xl="xl vcpu-pin {domid} all {cpus}",
-        engine=True,
-        tells=True,
-    ),
-    Command(
-        "sched-credit2",
-        "give a domain a weight, and a cap in percent of one CPU",
-        "domains",
-        (DOMAIN, Argument("weight", "count", "1 to 65535"), Argument("cap", "count", "0 for none", optional=True)),
-        aliases=("sched",),
-        xl="xl sched-credit2 -d {domid} -w {weight}{cap: -c @}",
-        engine=True,
-        tells=True,
-    ),
     Command("block-list", "a domain's disks", "domains", (DOMAIN,), xl="xl block-list {domid}", engine=True, tells=True),
     Command("network-list", "a domain's network interfaces", "domains", (DOMAIN,), xl="xl network-list {domid}", engine=True, tells=True),
     Command(
@@ -225,6 +151,7 @@ COMMANDS: tuple[Command, ...] = (
         engine=True,
         loses="Everything on this disk is gone. This cannot be undone.",
     ),
+    *SCHEDULING,
     # snapshots
     Command(
         "snapshot",
@@ -317,7 +244,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("quit", "leave, ending every guest", "program", aliases=("exit", "q"), keys="q,ctrl+c", footer="quit"),
 )
 
-GROUPS: tuple[str, ...] = ("domains", "storage", "snapshots", "views", "display", "program")
+GROUPS: tuple[str, ...] = ("domains", "scheduling", "storage", "snapshots", "views", "display", "program")
 
 
 def find_command(word: str) -> Command | None:

@@ -6,61 +6,17 @@ Functions here block (they are run in a thread of the server) and raise UserErro
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
+from emulator.control.command import Arguments, Command
 from emulator.control.hostapi import HostApi
 from emulator.control.messages import Argument, CommandResult
+from emulator.control.schedulingcommands import SCHEDULING
 from emulator.errors import UserError
 
 if TYPE_CHECKING:
     from emulator.dom0.config import DomainConfig
-
-MAX_ARGUMENT = 1 << 18
-"""Longest text of an argument in characters; a cfg text has the config parser's own limit besides."""
-
-_Kind = TypeVar("_Kind", bool, int, str)
-
-
-@dataclass(frozen=True)
-class Command:
-    """One command: its arguments by name, the function that runs it."""
-
-    run: Callable[[HostApi, Arguments], CommandResult]
-    needs: Mapping[str, type]
-    takes: Mapping[str, type]
-
-
-class Arguments:
-    """A command's arguments, each asked for by name and type; a wrong one is named."""
-
-    def __init__(self, command: str, args: Mapping[str, Argument], progress: Callable[[str], None]) -> None:
-        self._command = command
-        self._args = args
-        self.progress = progress
-
-    def get(self, name: str, default: _Kind) -> _Kind:
-        return self._args.get(name, default)  # type: ignore[return-value]  # checked against the command's table
-
-    def domid(self) -> int:
-        return self.get("domid", -1)
-
-    def has(self, name: str) -> bool:
-        return name in self._args
-
-    def check(self, needs: Mapping[str, type], takes: Mapping[str, type]) -> None:
-        known = {**needs, **takes}
-        for name, value in self._args.items():
-            if name not in known:
-                raise UserError(f"{self._command} takes no argument {name[:64]!r}", fix=f"known: {', '.join(known) or 'none'}")
-            if type(value) is not known[name]:
-                raise UserError(f"{self._command}: {name} should be a {known[name].__name__}, not a {type(value).__name__}")
-            if isinstance(value, str) and len(value) > MAX_ARGUMENT:
-                raise UserError(f"{self._command}: {name} is {len(value)} long", fix=f"at most {MAX_ARGUMENT}")
-        for name in needs:
-            if name not in self._args:
-                raise UserError(f"{self._command} needs {name}=")
 
 
 def run_command(host: HostApi, name: str, args: Mapping[str, Argument], progress: Callable[[str], None]) -> CommandResult:
@@ -167,20 +123,6 @@ def _mem_set(host: HostApi, args: Arguments) -> CommandResult:
 def _mem_max(host: HostApi, args: Arguments) -> CommandResult:
     host.set_max_memory(args.domid(), args.get("kib", 0))
     return CommandResult(ok=True, domid=args.domid(), message=f"domain {args.domid()} may have up to {args.get('kib', 0) >> 10} MiB")
-
-
-def _adjust(host: HostApi, args: Arguments) -> CommandResult:
-    weight, cap = (args.get(name, 0) if args.has(name) else None for name in ("weight", "cap"))
-    if weight is None and cap is None:
-        raise UserError("sched-credit2 needs weight= or cap=")
-    host.adjust(args.domid(), weight, cap)
-    said = ", ".join(f"{name} {value}" for name, value in (("weight", weight), ("cap", cap)) if value is not None)
-    return CommandResult(ok=True, domid=args.domid(), message=f"domain {args.domid()}: {said}")
-
-
-def _pin(host: HostApi, args: Arguments) -> CommandResult:
-    host.pin(args.domid(), args.get("cpus", ""))
-    return CommandResult(ok=True, domid=args.domid(), message=f"domain {args.domid()} may run on CPUs {args.get('cpus', '')}")
 
 
 def _vcpus(host: HostApi, args: Arguments) -> CommandResult:
@@ -304,8 +246,6 @@ COMMANDS: Mapping[str, Command] = {
     "mem-max": Command(_mem_max, {**_DOMID, "kib": int}, {}),
     "snapshot": Command(_snapshot, _DOMID, {"name": str}),
     "restore": Command(_restore, {**_DOMID, "name": str}, {}),
-    "sched-credit2": Command(_adjust, _DOMID, {"weight": int, "cap": int}),
-    "vcpu-pin": Command(_pin, {**_DOMID, "cpus": str}, {}),
     "vcpu-set": Command(_vcpus, {**_DOMID, "count": int}, {}),
     "block-attach": Command(_block_attach, {**_DOMID, "spec": str}, {}),
     "block-detach": Command(_block_detach, {**_DOMID, "vdev": str}, {"force": bool}),
@@ -321,5 +261,6 @@ COMMANDS: Mapping[str, Command] = {
     "disk-clone": Command(_disk_clone, {"disk": str, "new": str}, {}),
     "disk-remove": Command(_disk_remove, {"disk": str}, {}),
     "forget": Command(_forget, {**_DOMID, "name": str}, {}),
+    **SCHEDULING,
 }
 """All but `quit`, which is the server's own."""

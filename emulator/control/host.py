@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 from emulator import __version__
@@ -28,6 +28,7 @@ from emulator.control.views import (
     HostView,
     LogLine,
     Overview,
+    PoolView,
     QueuedView,
     RingTraffic,
     RunQueueView,
@@ -36,6 +37,7 @@ from emulator.control.views import (
 )
 from emulator.dom0 import blockverbs, networkverbs, scheduling
 from emulator.dom0.config import DomainConfig
+from emulator.dom0.cpupools import CpuPools
 from emulator.dom0.guest import Guest
 from emulator.dom0.network import UplinkSpec
 from emulator.dom0.toolstack import Autopsy, Toolstack
@@ -126,11 +128,15 @@ class Host:
     def forget(self, domid: int, name: str) -> None:
         self._tools.forget(domid, name)
 
-    def adjust(self, domid: int, weight: int | None, cap: int | None) -> None:
-        scheduling.adjust(self._tools, domid, weight, cap)
+    @property
+    def cpupools(self) -> CpuPools:
+        return self._tools.cpupools
 
-    def pin(self, domid: int, cpus: str) -> None:
-        scheduling.pin(self._tools, domid, cpus)
+    def sched(self, order: scheduling.SchedOrder) -> str:
+        return scheduling.order(self._tools, order)
+
+    def pin(self, domid: int, vcpu: str, hard: str, soft: str) -> str:
+        return scheduling.pin(self._tools, domid, vcpu, hard, soft)
 
     def set_vcpus(self, domid: int, count: int) -> None:
         scheduling.set_vcpus(self._tools, domid, count)
@@ -204,7 +210,8 @@ class Host:
             rss = int(file.read().split()[1]) * 4
         return HostView(name=self._name, version=__version__, xen_version="4.17", started_unix=self._started_unix,
                         uptime_ns=time.monotonic_ns() - self._started, total_kib=pool.total * 4, free_kib=pool.free * 4, cpus=views,
-                        engine_pid=os.getpid(), engine_cpu_ns=time.process_time_ns(), engine_rss_kib=rss, scheduler=cpus.scheduler)  # fmt: skip
+                        engine_pid=os.getpid(), engine_cpu_ns=time.process_time_ns(), engine_rss_kib=rss, scheduler=cpus.scheduler,
+                        pools=tuple(PoolView(*astuple(report)) for report in self.cpupools.reports()))  # fmt: skip
 
     def _domain0(self) -> DomainView:
         """Domain-0 is this engine: its CPU time is what the guests did not use."""
@@ -220,7 +227,8 @@ class Host:
         domain = guest.domain
         if domain.domid in self._tools.cpus.running:
             return self._domain_view(guest)
-        share = self._tools.cpus.share(guest)
+        seat = self._tools.cpus.seat(guest)
+        share = (seat[0].weight, seat[0].cap, seat[0].affinity, seat[0].soft, *seat[1:]) if seat is not None else ()
         depends = (guest.turns, domain.paused, domain.ended, guest.name, guest.config, guest.transcript.end, domain.reservation.owned,
                    guest.memory.most, len(guest.album.snapshots()), share)  # fmt: skip
         last = guest.last_view
@@ -239,6 +247,8 @@ class Host:
                    ("c", ended == "crash"), ("d", False))  # fmt: skip
         state = "".join(letter if on else "-" for letter, on in letters)
         shares = self._tools.cpus.describe(guest)
+        seat = self._tools.cpus.seat(guest)
+        home = (seat[1], scheduling.show_cpus(seat[0].affinity), scheduling.show_cpus(seat[0].soft)) if seat is not None else ("", "all", "all")
         vcpus = tuple(self._vcpu_summary(domain, v, running, shares) for v in domain.vcpus)
         stats, console = domain.stats, guest.console
         received, sent = guest.vifs.traffic()
@@ -249,6 +259,7 @@ class Host:
             hypercalls=stats.hypercalls, events=domain.events.sent, faults=stats.page_faults,
             traffic=RingTraffic(console_in=console.bytes_in, console_out=console.bytes_out, net_rx=received, net_tx=sent,
                                 block_read=read, block_write=written),
+            pool=home[0], affinity=home[1], soft_affinity=home[2],
             console_end=guest.transcript.end,
             console_bell=guest.transcript.bells, crash=domain.crash_reason, config_file=guest.config.file, snapshots=len(guest.album.snapshots()),
         )  # fmt: skip

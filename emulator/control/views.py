@@ -26,6 +26,16 @@ class CpuView(View, frozen=True):
     running: int = -1  # domain ID now on it, -1 when idle
 
 
+class PoolView(View, frozen=True):
+    """A pool of CPUs (xl cpupool-list). Domain-0 counts in Pool-0."""
+
+    poolid: int
+    name: str = ""
+    scheduler: str = ""
+    cpus: tuple[int, ...] = ()
+    domains: int = 0
+
+
 class HostView(View, frozen=True):
     """The machine that Domain-0 runs on."""
 
@@ -41,6 +51,7 @@ class HostView(View, frozen=True):
     engine_cpu_ns: int = 0  # CPU time of the engine's process
     engine_rss_kib: int = 0
     scheduler: str = ""
+    pools: tuple[PoolView, ...] = ()
 
 
 class VcpuSummary(View, frozen=True):
@@ -91,6 +102,9 @@ class DomainView(View, frozen=True):
     crash: str = ""  # one line when it crashed
     config_file: str = ""
     snapshots: int = 0
+    pool: str = ""  # of CPUs
+    affinity: str = "all"  # hard: the CPUs it may run on, as xl vcpu-list has it
+    soft_affinity: str = "all"
 
 
 class LogLine(View, frozen=True):

@@ -26,23 +26,25 @@ MAX_MEMORY_MIB: Final = 1 << 20
 DEFAULT_MEMORY_MIB: Final = 32
 """libxl's, when neither memory nor maxmem is set."""
 MAX_NAME: Final = 128
+_MAX_US: Final = 1 << 40
 MAX_WARNINGS: Final = 20
 ACTIONS: Final = ("destroy", "restart", "rename-restart", "preserve", "coredump-destroy", "coredump-restart", "soft-reset")
 """What on_poweroff, on_reboot and on_crash may say."""
 
 _KNOWN_NAMES: Final = """
-    name type builder kernel ramdisk cmdline root extra memory maxmem vcpus maxvcpus cpus cpu_weight cap disk vif
+    name type builder kernel ramdisk cmdline root extra memory maxmem vcpus maxvcpus cpus cpus_soft cpu_weight cap period budget
+    extratime pool disk vif
     on_poweroff on_reboot on_crash uuid
 """
 _IGNORED_NAMES: Final = """
     acpi acpi_firmware acpi_laptop_slate acpi_s3 acpi_s4 altp2m altp2mhvm apic bios bios_path_override boot bootloader
-    bootloader_args channel cpuid cpus_soft device_model device_model_args device_model_args_hvm device_model_args_pv
+    bootloader_args channel cpuid device_model device_model_args device_model_args_hvm device_model_args_pv
     device_model_override device_model_stubdomain_override device_model_stubdomain_seclabel device_model_user
-    device_model_version device_tree display dm_restrict driver_domain dtdev e820_host extratime firmware firmware_override
+    device_model_version device_tree display dm_restrict driver_domain dtdev e820_host firmware firmware_override
     gfx_passthru gic_version hap hdtype hpet init_seclabel iomem ioports irqs keymap latency localtime max_event_channels
     max_grant_frames max_grant_version max_maptrack_frames mca_caps mmio_hole ms_vm_genid msr_relaxed nestedhvm nographic
     nomigrate nx on_soft_reset on_watchdog oos opengl p9 pae passthrough pci pci_msitranslate pci_permissive
-    pci_power_mgmt pci_seize period pool pvcalls pvh pvshim pvshim_cmdline pvshim_extra pvshim_path rdm rdm_mem_boundary
+    pci_power_mgmt pci_seize pvcalls pvh pvshim pvshim_cmdline pvshim_extra pvshim_path rdm rdm_mem_boundary
     rtc_timeoffset sched sdl seclabel serial shadow_memory slice smbios_firmware soundhw spice
     spice_clipboard_sharing spice_image_compression spice_streaming_video spiceagent_mouse spicedisable_ticketing spicehost
     spicepasswd spiceport spicetls_port spiceusbredirection spicevdagent stdvga stubdomain_cmdline stubdomain_kernel
@@ -61,7 +63,7 @@ class DomainConfig:
     """What a new domain is to be. Sizes in MiB; `disk` and `vif` are xl's specification strings, `disks` and `vifs` what they
     mean; `values` has all that was set.
 
-    `cpus` is an affinity in xl's syntax ("" when unset; a list's items, one a vCPU, are parted by ';'). Without `uuid` in the
+    `cpus` and `cpus_soft` are affinities in xl's syntax ("" when unset; a list's items, one a vCPU, are parted by ';'). Without `uuid` in the
     file one is derived from the name, so that the same file gives the same domain.
     """
 
@@ -79,6 +81,11 @@ class DomainConfig:
     cpus: str = ""
     cpu_weight: int | None = None
     cap: int | None = None
+    cpus_soft: str = ""
+    period: int | None = None
+    budget: int | None = None
+    extratime: int | None = None
+    pool: str = ""
     disk: tuple[str, ...] = ()
     disks: tuple[DiskSpec, ...] = ()
     vif: tuple[str, ...] = ()
@@ -110,8 +117,10 @@ def parse_config(text: str, *, file: str) -> DomainConfig:
     name = reader.name()
     return DomainConfig(
         name=name, kernel=reader.kernel(), file=file, uuid=reader.uuid(name), ramdisk=reader.path("ramdisk"),
-        cmdline=reader.cmdline(), memory_mib=memory, maxmem_mib=maxmem, vcpus=vcpus, maxvcpus=maxvcpus, cpus=reader.cpus(),
+        cmdline=reader.cmdline(), memory_mib=memory, maxmem_mib=maxmem, vcpus=vcpus, maxvcpus=maxvcpus, cpus=reader.cpus("cpus"),
+        cpus_soft=reader.cpus("cpus_soft"), pool=reader.string("pool") or "",
         cpu_weight=reader.number("cpu_weight", 1, 65535), cap=reader.number("cap", 0, 100 * maxvcpus),
+        period=reader.number("period", 1, _MAX_US), budget=reader.number("budget", 1, _MAX_US), extratime=reader.number("extratime", 0, 1),
         disk=reader.strings("disk"), disks=reader.disks(), vif=reader.strings("vif"), vifs=reader.vifs(name),
         on_poweroff=reader.action("on_poweroff", "destroy"), on_reboot=reader.action("on_reboot", "restart"),
         on_crash=reader.action("on_crash", "destroy"),
@@ -240,14 +249,14 @@ class _Reader:
             raise self._bad(key, f"the kernel's command line is too long, {size} bytes", f"at most {MAX_GUEST_CMDLINE - 1}")
         return cmdline
 
-    def cpus(self) -> str:
-        setting = self.settings.get("cpus")
+    def cpus(self, key: str) -> str:
+        setting = self.settings.get(key)
         if setting is None:
             return ""
-        items = (setting.value,) if isinstance(setting.value, str) else self.strings("cpus")
+        items = (setting.value,) if isinstance(setting.value, str) else self.strings(key)
         for item in items:
             if not _CPUS.fullmatch(item.replace(" ", "")):
-                raise self._bad("cpus", f"'{printable(item)}' is no list of CPUs", "such as '0-3,^1' or 'all'")
+                raise self._bad(key, f"'{printable(item)}' is no list of CPUs", "such as '0-3,^1' or 'all'")
         return ";".join(items)
 
     def action(self, key: str, default: str) -> str:

@@ -1,62 +1,237 @@
-"""How domains share the physical CPUs, as xl has it: weights, caps, affinity, and how many vCPUs are online."""
+"""How domains share the physical CPUs, as xl has it: weights, caps, RTDS' budgets, affinity, and how many vCPUs are online.
+
+A domain's vCPUs go together (`hypervisor.rotation`), so what xl says of one vCPU is said here of the domain."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 
 from emulator.errors import UserError
 from emulator.hypervisor.mailbox import ToBackend
-from emulator.hypervisor.scheduler import DEFAULT_WEIGHT, MAX_WEIGHT
+from emulator.hypervisor.scheduler import DEFAULT_WEIGHT, MAX_WEIGHT, Unit
+from emulator.machine.pools import MAIN_POOL, Pool
 
 if TYPE_CHECKING:
     from emulator.dom0.config import DomainConfig
     from emulator.dom0.guest import Guest
     from emulator.dom0.toolstack import Toolstack
 
+RTDS_SHORTEST_US: Final = 10
+_RATELIMIT_US: Final = (100, 500_000)  # XEN_SYSCTL_SCHED_RATELIMIT_MIN, _MAX; 0 is none
+_TSLICE_MS: Final = (1, 1000)
+_MAX_US: Final = 1 << 40
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """What xl sched-NAME sets: terms of a domain, parameters of the scheduler; and a row of its list."""
+
+    terms: tuple[str, ...]
+    parameters: tuple[str, ...]
+    heading: str = f"{'Name':<33} {'ID':>4} {'Weight':>6} {'Cap':>4}"
+
+    def row(self, guest: Guest, unit: Unit) -> str:
+        if "period" in self.terms:
+            return f"{guest.name:<33} {guest.domid:>4} {unit.period // 1000:>9} {unit.reserved // 1000:>9} {'yes' if unit.allowance else 'no':>10}"
+        return f"{guest.name:<33} {guest.domid:>4} {unit.weight:>6} {unit.cap:>4}"
+
+
+VERBS: Final = MappingProxyType({
+    "credit2": Verb(("weight", "cap"), ("ratelimit_us",)),
+    "credit": Verb(("weight", "cap"), ("tslice_ms", "ratelimit_us")),
+    "rtds": Verb(("period", "budget", "extratime"), (), f"{'Name':<33} {'ID':>4} {'Period':>9} {'Budget':>9} {'Extratime':>10}"),
+    "bvt": Verb(("weight",), ("allowance_us",)),
+})  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class SchedOrder:
+    """xl sched-SCHEDULER [-d DOM] [-p POOL] [-s] and what it sets; without values it lists. Periods and budgets in µs."""
+
+    scheduler: str
+    domid: int = -1
+    pool: str = ""
+    whole: bool = False  # -s: parameters of the scheduler itself
+    values: Mapping[str, int] = field(default_factory=dict)
+
 
 def parse_cpus(text: str, count: int) -> frozenset[int] | None:
-    """xl's list of CPUs ("0-3,^1", "all"; a list's items parted by ';' are joined): None for all. Raises UserError."""
+    """xl's list of CPUs ("0-3,^1", "all", "node:0"; a list's items parted by ';' are joined): None for all. Raises UserError."""
     if not text or text.strip() == "all":
         return None
     wanted: set[int] = set()
     for item in text.replace(" ", "").replace(";", ",").split(","):
+        kind, _, numbers = item.lstrip("^").rpartition(":")
+        first, _, last = numbers.partition("-")
         if item == "all":
-            wanted |= set(range(count))
-            continue
-        first, _, last = item.lstrip("^").partition("-")
-        if not first.isdigit() or (last and not last.isdigit()):
+            first, last = "0", str(count)
+        elif kind not in ("", "node", "nodes") or not first.isdecimal() or (last and not last.isdecimal()):
             raise UserError(f"{ascii(item)[:40]} is no CPU or range of CPUs", fix="such as 0-3,^1 or all")
         span = range(int(first), min(int(last or first), count - 1) + 1)
+        if kind:
+            span = range(count if int(first) == 0 else 0)  # the machine is one node
         wanted = wanted - set(span) if item.startswith("^") else wanted | set(span)
     if not wanted:
         raise UserError(f"{ascii(text)[:40]} leaves no CPU", why=f"there are {count}: 0-{count - 1}")
     return None if len(wanted) == count else frozenset(wanted)
 
 
+def show_cpus(cpus: frozenset[int] | None) -> str:
+    """As xl vcpu-list shows an affinity."""
+    return "all" if cpus is None else ",".join(map(str, sorted(cpus)))
+
+
+def make_unit(tools: Toolstack, domid: int, config: DomainConfig) -> Unit:
+    """What the scheduler sees of a new domain. Raises UserError."""
+    count = tools.cpus.count
+    hard, soft = parse_cpus(config.cpus, count), parse_cpus(config.cpus_soft, count)
+    unit = Unit(domid, config.cpu_weight or DEFAULT_WEIGHT, config.cap or 0, hard, soft)
+    given = {"period": config.period, "budget": config.budget, "extratime": config.extratime}
+    for name, value in _rtds({name: value for name, value in given.items() if value is not None}, unit).items():
+        setattr(unit, name, value)
+    return unit
+
+
+def check(tools: Toolstack, config: DomainConfig) -> None:
+    """Raises UserError when `register` would."""
+    pool = tools.cpus.pools.find(config.pool or MAIN_POOL)
+    tools.cpus.pools.check_home(pool)
+    tools.cpus.pools.check_affinity(pool, make_unit(tools, 0, config).affinity)
+
+
 def register(tools: Toolstack, guest: Guest, config: DomainConfig) -> None:
-    """A new domain comes to the scheduler, with what its cfg says."""
-    tools.cpus.add(guest, config.cpu_weight or DEFAULT_WEIGHT, config.cap or 0, parse_cpus(config.cpus, tools.cpus.count))
+    """A new domain comes to its pool's scheduler, with what its cfg says. Raises UserError."""
+    tools.cpus.add(guest, make_unit(tools, guest.domid, config), config.pool or MAIN_POOL)
 
 
-def adjust(tools: Toolstack, domid: int, weight: int | None, cap: int | None) -> None:
-    """xl sched-credit2 -d -w -c. `cap` in percent of one CPU, 0 for none."""
-    guest = tools.guest(domid)
-    if weight is not None and not 1 <= weight <= MAX_WEIGHT:
+def _seat(tools: Toolstack, guest: Guest) -> tuple[Unit, str]:
+    """Its unit and its pool."""
+    seat = tools.cpus.seat(guest)
+    if seat is None:
+        raise UserError(f"domain {guest.domid} is gone")
+    return seat[:2]
+
+
+# --- xl sched-* --------------------------------------------------------------------------------------------------------------
+
+
+def order(tools: Toolstack, wanted: SchedOrder) -> str:
+    """What was set, or the list. Raises UserError."""
+    verb = VERBS.get(wanted.scheduler)
+    if verb is None:
+        raise UserError(f"scheduler {wanted.scheduler[:40]} has nothing to set", fix=f"known: {', '.join(VERBS)}")
+    allowed = verb.parameters if wanted.whole else verb.terms
+    for name in wanted.values:
+        if name not in allowed:
+            raise UserError(f"sched-{wanted.scheduler} does not set {name} {'of a scheduler' if wanted.whole else 'of a domain'}")
+    if wanted.whole:
+        return _whole(tools, wanted)
+    if wanted.pool and (wanted.domid >= 0 or wanted.values):
+        raise UserError("a pool is named for its list, or with -s")
+    if wanted.domid < 0:
+        if wanted.values:
+            raise UserError("whose? a domain must be named", fix="-d DOMAIN")
+        return "\n".join(line for pool in _pools(tools, wanted) for line in _listed(tools, pool, verb))
+    guest = tools.guest(wanted.domid)
+    unit, pool = _seat(tools, guest)
+    ruler = tools.cpus.pools.find(pool).scheduler.name
+    if ruler != wanted.scheduler:
+        raise UserError(f"{guest.name} is in pool {pool}, whose scheduler is {ruler}, not {wanted.scheduler}", fix=f"sched-{ruler}")
+    if not wanted.values:
+        return f"{verb.heading}\n{verb.row(guest, unit)}"
+    _check_shares(guest, wanted.values)
+    tools.cpus.adjust(guest, **_rtds(wanted.values, unit))
+    said = f"{guest.name}: " + ", ".join(f"{name} {value}" for name, value in wanted.values.items())
+    tools.say("info", wanted.domid, said)
+    tools.tell("state", wanted.domid)
+    return said
+
+
+def _check_shares(guest: Guest, values: Mapping[str, int]) -> None:
+    weight, cap, most = values.get("weight", 1), values.get("cap", 0), 100 * len(guest.domain.vcpus)
+    if not 1 <= weight <= MAX_WEIGHT:
         raise UserError(f"a weight of {weight}", fix=f"1 to {MAX_WEIGHT}; {DEFAULT_WEIGHT} is usual")
-    most = 100 * len(guest.domain.vcpus)
-    if cap is not None and not 0 <= cap <= most:
+    if not 0 <= cap <= most:
         raise UserError(f"a cap of {cap} %", fix=f"0 (none) to {most}")
-    tools.cpus.adjust(guest, weight, cap)
-    said = ", ".join(f"{name} {value}" for name, value in (("weight", weight), ("cap", cap)) if value is not None)
-    tools.say("info", domid, f"{guest.name}: {said}")
-    tools.tell("state", domid)
 
 
-def pin(tools: Toolstack, domid: int, cpus: str) -> None:
-    """xl vcpu-pin: a domain's vCPUs go together."""
+def _rtds(values: Mapping[str, int], unit: Unit) -> dict[str, int]:
+    """Period and budget in ns under the unit's names, checked as rt_dom_cntl does; the rest as it is."""
+    period, budget = values.get("period", unit.period // 1000), values.get("budget", unit.reserved // 1000)
+    if not RTDS_SHORTEST_US <= budget <= period <= _MAX_US:
+        raise UserError(f"a budget of {budget} µs in a period of {period} µs", why="EINVAL",
+                        fix=f"{RTDS_SHORTEST_US} µs or more, and the budget no more than the period")  # fmt: skip
+    names = {"period": ("period", 1000), "budget": ("reserved", 1000), "extratime": ("allowance", 1)}
+    return {names.get(name, (name, 1))[0]: value * names.get(name, (name, 1))[1] for name, value in values.items()}
+
+
+def _pools(tools: Toolstack, wanted: SchedOrder) -> list[Pool]:
+    """Those under that scheduler, or the one named."""
+    pools = [tools.cpus.pools.find(wanted.pool)] if wanted.pool else list(tools.cpus.pools)
+    found = [pool for pool in pools if pool.scheduler.name == wanted.scheduler]
+    if not found:
+        raise UserError(f"no pool{f' {wanted.pool}' if wanted.pool else ''} has the scheduler {wanted.scheduler}",
+                        why=", ".join(f"{pool.name} has {pool.scheduler.name}" for pool in pools))  # fmt: skip
+    return found
+
+
+def _head(pool: Pool) -> str:
+    """xl's first line of a pool: "Cpupool Pool-0: tslice=30ms ratelimit=1000us"."""
+    parameters = pool.scheduler.parameters()
+    shown = " ".join(f"{name.rpartition('_')[0]}={value}{name.rpartition('_')[2]}" for name, value in parameters.items())
+    return f"Cpupool {pool.name}: {shown or 'sched=' + pool.scheduler.name.upper()}"
+
+
+def _listed(tools: Toolstack, pool: Pool, verb: Verb) -> list[str]:
+    seats = [seat for _domid, seat in sorted(pool.domains.items())]
+    rows = [verb.row(guest, seat.unit) for seat in seats if (guest := tools.guests.get(seat.unit.name)) is not None]
+    return [_head(pool), verb.heading, *rows]
+
+
+def _whole(tools: Toolstack, wanted: SchedOrder) -> str:
+    if wanted.domid >= 0:
+        raise UserError("a scheduler's parameters belong to a pool, not to a domain", fix="-s [-p POOL]")
+    pools = _pools(tools, wanted)
+    if not wanted.values:
+        return "\n".join(map(_head, pools))
+    if not wanted.pool and len(pools) > 1:
+        raise UserError(f"{len(pools)} pools have the scheduler {wanted.scheduler}", fix="-p POOL")
+    pool = pools[0]
+    values = {**pool.scheduler.parameters(), **wanted.values}
+    low, high = _RATELIMIT_US
+    limit = values.get("ratelimit_us", 0)
+    if limit and not low <= limit <= high:
+        raise UserError(f"a rate limit of {limit} µs", why="EINVAL", fix=f"{low} to {high}, or 0 for none")
+    slice_ms = values.get("tslice_ms", _TSLICE_MS[1])
+    if not _TSLICE_MS[0] <= slice_ms <= _TSLICE_MS[1] or limit > slice_ms * 1000:
+        raise UserError(f"a time slice of {slice_ms} ms under a rate limit of {limit} µs", why="EINVAL",
+                        fix=f"{_TSLICE_MS[0]} to {_TSLICE_MS[1]} ms, no shorter than the limit")  # fmt: skip
+    if values.get("allowance_us", 100) < 100:
+        raise UserError(f"an allowance of {values['allowance_us']} µs", fix="100 or more")
+    tools.cpus.tune(pool.name, **wanted.values)
+    tools.say("info", 0, _head(pool))
+    return _head(pool)
+
+
+# --- affinity, hotplug ---------------------------------------------------------------------------------------------------------
+
+
+def pin(tools: Toolstack, domid: int, vcpu: str, hard: str, soft: str = "-") -> str:
+    """xl vcpu-pin: a domain's vCPUs go together. "-" leaves an affinity as it is."""
     guest = tools.guest(domid)
-    tools.cpus.pin(guest, parse_cpus(cpus, tools.cpus.count))
-    tools.say("info", domid, f"{guest.name} may run on CPUs {cpus}")
+    if vcpu != "all" and (len(guest.domain.vcpus) > 1 or vcpu != "0"):
+        raise UserError(f"vCPU {vcpu[:20]} cannot be pinned alone", why="a domain's vCPUs go together", fix="all")
+    unit, _pool = _seat(tools, guest)
+    affinity = unit.affinity if hard in ("", "-") else parse_cpus(hard, tools.cpus.count)
+    preferred = unit.soft if soft in ("", "-") else parse_cpus(soft, tools.cpus.count)
+    tools.cpus.pin(guest, affinity, preferred)
+    said = f"{guest.name} may run on CPUs {show_cpus(affinity)}" + (f", rather on {show_cpus(preferred)}" if preferred is not None else "")
+    tools.say("info", domid, said)
+    tools.tell("state", domid)
+    return said
 
 
 def set_vcpus(tools: Toolstack, domid: int, count: int) -> None:

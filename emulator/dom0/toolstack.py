@@ -16,6 +16,7 @@ from functools import partial
 
 from emulator.dom0 import scheduling
 from emulator.dom0.config import DomainConfig
+from emulator.dom0.cpupools import CpuPools
 from emulator.dom0.guest import Guest, build_guest
 from emulator.dom0.memoryverbs import DomainMemory
 from emulator.dom0.network import Networks
@@ -28,7 +29,7 @@ from emulator.errors import UserError
 from emulator.hypervisor.domain import Domain
 from emulator.hypervisor.inspect import VcpuState, vcpu_state
 from emulator.hypervisor.mailbox import ToBackend
-from emulator.hypervisor.scheduler import DEFAULT_SCHEDULER, Unit, make_scheduler
+from emulator.hypervisor.scheduler import DEFAULT_SCHEDULER, make_scheduler
 from emulator.machine.memory import trim_heap
 from emulator.machine.physical_cpus import Actor, PhysicalCpus
 from emulator.machine.pool import MemoryPool
@@ -77,7 +78,8 @@ class Toolstack:
 
     def __init__(self, *, pool_kib: int, cpus: int, scheduler: str = DEFAULT_SCHEDULER) -> None:
         self.pool = MemoryPool(pool_kib // 4)
-        self.cpus = PhysicalCpus(cpus, self._failed, partial(make_scheduler, scheduler), Unit)
+        self.cpus = PhysicalCpus(cpus, self._failed, make_scheduler(scheduler, range(cpus)))
+        self.cpupools = CpuPools(self)
         self.store = Store()
         self.networks = Networks()
         self.storage = StoragePool()
@@ -158,6 +160,7 @@ class Toolstack:
                 raise UserError(f"a domain called {config.name!r} exists", where=config.file, fix="destroy it or give another name=")
             if len(self.guests) >= MAX_DOMAINS:
                 raise UserError(f"{MAX_DOMAINS} domains are the most")
+            scheduling.check(self, config)
             domid = self._take_domid()
             self.pool.take(domid, config.memory_mib * 256)
         try:
@@ -177,7 +180,12 @@ class Toolstack:
         domain.wake = lambda _domain: self.cpus.wake(guest)
         domain.paused = int(paused)
         guest.memory = DomainMemory(guest, self.pool)
-        scheduling.register(self, guest, config)
+        try:
+            scheduling.register(self, guest, config)
+        except UserError:  # its pool changed meanwhile
+            guest.close()
+            self.pool.give(domid)
+            raise
         with self._lock:
             self.guests[domid] = guest
         self.say("info", domid, f"{config.name} created from {config.file}" + (", paused" if paused else ""))

@@ -1,6 +1,6 @@
 """Physical CPUs: worker threads that take turns on actors (domains). An actor is held by one worker at a time.
 
-Who is next and for how long is a scheduler's matter, one for each pool of CPUs; here are the threads, the sleepers and the clock. Unicorn
+Who is next and for how long is a scheduler's matter, one for each pool of CPUs (`pools`); here are the threads, the sleepers and the clock. Unicorn
 releases the GIL while guest code runs, so as many actors run at once as there are workers.
 
     sleeping --wake, deadline--> ready --pick--> held --turn--> ready or sleeping
@@ -14,14 +14,16 @@ import heapq
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-MAIN_POOL = "Pool-0"
+from emulator.errors import UserError
+from emulator.machine.pools import MAIN_POOL, Pool, Pools, Schedules
+
 _GRACE_NS = 5_000_000
 _HISTORY = 4096
-SLEEPING, READY, HELD, GONE = range(4)
+SLEEPING, READY, HELD, GONE, MOVING = range(5)
 
 
 class Actor(Protocol):
@@ -38,37 +40,13 @@ class Actor(Protocol):
         """End the running turn soon. Any thread; lost when none is running."""
 
 
-class Schedules(Protocol):
-    """What of a scheduler is used here (hypervisor.scheduler.Scheduler)."""
-
-    @property
-    def name(self) -> str: ...
-    def add(self, unit: Any, now: int) -> None: ...
-    def remove(self, unit: Any) -> None: ...
-    def wake(self, unit: Any, now: int) -> int: ...
-    def pick(self, cpu: int, now: int) -> tuple[Any, int] | None: ...
-    def ran(self, unit: Any, ns: int, now: int, runnable: bool) -> None: ...
-    def adjust(self, unit: Any, now: int, *, weight: int | None = None, cap: int | None = None) -> None: ...
-    def next_event(self, now: int) -> int: ...
-    def queue(self) -> list[Any]: ...
-    def describe(self, unit: Any) -> Any: ...
-    def tune(self, **parameters: int) -> None: ...
-
-
-@dataclass
-class _Pool:
-    scheduler: Schedules
-    cpus: tuple[int, ...]
-    seats: dict[int, _Seat] = field(default_factory=dict)
-
-
 @dataclass(eq=False)
 class _Seat:
     """An actor's place."""
 
     actor: Actor
     unit: Any
-    pool: _Pool
+    pool: Pool
     state: int = SLEEPING
     again: bool = False  # woken while held
     wake_at: int = 0
@@ -85,20 +63,17 @@ class Stint:
 
 
 class PhysicalCpus:
-    """`count` workers under `make(cpus)`'s scheduler. `make_unit(domid, weight, cap, affinity)` makes what it schedules.
-    `on_failure(actor, exception)` hears of a turn that raised: the actor is not run again."""
+    """`count` workers, all in Pool-0 under `scheduler` at first. `on_failure(actor, exception)` hears of a turn that raised: the actor is
+    not run again."""
 
-    def __init__(self, count: int, on_failure: Callable[[Actor, BaseException], None], make: Callable[[Iterable[int]], Schedules],
-                 make_unit: Callable[[int, int, int, frozenset[int] | None], Any]) -> None:  # fmt: skip
+    def __init__(self, count: int, on_failure: Callable[[Actor, BaseException], None], scheduler: Schedules) -> None:
         self.count = count
         self._on_failure = on_failure
-        self._make_unit = make_unit
         self._lock = threading.Lock()
         self._signals = [threading.Condition(self._lock) for _ in range(count)]
         self._tick = threading.Condition(self._lock)
         self._released = threading.Condition(self._lock)
-        self._pools = {MAIN_POOL: _Pool(make(range(count)), tuple(range(count)))}
-        self._pool_of = [self._pools[MAIN_POOL]] * count
+        self.pools = Pools(count, scheduler)
         self._seats: dict[int, _Seat] = {}  # by id of the actor
         self._sleepers: list[tuple[int, int, _Seat]] = []
         self._sequence = 0
@@ -127,13 +102,15 @@ class PhysicalCpus:
 
     # --- actors ----------------------------------------------------------------------------------------------------------------
 
-    def add(self, actor: Actor, weight: int = 256, cap: int = 0, affinity: frozenset[int] | None = None, pool: str = MAIN_POOL) -> None:
-        """Sleeping, until it is woken."""
+    def add(self, actor: Actor, unit: Any, pool: str = MAIN_POOL) -> None:
+        """Sleeping, until it is woken; `unit` is what the pool's scheduler schedules. Raises UserError when the pool cannot take it."""
         with self._lock:
-            home = self._pools[pool]
-            seat = _Seat(actor, self._make_unit(actor.domid, weight, cap, affinity), home)
-            self._seats[id(actor)] = home.seats[seat.unit.name] = seat
-            home.scheduler.add(seat.unit, time.monotonic_ns())
+            home = self.pools.find(pool)
+            self.pools.check_home(home)
+            self.pools.check_affinity(home, unit.affinity)
+            seat = _Seat(actor, unit, home)
+            self._seats[id(actor)] = home.domains[unit.name] = seat
+            home.scheduler.add(unit, time.monotonic_ns())
 
     def wake(self, actor: Actor) -> None:
         """The actor has something to do. Any thread."""
@@ -149,20 +126,28 @@ class PhysicalCpus:
             seat.state, seat.wake_at = READY, 0
             victim = seat.pool.scheduler.wake(seat.unit, now)
             if not self._signal(seat) and victim >= 0:
-                running = self._holding[victim]
-                if running is not None:
-                    running.actor.preempt()
+                self._call(victim)
 
     def _signal(self, seat: _Seat) -> bool:
-        """Rouse an idle CPU that may run it."""
-        for cpu in self._idle:
-            if cpu in seat.pool.cpus and seat.unit.may_run_on(cpu):
-                self._idle.discard(cpu)
-                self._signals[cpu].notify()
-                if not self._idle:
-                    self._tick.notify()
-                return True
-        return False
+        """Rouse an idle CPU that may run it, one that it likes if there is one."""
+        able = [cpu for cpu in self._idle if cpu in seat.pool.cpus and seat.unit.may_run_on(cpu)]
+        if able:
+            self._rouse(next((cpu for cpu in able if seat.unit.likes(cpu)), able[0]))
+        return bool(able)
+
+    def _rouse(self, cpu: int) -> None:
+        self._idle.discard(cpu)
+        self._signals[cpu].notify()
+        if not self._idle:
+            self._tick.notify()
+
+    def _call(self, cpu: int) -> None:
+        """It has something better to run."""
+        running = self._holding[cpu]
+        if running is not None:
+            running.actor.preempt()
+        else:
+            self._rouse(cpu)
 
     def remove(self, actor: Actor) -> None:
         """Never run it again; returns when no worker holds it."""
@@ -177,51 +162,98 @@ class PhysicalCpus:
                 self._released.wait_for(lambda: seat not in self._holding)
             seat.state = GONE
             seat.pool.scheduler.remove(seat.unit)
-            seat.pool.seats.pop(seat.unit.name, None)
+            seat.pool.domains.pop(seat.unit.name, None)
 
-    def adjust(self, actor: Actor, weight: int | None = None, cap: int | None = None) -> None:
-        """A new weight (1–65535) or cap (percent of a CPU, 0: none), from now on."""
+    def adjust(self, actor: Actor, **terms: int) -> None:
+        """New terms (Scheduler.adjust), from now on."""
         with self._lock:
             seat = self._seats[id(actor)]
-            seat.pool.scheduler.adjust(seat.unit, time.monotonic_ns(), weight=weight, cap=cap)
+            seat.pool.scheduler.adjust(seat.unit, time.monotonic_ns(), **terms)
 
-    def pin(self, actor: Actor, affinity: frozenset[int] | None) -> None:
-        """Hard affinity, from its next turn on."""
+    def pin(self, actor: Actor, affinity: frozenset[int] | None, soft: frozenset[int] | None) -> None:
+        """Hard and soft affinity, from its next turn on. Raises UserError when its pool has none of the former."""
         with self._lock:
             seat = self._seats[id(actor)]
-            seat.unit.affinity = affinity
+            self.pools.check_affinity(seat.pool, affinity)
+            seat.pool.scheduler.pin(seat.unit, time.monotonic_ns(), affinity, soft)
             if seat.state == HELD:
                 seat.actor.preempt()
             for signal in self._signals:
                 signal.notify()
 
-    # --- pools -----------------------------------------------------------------------------------------------------------------
+    # --- pools: cpupool-create, -destroy, -cpu-add, -cpu-remove, -migrate. All raise UserError for what Xen refuses --------------------
 
-    def split(self, name: str, cpus: tuple[int, ...], scheduler: Schedules) -> None:
-        """cpupool-create: a new pool of `cpus`, taken from the main one; actors come with `move`."""
+    def create_pool(self, name: str, scheduler: Schedules, cpus: tuple[int, ...]) -> None:
+        """Of CPUs that are free."""
         with self._lock:
-            main = self._pools[MAIN_POOL]
-            self._pools[name] = _Pool(scheduler, cpus)
-            main.cpus = tuple(cpu for cpu in main.cpus if cpu not in cpus)
-            for cpu in cpus:
-                self._pool_of[cpu] = self._pools[name]
-                self._signals[cpu].notify()
+            pool = self.pools.create(name, scheduler)
+            try:
+                for cpu in cpus:
+                    self._give(pool, cpu)
+            except UserError:
+                for cpu in pool.cpus:
+                    self.pools.take(pool, cpu, time.monotonic_ns())
+                self.pools.destroy(pool)
+                raise
 
-    def move(self, actor: Actor, pool: str) -> None:
-        """cpupool-migrate."""
+    def destroy_pool(self, name: str) -> None:
+        """Its CPUs are free then."""
         with self._lock:
-            seat, now = self._seats[id(actor)], time.monotonic_ns()
+            pool = self.pools.find(name)
+            self.pools.check_destroy(pool)
+            for cpu in pool.cpus:
+                self._take(pool, cpu)
+            self.pools.destroy(pool)
+
+    def give_cpu(self, name: str, cpu: int) -> None:
+        with self._lock:
+            self._give(self.pools.find(name), cpu)
+
+    def take_cpu(self, name: str, cpu: int) -> tuple[int, ...]:
+        """Returns when no domain of the pool holds it. The domains whose hard affinity was broken by it: they may run anywhere now."""
+        with self._lock:
+            return self._take(self.pools.find(name), cpu)
+
+    def _give(self, pool: Pool, cpu: int) -> None:
+        self.pools.give(pool, cpu, time.monotonic_ns())
+        self._signals[cpu].notify()
+
+    def _take(self, pool: Pool, cpu: int) -> tuple[int, ...]:
+        now = time.monotonic_ns()
+        self.pools.take(pool, cpu, now)
+        broken = [seat for seat in pool.domains.values() if seat.unit.affinity is not None and not seat.unit.affinity & set(pool.cpus)]
+        for seat in broken:
+            pool.scheduler.pin(seat.unit, now, None, seat.unit.soft)
+        holder = self._holding[cpu]
+        if holder is not None:
+            holder.actor.preempt()
+            self._released.wait_for(lambda: self._holding[cpu] is not holder)
+        for other in pool.cpus:
+            self._signals[other].notify()  # what waited for the one that went
+        return tuple(seat.unit.name for seat in broken)
+
+    def move(self, actor: Actor, name: str) -> None:
+        """Its affinity is forgotten, as Xen does."""
+        with self._lock:
+            seat, pool = self._seats[id(actor)], self.pools.find(name)
+            self.pools.check_home(pool)
+            if seat.pool is pool:
+                return
+            ready = seat.state in (READY, HELD)
             if seat.state == HELD:
+                seat.state = MOVING  # nobody takes it up again meanwhile
                 actor.preempt()
-                seat.again = True
                 self._released.wait_for(lambda: seat not in self._holding)
-            ready = seat.state == READY
+            now = time.monotonic_ns()
+            if pool not in self.pools or not pool.cpus:
+                pool = seat.pool  # the other went while we waited
             seat.pool.scheduler.remove(seat.unit)
-            seat.pool.seats.pop(seat.unit.name, None)
-            seat.pool = self._pools[pool]
-            seat.pool.seats[seat.unit.name] = seat
-            seat.pool.scheduler.add(seat.unit, now)
-            if ready:
+            seat.pool.domains.pop(seat.unit.name, None)
+            seat.unit.affinity = seat.unit.soft = None
+            seat.pool = pool
+            pool.domains[seat.unit.name] = seat
+            pool.scheduler.add(seat.unit, now)
+            if ready and seat.state != GONE:
                 seat.state = SLEEPING
                 self._wake(seat, now)
 
@@ -229,7 +261,7 @@ class PhysicalCpus:
 
     @property
     def scheduler(self) -> str:
-        return " ".join(dict.fromkeys(pool.scheduler.name for pool in self._pools.values()))
+        return " ".join(dict.fromkeys(pool.scheduler.name for pool in self.pools))
 
     def describe(self, actor: Actor) -> Any:
         """The scheduler's view of it (hypervisor.scheduler.Queued), None when it has gone. Without the lock: a look may be a turn old."""
@@ -241,20 +273,20 @@ class PhysicalCpus:
         seat = self._seats.get(id(actor))
         return int(seat.unit.spent) if seat is not None else 0
 
-    def tune(self, **parameters: int) -> None:
-        """Parameters of the main pool's scheduler (Scheduler.tune)."""
+    def tune(self, name: str, **parameters: int) -> None:
+        """Parameters of a pool's scheduler (Scheduler.tune)."""
         with self._lock:
-            self._pools[MAIN_POOL].scheduler.tune(**parameters)
+            self.pools.find(name).scheduler.tune(**parameters)
 
-    def share(self, actor: Actor) -> tuple[int, int, int]:
-        """Weight, cap, and whether it waits or runs or sleeps."""
+    def seat(self, actor: Actor) -> tuple[Any, str, int] | None:
+        """Its unit, its pool's name, and whether it waits or runs or sleeps; None when it has gone."""
         seat = self._seats.get(id(actor))
-        return (seat.unit.weight, seat.unit.cap, seat.state) if seat is not None else (0, 0, GONE)
+        return (seat.unit, seat.pool.name, seat.state) if seat is not None else None
 
     def queue(self) -> list[Any]:
         """The run queues, in order."""
         with self._lock:
-            return [queued for pool in self._pools.values() for queued in pool.scheduler.queue()]
+            return [queued for pool in self.pools for queued in pool.scheduler.queue()]
 
     # --- workers ---------------------------------------------------------------------------------------------------------------
 
@@ -279,17 +311,19 @@ class PhysicalCpus:
                 self._idle.discard(cpu)
                 now = time.monotonic_ns()
                 at = self._due(now)
-                pool = self._pool_of[cpu]
-                chosen = pool.scheduler.pick(cpu, now)
-                if chosen is not None:
+                pool = self.pools.of_cpu[cpu]
+                chosen = pool.scheduler.pick(cpu, now) if pool is not None else None
+                for other in pool.scheduler.called() if pool is not None else ():
+                    self._call(other)
+                if chosen is not None and pool is not None:
                     unit, turn = chosen
-                    seat = pool.seats[unit.name]
+                    seat = pool.domains[unit.name]
                     seat.state = HELD
                     self._holding[cpu], self._turn_ends[cpu] = seat, now + turn
                     if not self._idle:
                         self._tick.notify()
                     return seat, turn
-                event = pool.scheduler.next_event(now)
+                event = pool.scheduler.next_event(now) if pool is not None else 0
                 at = min(at or event, event or at)
                 self._idle.add(cpu)
                 self._signals[cpu].wait(max(0.0, (at - now) / 1e9) if at else None)
@@ -351,7 +385,7 @@ class PhysicalCpus:
                         seat.actor.preempt()
                         ends = now + _GRACE_NS
                     at = min(at or ends, ends)
-                for pool in self._pools.values():
+                for pool in self.pools:
                     event = pool.scheduler.next_event(now)
                     at = min(at or event, event or at) if event > now else at
                 self._tick.wait(max(0.001, (at - now) / 1e9) if at else None)

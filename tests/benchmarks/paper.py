@@ -20,6 +20,7 @@ from pathlib import Path
 from emulator.dom0.config import parse_config
 from emulator.dom0.guest import Guest
 from emulator.dom0.toolstack import Toolstack
+from emulator.machine.pools import MAIN_POOL
 from tests.benchmarks.chart import draw
 from tests.benchmarks.table import ROOT, Row, circumstances, render
 
@@ -48,7 +49,7 @@ class Rig:
 def rig(cpus: int, scheduler: str = "credit2", slice_ns: int = 0) -> Iterator[Rig]:
     made = Rig(cpus, scheduler)
     if slice_ns:
-        made.tools.cpus.tune(allowance_ns=slice_ns)
+        made.tools.cpus.tune(MAIN_POOL, allowance_us=slice_ns // 1000)
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-4)
     made.tools.start()

@@ -11,8 +11,9 @@ from textual.color import Color
 
 from emulator.control.views import CpuView, DomainView, HostView, Overview, VcpuSummary
 from emulator.errors import UserError
+from xenconsole.command import Confirm
 from xenconsole.command_line import Surroundings, complete, parse, usage_at
-from xenconsole.commands import COMMANDS, GROUPS, Confirm, find_command, xl_line
+from xenconsole.commands import COMMANDS, GROUPS, find_command, xl_line
 from xenconsole.journal import Entry, Journal
 from xenconsole.keymap import checked_keymap
 from xenconsole.news import News
@@ -144,6 +145,7 @@ def test_the_xl_line_quotes_what_a_shell_would_split() -> None:
     assert sched is not None
     assert xl_line(sched, {"domid": "web", "weight": 512, "cap": 0}) == "xl sched-credit2 -d web -w 512 -c 0"
     assert xl_line(sched, {"domid": "web", "weight": 512}) == "xl sched-credit2 -d web -w 512"
+    assert xl_line(sched, {"whole": True, "ratelimit_us": 500}) == "xl sched-credit2 -s -r 500"
     assert xl_line(rename, {"domid": "web one", "new": "x;y"}) == "xl rename 'web one' 'x;y'"
 
 
@@ -168,6 +170,14 @@ def test_the_xl_line_quotes_what_a_shell_would_split() -> None:
         ("sort mem", "sort", {"column": "mem"}),
         ("q", "quit", {}),
         ("unp", "unpause", {"domid": 1}),
+        ("sched", "sched-credit2", {}),
+        ("sched 512", "sched-credit2", {"domid": 1, "weight": 512}),
+        ("sched-credit2 -d 12 -w 512 -c 50", "sched-credit2", {"domid": 12, "weight": 512, "cap": 50}),
+        ("sched-credit -s -t 5 -r 1000", "sched-credit", {"whole": True, "tslice_ms": 5, "ratelimit_us": 1000}),
+        ("sched-rtds -d hello -p 10000 -b 4000 -e 0", "sched-rtds", {"domid": 1, "period": 10000, "budget": 4000, "extratime": 0}),
+        ("vcpu-pin hello all 0-1 1", "vcpu-pin", {"domid": 1, "vcpu": "all", "cpus": "0-1", "soft": "1"}),
+        ("cpupool-create name=p sched=rtds cpus=1", "cpupool-create", {"settings": "name=p sched=rtds cpus=1"}),
+        ("cpupool-migrate p", "cpupool-migrate", {"domid": 1, "pool": "p"}),
     ],
 )
 def test_a_typed_line_is_understood(line: str, name: str, values: dict[str, object]) -> None:
@@ -186,6 +196,7 @@ def test_a_typed_line_is_understood(line: str, name: str, values: dict[str, obje
         ("sort colour", "no column 'colour'"),
         ("delay soon", "'soon' is not a number"),
         ("pause 'hello", "cannot read"),
+        ("sched -d hello -w", "-w needs 1 to 65535"),
         ("freeze now", "freeze does not take 'now'"),
     ],
 )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from emulator.control.hostapi import PoolsLike
 from emulator.control.hoststorage import HostStorage
 from emulator.control.networkviews import NetworksView, NetworkView, PacketTail, PacketView, VifView
 from emulator.control.views import (
@@ -227,11 +228,16 @@ class FakeHost:
             data = bytes(guest.transcript[start - guest.cut : start - guest.cut + limit])
             return ConsoleChunk(domid, start, data, guest.cut + len(guest.transcript))
 
-    def adjust(self, domid: int, weight: int | None, cap: int | None) -> None:
-        self._guest(domid)
+    def sched(self, order: Any) -> str:
+        self._guest(order.domid)
+        return f"sched-{order.scheduler}"
 
-    def pin(self, domid: int, cpus: str) -> None:
-        self._guest(domid)
+    def pin(self, domid: int, vcpu: str, hard: str, soft: str) -> str:
+        return self._guest(domid).name
+
+    @property
+    def cpupools(self) -> PoolsLike:
+        raise UserError("no pools here")
 
     def set_vcpus(self, domid: int, count: int) -> None:
         self._guest(domid)

@@ -29,6 +29,7 @@ class Simulation:
         self.scheduler, self.late = scheduler, late
         self.now = 0
         self.idle_ns = 0
+        self.where: dict[int, dict[int, int]] = {}  # unit -> CPU -> ns
         self._works: dict[int, Work] = {}
         self._events: list[tuple[int, int, int, str, int]] = []  # (time, sequence, what for, kind, stamp)
         self._sequence = 0
@@ -40,8 +41,8 @@ class Simulation:
         heapq.heappush(self._events, (time, self._sequence, target, kind, stamp))
 
     def add(self, name: int, *, weight: int = 256, cap: int = 0, burst: int = 0, pause: int = 0, start: int = 0,
-            affinity: frozenset[int] | None = None) -> Work:  # fmt: skip
-        unit = Unit(name, weight, cap, affinity)
+            affinity: frozenset[int] | None = None, soft: frozenset[int] | None = None) -> Work:  # fmt: skip
+        unit = Unit(name, weight, cap, affinity, soft)
         work = self._works[name] = Work(unit, burst, pause, burst)
         self.scheduler.add(unit, self.now)
         self._at(self.now + start, name, "wake")
@@ -66,6 +67,7 @@ class Simulation:
     def _end(self, cpu: int) -> None:
         work, began, _stamp = self._busy.pop(cpu)
         spent = self.now - began
+        self.where[work.unit.name][cpu] += spent
         self._idle_since[cpu] = self.now
         runnable = True
         if work.burst:
@@ -77,10 +79,17 @@ class Simulation:
         self.scheduler.ran(work.unit, spent, self.now, runnable)
 
     def _dispatch(self) -> None:
-        for cpu in self.scheduler.cpus:
-            if cpu in self._busy:
-                continue
+        waiting = [cpu for cpu in self.scheduler.cpus if cpu not in self._busy]
+        while waiting:
+            cpu = waiting.pop(0)
             chosen = self.scheduler.pick(cpu, self.now)
+            for other in self.scheduler.called():
+                if other in self._busy:
+                    self._end(other)
+                if other not in waiting:
+                    waiting.append(other)
+                if chosen is None:
+                    waiting.append(cpu)
             if chosen is None:
                 event = self.scheduler.next_event(self.now)
                 if event > self.now:
@@ -88,6 +97,7 @@ class Simulation:
                 continue
             unit, turn = chosen
             work = self._works[unit.name]
+            self.where.setdefault(unit.name, {}).setdefault(cpu, 0)
             assert unit.runnable and turn > 0
             assert all(other[0] is not work for other in self._busy.values())
             self.idle_ns += self.now - self._idle_since[cpu]

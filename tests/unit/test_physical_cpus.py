@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import pytest
 
+from emulator.errors import UserError
 from emulator.hypervisor.scheduler import SCHEDULERS, Unit, make_scheduler
-from emulator.machine.physical_cpus import Actor, PhysicalCpus
+from emulator.machine.physical_cpus import HELD, Actor, PhysicalCpus
+from emulator.machine.pools import MAIN_POOL
 
 
 class Noted:
@@ -47,7 +48,7 @@ def until(condition: Callable[[], bool], seconds: float = 5) -> None:
 
 @pytest.fixture(params=["credit2", "credit", "rtds", "bvt"])
 def cpus(request: pytest.FixtureRequest) -> Iterator[PhysicalCpus]:
-    made = PhysicalCpus(2, lambda actor, failure: failures.append(failure), partial(make_scheduler, request.param), Unit)
+    made = PhysicalCpus(2, lambda actor, failure: failures.append(failure), make_scheduler(request.param, (0, 1)))
     failures: list[BaseException] = []
     made.failures = failures  # type: ignore[attr-defined]
     made.start()
@@ -55,8 +56,8 @@ def cpus(request: pytest.FixtureRequest) -> Iterator[PhysicalCpus]:
     made.stop()
 
 
-def added(cpus: PhysicalCpus, actor: Noted, affinity: frozenset[int] | None = None) -> Noted:
-    cpus.add(actor, affinity=affinity)
+def added(cpus: PhysicalCpus, actor: Noted, affinity: frozenset[int] | None = None, soft: frozenset[int] | None = None) -> Noted:
+    cpus.add(actor, Unit(actor.domid, affinity=affinity, soft=soft))
     cpus.wake(actor)
     return actor
 
@@ -115,7 +116,7 @@ def test_a_pinned_actor_stays_on_its_cpu_and_can_be_pinned_anew(cpus: PhysicalCp
     others = [added(cpus, Noted(number, spin)) for number in (2, 3)]
     time.sleep(0.1)
     assert pinned.cpus == {1}
-    cpus.pin(pinned, frozenset({0}))
+    cpus.pin(pinned, frozenset({0}), None)
     time.sleep(0.05)
     pinned.cpus.clear()
     time.sleep(0.1)
@@ -126,7 +127,8 @@ def test_a_pinned_actor_stays_on_its_cpu_and_can_be_pinned_anew(cpus: PhysicalCp
 def test_a_pool_of_its_own_has_its_cpus_and_its_scheduler(cpus: PhysicalCpus) -> None:
     actor = added(cpus, Noted(1, spin))
     rival = added(cpus, Noted(2, spin))
-    cpus.split("small", (1,), make_scheduler("null", (1,)))
+    cpus.take_cpu(MAIN_POOL, 1)
+    cpus.create_pool("small", make_scheduler("null", ()), (1,))
     cpus.move(actor, "small")
     time.sleep(0.05)
     actor.cpus.clear()
@@ -135,14 +137,55 @@ def test_a_pool_of_its_own_has_its_cpus_and_its_scheduler(cpus: PhysicalCpus) ->
     assert actor.cpus == {1}
     assert rival.cpus == {0}
     assert cpus.scheduler.endswith("null")
+    assert cpus.seat(actor)[1:] == ("small", HELD)  # type: ignore[index]
+    with pytest.raises(UserError, match="1 domain"):
+        cpus.destroy_pool("small")
+    with pytest.raises(UserError, match="last of pool small"):
+        cpus.take_cpu("small", 1)
+    with pytest.raises(UserError, match="none of the CPUs 0"):
+        cpus.pin(actor, frozenset({0}), None)
+    cpus.move(actor, MAIN_POOL)
+    cpus.destroy_pool("small")
+    actor.cpus.clear()
+    rival.cpus.clear()
+    cpus.give_cpu(MAIN_POOL, 1)
+    until(lambda: actor.cpus | rival.cpus == {0, 1})
+
+
+def test_a_cpu_that_is_taken_away_runs_nobody_and_breaks_the_affinity_of_who_had_no_other(cpus: PhysicalCpus) -> None:
+    pinned = added(cpus, Noted(1, spin), frozenset({1}))
+    others = [added(cpus, Noted(number, spin)) for number in (2, 3)]
+    until(lambda: 1 in pinned.cpus)
+    assert cpus.take_cpu(MAIN_POOL, 1) == (1,)
+    for actor in (pinned, *others):
+        actor.cpus.clear()
+    until(lambda: all(actor.cpus == {0} for actor in (pinned, *others)))
+    assert cpus.running[1] == -1
+
+
+def test_soft_affinity_is_found_and_left_for_an_idle_cpu(cpus: PhysicalCpus) -> None:
+    if cpus.scheduler == "rtds":
+        pytest.skip("RTDS knows no soft affinity, as in Xen")
+    here, there = (added(cpus, Noted(number, spin), soft=frozenset({cpu})) for number, cpu in ((1, 1), (2, 0)))
+    time.sleep(0.05)
+    for actor in (here, there):
+        actor.cpus.clear()
+    time.sleep(0.1)
+    assert (here.cpus, there.cpus) == ({1}, {0})
+    cpus.pin(there, None, frozenset({1}))
+    third = added(cpus, Noted(3, spin), soft=frozenset({1}))
+    time.sleep(0.2)
+    there.cpus.clear()
+    time.sleep(0.2)
+    assert 0 in here.cpus | there.cpus | third.cpus  # three want CPU 1: the other does not idle
 
 
 def test_a_thousand_sleepers_cost_a_wake_nothing() -> None:
-    cpus = PhysicalCpus(1, lambda actor, failure: None, partial(make_scheduler, "credit2"), Unit)
+    cpus = PhysicalCpus(1, lambda actor, failure: None, make_scheduler("credit2", (0,)))
     actors: list[Actor] = [Noted(number, lambda actor: time.monotonic_ns() + 60_000_000_000) for number in range(2000)]
     cpus.start()
     for actor in actors:
-        cpus.add(actor)
+        cpus.add(actor, Unit(actor.domid))
     began = time.thread_time()
     for actor in actors:
         cpus.wake(actor)

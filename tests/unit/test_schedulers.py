@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emulator.errors import UserError
-from emulator.hypervisor.scheduler import SCHEDULERS, Scheduler, make_scheduler
+from emulator.hypervisor.scheduler import SCHEDULERS, Scheduler, Unit, make_scheduler
 from tests.unit.schedulersim import MS, Simulation
 
 WEIGHTED = ("credit2", "credit", "bvt")
@@ -87,6 +87,80 @@ def test_hard_affinity_is_kept(name: str) -> None:
     sim.run(3_000 * MS)
     assert sum(work.unit.spent for work in pinned) <= 3_000 * MS
     assert free.unit.spent >= 2_500 * MS
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_soft_affinity_is_kept_where_it_costs_nobody_anything(name: str) -> None:
+    sim = simulation(name, cpus=2)
+    soft = [sim.add(number, soft=frozenset({number % 2})) for number in range(6)]
+    free = sim.add(9)
+    sim.run(5_000 * MS)
+    for number, work in enumerate(soft):
+        assert sim.where[number].get(number % 2, 0) >= 0.85 * work.unit.spent
+        assert work.unit.spent == pytest.approx(free.unit.spent, rel=0.1)
+    assert sim.idle_ns == 0
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_two_that_sit_on_each_others_cpu_change_places(name: str) -> None:
+    sim = simulation(name, cpus=2)
+    first, second = sim.add(1, soft=frozenset({1})), sim.add(2, soft=frozenset({0}), start=MS)
+    sim.run(1_000 * MS)
+    assert sim.where[1].get(0, 0) + sim.where[2].get(1, 0) <= 40 * MS
+    assert first.unit.spent + second.unit.spent == pytest.approx(2_000 * MS, abs=80 * MS)
+    sim.scheduler.pin(first.unit, sim.now, None, frozenset({0}))
+    sim.scheduler.pin(second.unit, sim.now, None, frozenset({1}))
+    before = sim.where[1].get(1, 0)
+    sim.run(2_000 * MS)
+    assert sim.where[1][1] - before <= 80 * MS
+
+
+soft_loads = st.lists(st.tuples(st.integers(0, 15), st.sampled_from([0, 1, 7])), min_size=1, max_size=8)
+
+
+@settings(max_examples=25, deadline=None)
+@given(name=st.sampled_from(SHARING), cpus=st.integers(2, 4), softs=soft_loads)
+def test_with_any_soft_affinities_no_cpu_idles_and_nobody_starves(name: str, cpus: int, softs: list[tuple[int, int]]) -> None:
+    sim = simulation(name, cpus)
+    works = [sim.add(number, burst=burst * MS, pause=3 * MS, soft=frozenset(cpu for cpu in range(cpus) if mask >> cpu & 1))
+             for number, (mask, burst) in enumerate(softs)]  # fmt: skip
+    sim.run(1_000 * MS)
+    if sum(not work.burst for work in works) >= cpus:
+        assert sim.idle_ns == 0
+    assert all(work.unit.spent > 0 for work in works)
+
+
+def test_rtds_keeps_a_new_budget_and_period() -> None:
+    sim = simulation("rtds")
+    works = [sim.add(number) for number in (1, 2, 3)]
+    for work, (period, budget) in zip(works, ((50, 10), (20, 10), (100, 25)), strict=True):
+        sim.scheduler.adjust(work.unit, sim.now, period=period * MS, reserved=budget * MS, allowance=0)
+    sim.run(2_000 * MS)
+    for work, share in zip(works, (0.2, 0.5, 0.25), strict=True):
+        assert work.unit.spent == pytest.approx(2_000 * MS * share, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter"), [("credit2", "ratelimit_us"), ("credit", "ratelimit_us"), ("credit", "tslice_ms"), ("bvt", "allowance_us")]
+)
+def test_a_scheduler_takes_its_own_parameters_and_no_others(name: str, parameter: str) -> None:
+    scheduler = make_scheduler(name, (0,))
+    scheduler.tune(**{parameter: 700})
+    assert scheduler.parameters()[parameter] == 700
+    with pytest.raises(UserError, match="colour"):
+        scheduler.tune(colour=3)
+
+
+def test_credits_time_slice_is_how_long_a_turn_lasts() -> None:
+    scheduler = make_scheduler("credit", (0,))
+    scheduler.tune(tslice_ms=3)
+    for number in (1, 2):
+        scheduler.add(unit := Unit(number), 0)
+        unit.credit = -1
+        scheduler.wake(unit, 0)
+    chosen = scheduler.pick(0, MS)
+    assert chosen is not None
+    assert chosen[1] == 3 * MS
 
 
 @pytest.mark.parametrize("name", WEIGHTED)

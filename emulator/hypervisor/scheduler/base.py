@@ -19,27 +19,35 @@ from emulator.errors import UserError
 
 DEFAULT_WEIGHT = 256
 MAX_WEIGHT = 65535
+TERMS = ("weight", "cap", "period", "reserved", "allowance")
 
 
 class Unit:
-    """A domain as schedulers see it. `cap`: percent of one CPU, 0 for none. `affinity`: the CPUs it may run on, None for all."""
+    """A domain as schedulers see it. `cap`: percent of one CPU, 0 for none. `affinity`: the CPUs it may run on (hard), `soft`: those it
+    would rather run on; None for all. RTDS: `reserved` ns in every `period`, and more when nobody else wants it (`allowance`)."""
 
     __slots__ = ("affinity", "allowance", "boosted", "budget", "cap", "cpu", "credit", "deadline", "entry", "epoch", "level", "name", "period",
-                 "reserved", "runnable", "sleeps_at", "spent", "weight")  # fmt: skip
+                 "preferred", "reserved", "runnable", "sleeps_at", "soft", "spent", "weight")  # fmt: skip
 
-    def __init__(self, name: int, weight: int = DEFAULT_WEIGHT, cap: int = 0, affinity: frozenset[int] | None = None) -> None:
-        self.name, self.weight, self.cap, self.affinity = name, weight, cap, affinity
+    def __init__(self, name: int, weight: int = DEFAULT_WEIGHT, cap: int = 0, affinity: frozenset[int] | None = None,
+                 soft: frozenset[int] | None = None) -> None:  # fmt: skip
+        self.name, self.weight, self.cap, self.affinity, self.soft = name, weight, cap, affinity, soft
+        self.preferred: frozenset[int] | None = None  # what of `soft` counts where it is (Scheduler.settle), None: no preference
         self.cpu = -1  # the one it runs on, -1 when none
         self.runnable = False
         self.spent = 0
         # Each scheduler's own; an int means what the scheduler says.
         self.credit = self.budget = self.deadline = self.epoch = self.level = self.sleeps_at = 0
         self.boosted = False
-        self.period, self.reserved, self.allowance = 10_000_000, 4_000_000, True  # RTDS: period, budget, extra time
-        self.entry: list[object] | None = None
+        self.period, self.reserved, self.allowance = 10_000_000, 4_000_000, True
+        self.entry: Entry | None = None
 
     def may_run_on(self, cpu: int) -> bool:
         return self.affinity is None or cpu in self.affinity
+
+    def likes(self, cpu: int) -> bool:
+        """Whether it would not rather be elsewhere."""
+        return self.preferred is None or cpu in self.preferred
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +61,23 @@ class Queued:
     cap: int
 
 
+@dataclass(slots=True)
+class Entry:
+    """A place in a run queue; without a unit when it left before its time."""
+
+    key: int
+    sequence: int
+    unit: Unit | None
+
+    def __lt__(self, other: Entry) -> bool:
+        return (self.key, self.sequence) < (other.key, other.sequence)
+
+
 class RunQueue:
     """Units by key, the smallest first; entering and leaving cost O(log n), leaving lazily."""
 
     def __init__(self) -> None:
-        self._heap: list[list[object]] = []
+        self._heap: list[Entry] = []
         self._sequence = 0
         self._length = 0
 
@@ -66,54 +86,69 @@ class RunQueue:
 
     def push(self, unit: Unit, key: int) -> None:
         self._sequence += 1
-        unit.entry = [key, self._sequence, unit]
+        unit.entry = Entry(key, self._sequence, unit)
         heapq.heappush(self._heap, unit.entry)
         self._length += 1
 
     def discard(self, unit: Unit) -> None:
         if unit.entry is not None:
-            unit.entry[2] = None
+            unit.entry.unit = None
             unit.entry = None
             self._length -= 1
+            if len(self._heap) > 2 * self._length + 16:
+                self._heap = [entry for entry in self._heap if entry.unit is not None]
+                heapq.heapify(self._heap)
 
     def first(self) -> Unit | None:
         """The head; stays in the queue."""
         heap = self._heap
-        while heap and heap[0][2] is None:
+        while heap and heap[0].unit is None:
             heapq.heappop(heap)
-        unit = heap[0][2] if heap else None
-        return unit if isinstance(unit, Unit) else None
+        return heap[0].unit if heap else None
 
-    def pop(self, cpu: int) -> Unit | None:
-        """The first that may run on `cpu`, taken out."""
-        passed: list[list[object]] = []
-        found: Unit | None = None
-        while (unit := self.first()) is not None:
+    def pop(self, cpu: int, slack: int = 0) -> Unit | None:
+        """The first that may run on `cpu`, taken out. When that one would rather be elsewhere, the next that would not goes before it, if
+        its key is larger by `slack` at most."""
+        passed: list[Entry] = []
+        found: Entry | None = None
+        while (unit := self.first()) is not None and (found is None or self._heap[0].key <= found.key + slack):
             entry = heapq.heappop(self._heap)
-            if unit.may_run_on(cpu):
-                found, unit.entry = unit, None
-                self._length -= 1
-                break
             passed.append(entry)
+            if unit.may_run_on(cpu) and (unit.likes(cpu) or not slack):
+                found = entry
+                break
+            if found is None and unit.may_run_on(cpu):
+                found = entry
         for entry in passed:
-            heapq.heappush(self._heap, entry)
-        return found
+            if entry is not found:
+                heapq.heappush(self._heap, entry)
+        if found is None or found.unit is None:
+            return None
+        unit, found.unit.entry = found.unit, None
+        self._length -= 1
+        return unit
 
     def units(self) -> list[Unit]:
         """In order."""
-        live = [entry for entry in self._heap if entry[2] is not None]
-        return [unit for entry in sorted(live, key=lambda e: (e[0], e[1])) if isinstance(unit := entry[2], Unit)]
+        return [entry.unit for entry in sorted(self._heap) if entry.unit is not None]
 
 
 class Scheduler(ABC):
-    """See the module. `cpus`: the physical CPUs it rules."""
+    """See the module. `cpus`: the physical CPUs it rules. `heeds_soft`: whether soft affinity means anything to it.
+
+    Soft affinity is work-conserving: a CPU with nothing better takes a unit that would rather be elsewhere. But where the two could change
+    places with a unit that does not care, the CPU leaves it to the other (`_claims`), which is interrupted for it."""
 
     name = ""
+    heeds_soft = True
 
     def __init__(self, cpus: Iterable[int]) -> None:
         self.cpus = tuple(cpus)
         self.units: dict[int, Unit] = {}
         self.running: dict[int, Unit] = {}  # by CPU
+        self.began: dict[int, int] = {}  # when
+        self._claims: dict[int, tuple[Unit, int]] = {}  # CPU -> the unit it is to run next, and for how long
+        self._called: list[int] = []
 
     # --- what is asked of a scheduler ------------------------------------------------------------------------------------------
 
@@ -134,8 +169,8 @@ class Scheduler(ABC):
         """It ran for `ns`."""
 
     @abstractmethod
-    def queue(self) -> list[Queued]:
-        """The waiting units in the order they would run."""
+    def queued(self) -> list[Queued]:
+        """The units of the queue in the order they would run."""
 
     def describe(self, unit: Unit) -> Queued:
         return Queued(unit.name, unit.credit, "", unit.weight, unit.cap)
@@ -148,25 +183,34 @@ class Scheduler(ABC):
         """When a unit that is held back may run again (ns), 0 for never."""
         return 0
 
+    def parameters(self) -> dict[str, int]:
+        """Parameters of the scheduler itself by name, in the unit that the name ends with."""
+        return {}
+
     def tune(self, **parameters: int) -> None:
-        """Set parameters of the scheduler itself, by name. Raises UserError for one that it has not."""
+        """Set some of them. Raises UserError for one that it has not."""
         for name in parameters:
             raise UserError(f"scheduler {self.name} has no parameter {name}")
 
     @abstractmethod
     def adjusted(self, unit: Unit, now: int) -> None:
-        """Weight, cap or affinity changed."""
+        """Its terms changed, or it is new."""
+
+    def placed(self) -> None:  # noqa: B027 - most do not care
+        """The CPUs changed, or where a unit may run."""
 
     # --- what a driver calls ---------------------------------------------------------------------------------------------------
 
     def add(self, unit: Unit, now: int) -> None:
         self.units[unit.name] = unit
+        self._settle(unit)
         self.adjusted(unit, now)
 
     def remove(self, unit: Unit) -> None:
         """The unit must not be on a CPU."""
         if unit.runnable:
             self.dequeue(unit)
+            self._claims = {cpu: claim for cpu, claim in self._claims.items() if claim[0] is not unit}
             unit.runnable = False
         self.units.pop(unit.name, None)
 
@@ -181,12 +225,35 @@ class Scheduler(ABC):
         return self.victim(unit, now)
 
     def pick(self, cpu: int, now: int) -> tuple[Unit, int] | None:
-        chosen = self.choose(cpu, now)
+        """What `cpu` runs next. Look at `called` afterwards."""
+        chosen = self._claims.pop(cpu, None) or self._choose(cpu, now)
         if chosen is not None:
             unit = chosen[0]
             unit.cpu = cpu
-            self.running[cpu] = unit
+            self.running[cpu], self.began[cpu] = unit, now
         return chosen
+
+    def _choose(self, cpu: int, now: int) -> tuple[Unit, int] | None:
+        while (chosen := self.choose(cpu, now)) is not None:
+            better = self._better(chosen[0], cpu)
+            if better < 0:
+                break
+            self._claims[better] = chosen
+            self._called.append(better)
+        return chosen
+
+    def _better(self, unit: Unit, cpu: int) -> int:
+        """A CPU that the unit prefers to `cpu` and that is idle or held by one which does not mind changing places; -1 for none."""
+        for other in () if unit.likes(cpu) else sorted(unit.preferred or ()):
+            holder = self.running.get(other)
+            if other not in self._claims and (holder is None or (holder.may_run_on(cpu) and other not in (holder.preferred or ()))):
+                return other
+        return -1
+
+    def called(self) -> list[int]:
+        """CPUs that have something new to run since this was asked last: interrupt or rouse them."""
+        called, self._called = self._called, []
+        return called
 
     def ran(self, unit: Unit, ns: int, now: int, runnable: bool) -> None:
         """Its turn is over after `ns` of CPU time."""
@@ -200,9 +267,39 @@ class Scheduler(ABC):
         else:
             unit.sleeps_at = now
 
-    def adjust(self, unit: Unit, now: int, *, weight: int | None = None, cap: int | None = None) -> None:
-        if weight is not None:
-            unit.weight = weight
-        if cap is not None:
-            unit.cap = cap
+    def queue(self) -> list[Queued]:
+        """The waiting units in the order they would run."""
+        return [self.describe(unit) for unit, _turn in self._claims.values()] + self.queued()
+
+    def adjust(self, unit: Unit, now: int, **terms: int) -> None:
+        """New terms: weight, cap, and RTDS' period, reserved (ns) and allowance."""
+        for name, value in terms.items():
+            if name not in TERMS:
+                raise UserError(f"a domain has no {name} under a scheduler")
+            setattr(unit, name, value)
         self.adjusted(unit, now)
+
+    def pin(self, unit: Unit, now: int, affinity: frozenset[int] | None, soft: frozenset[int] | None) -> None:
+        """Hard and soft affinity, from its next turn on."""
+        unit.affinity, unit.soft = affinity, soft
+        self._resettle(now)
+        self.placed()
+
+    def set_cpus(self, cpus: Iterable[int], now: int) -> None:
+        """The CPUs it rules from now on. One that was taken away may still hold a unit until its turn ends."""
+        self.cpus = tuple(cpus)
+        self._resettle(now)
+        self.placed()
+
+    def _resettle(self, now: int) -> None:
+        claims, self._claims = self._claims, {}
+        for unit, _turn in claims.values():
+            self.enqueue(unit, now, False)
+        for unit in self.units.values():
+            self._settle(unit)
+
+    def _settle(self, unit: Unit) -> None:
+        """What soft affinity comes to among the CPUs that the unit may run on (has_soft_affinity in Xen)."""
+        may = {cpu for cpu in self.cpus if unit.may_run_on(cpu)}
+        wanted = may & unit.soft if unit.soft is not None and self.heeds_soft else set()
+        unit.preferred = frozenset(wanted) if wanted and wanted != may else None

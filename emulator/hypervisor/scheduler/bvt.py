@@ -27,8 +27,11 @@ class Bvt(Scheduler):
         unit.credit = self._time  # its virtual time
         super().add(unit, now)
 
+    def parameters(self) -> dict[str, int]:
+        return {"allowance_us": self._allowance // 1000}
+
     def tune(self, **parameters: int) -> None:
-        self._allowance = parameters.pop("allowance_ns", self._allowance)
+        self._allowance = 1000 * parameters.pop("allowance_us", self._allowance // 1000)
         super().tune(**parameters)
 
     def _effective(self, unit: Unit) -> int:
@@ -54,7 +57,7 @@ class Bvt(Scheduler):
         return found
 
     def choose(self, cpu: int, now: int) -> tuple[Unit, int] | None:
-        unit = self._queue.pop(cpu)
+        unit = self._queue.pop(cpu, self._allowance)
         if unit is None:
             return None
         self._time = max(self._time, min([unit.credit, *(other.credit for other in self.running.values())]))
@@ -69,5 +72,5 @@ class Bvt(Scheduler):
     def describe(self, unit: Unit) -> Queued:
         return Queued(unit.name, unit.credit - self._time, "warped" if unit.boosted else "", unit.weight, unit.cap)
 
-    def queue(self) -> list[Queued]:
+    def queued(self) -> list[Queued]:
         return [self.describe(unit) for unit in self._queue.units()]

@@ -13,6 +13,8 @@ from emulator.hypervisor.scheduler.base import Queued, RunQueue, Scheduler, Unit
 PERIOD = 30_000_000
 TURN = 30_000_000
 BOOST_TURN = 10_000_000  # a tick: the boost ends there
+RATELIMIT = 1_000_000
+_NO_LIMIT = 1 << 62
 BOOST, UNDER, OVER = range(3)
 _NAMES = ("BOOST", "UNDER", "OVER")
 
@@ -20,13 +22,13 @@ _NAMES = ("BOOST", "UNDER", "OVER")
 class Credit(Scheduler):
     name = "credit"
 
-    def __init__(self, cpus: Iterable[int], *, turn_ns: int = TURN) -> None:
+    def __init__(self, cpus: Iterable[int], *, turn_ns: int = TURN, ratelimit_ns: int = RATELIMIT) -> None:
         super().__init__(cpus)
         self._classes = (RunQueue(), RunQueue(), RunQueue())
         self._parked: dict[int, Unit] = {}
         self._active: dict[int, Unit] = {}
         self._account_at = 0
-        self._turn = turn_ns
+        self._turn, self._ratelimit = turn_ns, ratelimit_ns
         self._order = 0
         self._burnt = 0
 
@@ -61,6 +63,14 @@ class Credit(Scheduler):
     def adjusted(self, unit: Unit, now: int) -> None:
         unit.budget = unit.cap * PERIOD // 100
 
+    def parameters(self) -> dict[str, int]:
+        return {"tslice_ms": self._turn // 1_000_000, "ratelimit_us": self._ratelimit // 1000}
+
+    def tune(self, **parameters: int) -> None:
+        self._turn = 1_000_000 * parameters.pop("tslice_ms", self._turn // 1_000_000)
+        self._ratelimit = 1000 * parameters.pop("ratelimit_us", self._ratelimit // 1000)
+        super().tune(**parameters)
+
     def next_event(self, now: int) -> int:
         return self._account_at if self._parked else 0
 
@@ -69,14 +79,14 @@ class Credit(Scheduler):
             return -1
         found, worst = -1, unit.level
         for cpu, other in self.running.items():
-            if unit.may_run_on(cpu) and other.level > worst:
+            if unit.may_run_on(cpu) and other.level > worst and now - self.began[cpu] >= self._ratelimit:
                 found, worst = cpu, other.level
         return found
 
     def choose(self, cpu: int, now: int) -> tuple[Unit, int] | None:
         self._account(now)
         for queue in self._classes:
-            unit = queue.pop(cpu)
+            unit = queue.pop(cpu, _NO_LIMIT)
             if unit is not None:
                 turn = BOOST_TURN if unit.level == BOOST else self._turn
                 return unit, min(turn, max(500_000, unit.budget)) if unit.cap else turn
@@ -142,5 +152,5 @@ class Credit(Scheduler):
     def describe(self, unit: Unit) -> Queued:
         return Queued(unit.name, unit.credit, "parked" if unit.name in self._parked else _NAMES[self._class(unit)], unit.weight, unit.cap)
 
-    def queue(self) -> list[Queued]:
+    def queued(self) -> list[Queued]:
         return [self.describe(unit) for queue in self._classes for unit in queue.units()] + [self.describe(unit) for unit in self._parked.values()]

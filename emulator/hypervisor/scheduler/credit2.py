@@ -33,7 +33,6 @@ class Credit2(Scheduler):
         self._resets = 0
         self._parked: list[tuple[int, int, Unit]] = []
         self._ratelimit = ratelimit_ns
-        self._began: dict[int, int] = {}
 
     def add(self, unit: Unit, now: int) -> None:
         unit.credit, unit.epoch = CREDIT_INIT, self._resets
@@ -50,6 +49,13 @@ class Credit2(Scheduler):
             unit.budget, unit.deadline = self._quota(unit), now + PERIOD
         else:
             unit.budget = unit.deadline = 0
+
+    def parameters(self) -> dict[str, int]:
+        return {"ratelimit_us": self._ratelimit // 1000}
+
+    def tune(self, **parameters: int) -> None:
+        self._ratelimit = 1000 * parameters.pop("ratelimit_us", self._ratelimit // 1000)
+        super().tune(**parameters)
 
     @staticmethod
     def _quota(unit: Unit) -> int:
@@ -91,7 +97,7 @@ class Credit2(Scheduler):
         for cpu, other in self.running.items():
             if not unit.may_run_on(cpu):
                 continue
-            used = now - self._began.get(cpu, now)
+            used = now - self.began[cpu]
             left = other.credit - used * self._heaviest // other.weight
             if used >= self._ratelimit and left < worst:
                 worst, found = left, cpu
@@ -101,13 +107,12 @@ class Credit2(Scheduler):
         while self._parked and self._parked[0][0] <= now:
             unit = heapq.heappop(self._parked)[2]
             self.enqueue(unit, now, False)
-        unit_ = self._queue.pop(cpu)
-        if unit_ is None:
+        best = self._queue.pop(cpu, MAX_TURN)
+        if best is None:
             return None
-        if unit_.credit <= 0:
-            self._reset(unit_)
-        self._began[cpu] = now
-        return unit_, self._turn(unit_)
+        if best.credit <= 0:
+            self._reset(best)
+        return best, self._turn(best)
 
     def _turn(self, unit: Unit) -> int:
         following = self._queue.first()
@@ -135,5 +140,5 @@ class Credit2(Scheduler):
     def describe(self, unit: Unit) -> Queued:
         return Queued(unit.name, unit.credit, "parked" if unit.cap and unit.budget <= 0 else "", unit.weight, unit.cap)
 
-    def queue(self) -> list[Queued]:
+    def queued(self) -> list[Queued]:
         return [self.describe(unit) for unit in (*self._queue.units(), *(entry[2] for entry in sorted(self._parked)))]

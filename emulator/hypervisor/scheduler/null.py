@@ -15,27 +15,31 @@ class Null(Scheduler):
     def __init__(self, cpus: Iterable[int]) -> None:
         super().__init__(cpus)
         self._owner: dict[int, Unit] = {}
-        self._without: dict[int, Unit] = {}
+
+    def add(self, unit: Unit, now: int) -> None:
+        super().add(unit, now)
+        self.placed()
 
     def adjusted(self, unit: Unit, now: int) -> None:
-        if unit not in self._owner.values() and not self._give(unit):
-            self._without[unit.name] = unit
+        pass
 
-    def _give(self, unit: Unit) -> bool:
-        cpu = next((cpu for cpu in self.cpus if cpu not in self._owner and unit.may_run_on(cpu)), None)
-        if cpu is not None:
-            self._owner[cpu] = unit
-        return cpu is not None
+    def placed(self) -> None:
+        """Who may not stay goes, who waits gets what is free: where it would rather be, if that can be had (pick_res)."""
+        for cpu, owner in list(self._owner.items()):
+            if owner.name not in self.units or cpu not in self.cpus or not owner.may_run_on(cpu):
+                del self._owner[cpu]
+        owners = set(map(id, self._owner.values()))
+        for unit in self.units.values():
+            free = [cpu for cpu in self.cpus if cpu not in self._owner and unit.may_run_on(cpu)]
+            if free and id(unit) not in owners:
+                self._owner[next((cpu for cpu in free if unit.likes(cpu)), free[0])] = unit
 
     def remove(self, unit: Unit) -> None:
         super().remove(unit)
-        self._without.pop(unit.name, None)
-        for cpu, owner in list(self._owner.items()):
-            if owner is unit:
-                del self._owner[cpu]
-        for other in list(self._without.values()):
-            if self._give(other):
-                del self._without[other.name]
+        self.placed()
+
+    def _better(self, unit: Unit, cpu: int) -> int:
+        return -1
 
     def enqueue(self, unit: Unit, now: int, woken: bool) -> None:
         pass
@@ -51,7 +55,7 @@ class Null(Scheduler):
         pass
 
     def describe(self, unit: Unit) -> Queued:
-        return Queued(unit.name, 0, "no CPU" if unit.name in self._without else "", unit.weight, unit.cap)
+        return Queued(unit.name, 0, "" if unit in self._owner.values() else "no CPU", unit.weight, unit.cap)
 
-    def queue(self) -> list[Queued]:
+    def queued(self) -> list[Queued]:
         return [self.describe(unit) for unit in self.units.values() if unit.runnable and unit.cpu < 0]

@@ -15,6 +15,7 @@ _LEVEL = 1 << 62
 
 class Rtds(Scheduler):
     name = "rtds"
+    heeds_soft = False
 
     def __init__(self, cpus: Iterable[int]) -> None:
         super().__init__(cpus)
@@ -72,7 +73,8 @@ class Rtds(Scheduler):
         unit = self._queue.pop(cpu)
         if unit is None:
             return None
-        return unit, max(100_000, min(unit.budget, unit.deadline - now))
+        until = min(unit.deadline, self._depleted[0][0]) if self._depleted else unit.deadline  # a new budget may go first
+        return unit, max(100_000, min(unit.budget, until - now))
 
     def _renew_waiting(self, now: int) -> None:
         """Deadlines that passed in the queue: their units begin a new period."""
@@ -89,5 +91,5 @@ class Rtds(Scheduler):
     def describe(self, unit: Unit) -> Queued:
         return Queued(unit.name, unit.budget, f"level {unit.level}" if unit.level else "", unit.weight, unit.cap)
 
-    def queue(self) -> list[Queued]:
+    def queued(self) -> list[Queued]:
         return [self.describe(unit) for unit in (*self._queue.units(), *(entry[2] for entry in sorted(self._depleted)))]
