@@ -112,13 +112,9 @@ class Core:
         self._dr, self._error_code = layout.dr // 8, layout.error_code // 4
         self._old_exception = (ctypes.c_int32).from_address(env + layout.old_exception)
 
-        words = (ctypes.c_uint64 * native.CONTROL_WORDS)()
+        words = native.control_block(env, cpu, address, lib)
         self._control_owner = words
         self.control = memoryview(words).cast("B").cast("Q")
-        self.control[native.LIMIT] = 0
-        self.control[native.ENV] = env
-        self.control[native.RAISE] = lib.raise_exception_address
-        self.control[native.TSC_COST] = 100 << native.COUNT_SHIFT
         data = ctypes.addressof(words)
         lib.add_hook(self._engine, HOOK_BLOCK, code.address["block"], data)
         for name, instruction in (("syscall", INS_SYSCALL), ("sysenter", INS_SYSENTER), ("cpuid", INS_CPUID), ("rdtsc", INS_RDTSC),
@@ -284,6 +280,11 @@ class Core:
             kept = self._code_images[key] = (bytes(self._cs_ss), self.env32[ENV_HFLAGS] & _HF_CODE)
         self._cs_ss[:] = kept[0]
         self.env32[ENV_HFLAGS] = self.env32[ENV_HFLAGS] & ~_HF_CODE | kept[1]
+
+    @property
+    def code_image(self) -> bytes:
+        """CS and SS as the processor holds them, for `crossing`."""
+        return bytes(self._cs_ss)
 
     def load_descriptor(self, number: int, selector: int, descriptor: int) -> None:
         """Load a segment register from an 8-byte code or data descriptor, without any check (the caller made them)."""

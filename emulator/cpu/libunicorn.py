@@ -98,6 +98,8 @@ class LibUnicorn:
         self.invalidate_pages = ctypes.PYFUNCTYPE(None, p, p, u64, p)(native_code().address["forget"])
         self.invalidate_phys_range_address = self.address_of("tb_invalidate_phys_range_x86_64")
         self.raise_exception_address = self.address_of("raise_exception_x86_64")
+        self.read_eflags_address = self.address_of("helper_read_eflags_x86_64")
+        self.tlb_flush_address = self.address_of("tlb_flush_x86_64")
         self._quick = quick
 
     def address_of(self, symbol: str) -> int:

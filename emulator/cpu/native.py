@@ -13,19 +13,27 @@ from __future__ import annotations
 import ctypes
 import mmap
 from functools import cache
+from typing import TYPE_CHECKING
 
+from emulator.cpu import crossing
 from emulator.errors import UserError
 
-COUNT, LIMIT, ENV, RAISE, TSC_BASE, TSC_COST, IO_ALLOWED, TSC_AUX = range(8)
+if TYPE_CHECKING:
+    from emulator.cpu.libunicorn import LibUnicorn
+
+(COUNT, LIMIT, ENV, RAISE, TSC_BASE, TSC_COST, IO_ALLOWED, TSC_AUX, CROSSING, VCPU, MEMORY, CPU, READ_EFLAGS, TLB_FLUSH, SYSCALL_COST, IRET_COST,
+ SYSTEM_CALLS, IRETS) = range(18)  # fmt: skip
 """Indices of the control block's 64-bit words.
 
 COUNT: bytes of the blocks entered since the domain's start, plus the virtual cost of traps: the deterministic clock.
 LIMIT: a block is refused when COUNT >= LIMIT; any thread may lower it at any moment.
 ENV: address of CPUX86State. RAISE: address of raise_exception.
 TSC_BASE: ns added to COUNT >> COUNT_SHIFT to give the guest's TSC at 1 GHz. TSC_COST: charge for one read of it.
-IO_ALLOWED: 1 when IN and OUT answer at once (all ones, and nothing), 0 when they raise #GP."""
+IO_ALLOWED: 1 when IN and OUT answer at once (all ones, and nothing), 0 when they raise #GP.
+CROSSING: 1 when `crossing` may work. VCPU: address of the running vCPU's words there. MEMORY: address of machine frame 0. CPU: address of CPUState.
+READ_EFLAGS, TLB_FLUSH: addresses of those functions. SYSCALL_COST, IRET_COST: charge for one. SYSTEM_CALLS, IRETS: how many were done."""
 
-CONTROL_WORDS = 8
+CONTROL_WORDS = 18
 COUNT_SHIFT = 3
 """Eight counts (bytes of guest code) a nanosecond: faster than any measured core, so that virtual time lags the real
 clock within a slice and is brought level after it, never back."""
@@ -100,7 +108,7 @@ def _raiser(vector: int) -> bytes:
     )
 
 
-SYSCALL, SYSENTER, CPUID = _raiser(VECTOR_SYSCALL), _raiser(VECTOR_SYSENTER), _raiser(VECTOR_CPUID)
+SYSENTER, CPUID = _raiser(VECTOR_SYSENTER), _raiser(VECTOR_CPUID)
 
 # void forget(uc, u64 *addresses, u64 count, tb_invalidate_phys_range): for each of the pages; the count is not zero.
 FORGET = bytes.fromhex(
@@ -129,7 +137,16 @@ FORGET = bytes.fromhex(
 )
 
 STUBS: dict[str, bytes] = {"block": BLOCK, "in": IN, "out": OUT, "rdtsc": RDTSC, "rdtscp": RDTSCP,
-                           "syscall": SYSCALL, "sysenter": SYSENTER, "cpuid": CPUID, "forget": FORGET}  # fmt: skip
+                           "syscall": crossing.CROSSING, "sysenter": SYSENTER, "cpuid": CPUID, "forget": FORGET}  # fmt: skip
+
+
+def control_block(env: int, cpu: int, memory: int, lib: LibUnicorn) -> ctypes.Array[ctypes.c_uint64]:
+    """A control block with its addresses filled in and no budget. `env`, `cpu`, `memory`: addresses of CPUX86State, CPUState, machine frame 0."""
+    words = (ctypes.c_uint64 * CONTROL_WORDS)()
+    words[ENV], words[CPU], words[MEMORY] = env, cpu, memory
+    words[RAISE], words[READ_EFLAGS], words[TLB_FLUSH] = lib.raise_exception_address, lib.read_eflags_address, lib.tlb_flush_address
+    words[TSC_COST] = 100 << COUNT_SHIFT
+    return words
 
 
 class NativeCode:

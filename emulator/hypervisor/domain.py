@@ -19,6 +19,7 @@ from emulator.abi import xen
 from emulator.abi.xen import HYPERCALLS
 from emulator.cpu import native
 from emulator.cpu.core import GDT, Core
+from emulator.hypervisor import crossing
 from emulator.hypervisor.clock import Clock
 from emulator.hypervisor.emulation import Emulator
 from emulator.hypervisor.events import EventChannels
@@ -73,6 +74,7 @@ class Domain:
         shared = self.layout.shared_info_mfn << 12
         self.vcpus = [Vcpu(self, n, shared + n * xen.VCPU_INFO_SIZE if n < xen.LEGACY_MAX_VCPUS else 0) for n in range(spec.vcpus)]
         self.current = self.vcpus[0]
+        self.current.take_core()
         self.events = EventChannels(self.memory.bytes, self.memory.words, shared, self.vcpus)
         self.stats, self.sinks = Stats(), Sinks()
         self.trace: Trace | None = None
@@ -239,9 +241,11 @@ class Domain:
             self.core.flush_tlb()
         if self.foreign_writes.count:
             self.foreign_writes.forget()
+        crossing.allow(self)
         began = time.perf_counter_ns()
         error = self.core.run()
         spent = time.perf_counter_ns() - began
+        crossing.collect(self)
         self.stats.slices += 1
         self.stats.cpu_ns += spent
         vcpu.accounting.guest_ns += spent

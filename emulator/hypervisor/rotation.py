@@ -145,6 +145,7 @@ class Rotation:
         domain.time.descheduled(before)
         self._contexts[before.number] = core.save()
         domain.current = vcpu
+        vcpu.take_core()
         vcpu.accounting.cpu = before.accounting.cpu
         core.load(self._contexts[vcpu.number])
         domain.tables.stale = False  # the load flushed
@@ -182,6 +183,7 @@ class Rotation:
         """After the core and the vCPUs."""
         self._contexts = list(state["contexts"])
         self._domain.current = self._domain.vcpus[state["current"]]
+        self._domain.current.take_core()
         self._main, self._left, self._ends = state["main"], state["left"], state["ends"]
         self._urgent, self._urgent_at, self._streak = list(state["urgent"]), state["urgent_at"], state["streak"]
         self.fresh = state["fresh"]

@@ -86,6 +86,7 @@ def load_domain(domain: Domain, state: DomainState) -> None:
     for vcpu, saved in zip(domain.vcpus, state.vcpus, strict=True):
         for name, value in saved.items():
             setattr(vcpu, name, copy.deepcopy(value))
+        vcpu.forget_taught()
     domain.events.load(state.events)
     domain.reservation.load(state.reservation)
     domain.grants.load(state.grants)

@@ -32,7 +32,7 @@ from emulator.abi.xen import (
     PFEC_write,
 )
 from emulator.cpu.core import MASK64, R8, R9, R10, R11, RAX, RCX, RDI, RDX, RSI
-from emulator.cpu.native import VECTOR_CPUID, VECTOR_SYSCALL, VECTOR_SYSENTER
+from emulator.cpu.native import CROSSING, VECTOR_CPUID, VECTOR_SYSCALL, VECTOR_SYSENTER
 from emulator.hypervisor.clock import HYPERCALL_COST_NS, TRAP_COST_NS
 from emulator.hypervisor.emulation import Kind, Outcome
 from emulator.hypervisor.emulation.msrs import canonical
@@ -91,6 +91,7 @@ class Traps:
                 core.flush_tlb()
             if domain.foreign_writes.count:
                 domain.foreign_writes.forget()
+                core.control[CROSSING] = 0  # the next crossing is such a point too
             memory, info = domain.memory.bytes, vcpu.info
             if memory[info] and not memory[info + VI_UPCALL_MASK]:
                 vcpu.deliver_events()
@@ -151,6 +152,7 @@ class Traps:
             return
         if core.code_size == 64:
             core.load_code64(*USER_SYSCALL_SELECTORS)
+            vcpu.teach_system_call(callback.address, callback.masks)
         vcpu.bounce(callback.address, callback.masks, "system call")
         self._domain.stats.system_calls += 1
 

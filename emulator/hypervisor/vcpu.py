@@ -33,6 +33,7 @@ from emulator.abi.xen import (
 )
 from emulator.cpu.core import AC, CS, DS, ES, FS, GS, IF, IOPL, MASK64, NT, R11, RCX, RF, RSP, SS, TF, VM
 from emulator.cpu.native import IO_ALLOWED
+from emulator.hypervisor.crossing import Crossing
 from emulator.hypervisor.emulation.control import DebugRegisters
 from emulator.hypervisor.refusal import DomainCrash, Refusal
 from emulator.hypervisor.trace import call_name
@@ -105,23 +106,18 @@ class Handlers:
     nmi: Callback = field(default_factory=Callback)
 
 
-class Vcpu:
+class Vcpu(Crossing):
     """State of one vCPU. The registers are the core's while it is loaded there."""
 
     def __init__(self, domain: Domain, number: int, info: int) -> None:
+        super().__init__(domain.core, info)
         self.domain = domain
-        self.core = domain.core
         self.number = number
-        self.info = info  # byte offset of its vcpu_info in the machine memory
-        self.kernel_mode = True
-        self.kernel_sp, self.kernel_ss = 0, FLAT_KERNEL_SS
-        self.cr3_kernel, self.cr3_user = 0, 0  # machine frames of L4 tables, 0: none
-        self.gs_base_other = 0  # GS base of the mode that is not running
+        self.kernel_ss = FLAT_KERNEL_SS
         self.handlers = Handlers()
         self.debug = DebugRegisters()
         self.cr4 = 0
         self.iopl = 0  # as EFLAGS has it
-        self.io_rights = (0, 0)  # whether IN and OUT answer at once in user and in kernel mode
         self.io_bitmap, self.io_ports = 0, 0  # guest address of the bitmap, ports it covers
         self.gdt_frames: tuple[int, ...] = ()
         self.gdt_entries = 0
@@ -316,6 +312,8 @@ class Vcpu:
         core = self.core
         if cs == FLAT_KERNEL_CS and ss == FLAT_KERNEL_SS:
             core.load_code64(cs, ss)
+            if not self.kernel_mode:
+                self.teach_user_segments(cs, ss)
             return
         code, stack = self.descriptor(cs), self.descriptor(ss)
         code_type, stack_type = code >> 40 & 0x9F, stack >> 40 & 0x9F
@@ -328,6 +326,8 @@ class Vcpu:
             return
         core.load_descriptor(CS, cs, code | 1 << 40)
         core.load_descriptor(SS, ss, stack | 1 << 40 if ss != 3 else 0x00CFF3000000FFFF)
+        if wide:
+            self.teach_user_segments(cs, ss)
 
     def load_data_segment(self, number: int, selector: int) -> None:
         """ES, DS, FS or GS: what the processor would refuse to load becomes null, as Xen does on a context switch."""
@@ -358,6 +358,7 @@ class Vcpu:
     def set_gdt(self, frames: tuple[int, ...], entries: int) -> None:
         """Validated descriptor frames become the guest's GDT, Xen's own page behind them."""
         self.gdt_frames, self.gdt_entries = frames, entries
+        self.forget_taught()
         self.domain.layout.map_gdt(self.number, frames)
         self.domain.tables.stale = True
 

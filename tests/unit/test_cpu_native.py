@@ -12,6 +12,7 @@ from emulator.cpu import native
 
 INDEX = {name: getattr(native, name) * 8 for name in ("COUNT", "LIMIT", "ENV", "RAISE", "TSC_BASE", "TSC_COST", "IO_ALLOWED", "TSC_AUX")}
 REGISTERS = {"RAX": 0, "RCX": 8, "RDX": 16}  # offsets in CPUX86State
+SHORT = {name: code for name, code in native.STUBS.items() if name != "syscall"}  # see test_cpu_crossing for that
 BLANKS = re.compile(r"\s+")
 LINE = re.compile(r'^\s+f?"([0-9a-f]+(?:\{[^}]*\}[0-9a-f]*)?)"\s+# (.+)$', re.MULTILINE)
 
@@ -67,10 +68,10 @@ def test_all_lines_were_found() -> None:
     assert len(commented()) >= 30
 
 
-@pytest.mark.parametrize("name", sorted(native.STUBS))
+@pytest.mark.parametrize("name", sorted(SHORT))
 def test_a_stub_is_whole_and_its_jumps_land_on_its_own_instructions(name: str) -> None:
     engine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
-    code = native.STUBS[name]
+    code = SHORT[name]
     instructions = list(engine.disasm(code, 0))
     starts = {instruction.address for instruction in instructions}
     assert sum(instruction.size for instruction in instructions) == len(code)
@@ -89,7 +90,7 @@ def test_a_stub_touches_no_register_that_its_caller_keeps_but_puts_it_back() -> 
     engine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
     engine.detail = True
     kept = {"rbx", "ebx", "rbp", "ebp", "r12", "r13", "r14", "r15", "rsp"}
-    for name, code in native.STUBS.items():
+    for name, code in SHORT.items():
         instructions = list(engine.disasm(code, 0))
         pushed = [instruction.op_str for instruction in instructions if instruction.mnemonic == "push"]
         assert pushed == [instruction.op_str for instruction in instructions if instruction.mnemonic == "pop"][::-1]

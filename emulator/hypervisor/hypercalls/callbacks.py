@@ -52,6 +52,7 @@ def set_trap_table(vcpu: Vcpu, table: int, *_: int) -> int:
 def set_callbacks(vcpu: Vcpu, event: int, failsafe: int, syscall: int, *_: int) -> int:
     """The older form, without flags. An address that is not canonical is left out and nobody is told (do_set_callbacks)."""
     handlers = vcpu.handlers
+    vcpu.forget_taught()
     if canonical(event):
         handlers.event = Callback(event, True)
     if canonical(failsafe):
@@ -63,6 +64,7 @@ def set_callbacks(vcpu: Vcpu, event: int, failsafe: int, syscall: int, *_: int) 
 
 def callback_op(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
     handlers = vcpu.handlers
+    vcpu.forget_taught()
     if command == CALLBACKOP_register:
         kind, flags, address = _REGISTER.unpack(vcpu.domain.guest.read(argument, _REGISTER.size))
         _check_address(address)

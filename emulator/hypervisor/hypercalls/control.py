@@ -20,7 +20,7 @@ from emulator.abi.xen import (
     VMASST_TYPE_runstate_update_flag,
     VMASST_TYPE_writable_pagetables,
 )
-from emulator.hypervisor import hypercalls
+from emulator.hypervisor import crossing, hypercalls
 from emulator.hypervisor.refusal import Preempted, Refusal
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ def vm_assist(vcpu: Vcpu, command: int, kind: int, *_: int) -> int:
     else:
         raise Refusal(ENOSYS, f"vm_assist command {command} does not exist")
     vcpu.refresh_io_rights()
+    crossing.allow(vcpu.domain)
     return 0
 
 

@@ -51,6 +51,8 @@ def update_descriptor(vcpu: Vcpu, address: int, descriptor: int, *_: int) -> int
     domain.tables.get_type(mfn, kind)
     domain.memory.words[address >> 3] = checked
     domain.tables.put_type(mfn)
+    for other in domain.vcpus:
+        other.forget_taught()
     return 0
 
 
