@@ -52,6 +52,7 @@ class Actions:
             "console": self._console,
             "vcpu-list": lambda v: app.open_domain(self._domid(v), "vcpus"),
             "events": lambda v: app.open_domain(self._domid(v), "events"),
+            "devices": lambda v: app.open_domain(self._domid(v), "devices"),
             "config": lambda v: app.open_domain(self._domid(v), "config"),
             "logs": lambda v: app.navigator.open_logs(),
             "matrix": lambda v: app.navigator.open_host("matrix"),

@@ -16,7 +16,7 @@ from xenconsole.schedulingcommands import SCHEDULING
 MEMORY = Argument("kib", "memory", "how much: 512 or 512m, 1g, 65536k")
 DISK = Argument("disk", "disk", "a disk's name")
 SNAPSHOT = Argument("name", "snapshot", "name of a snapshot")
-TABS = ("summary", "vcpus", "memory", "rings", "events", "trace", "config")
+TABS = ("summary", "vcpus", "memory", "rings", "events", "trace", "snapshots", "config", "devices")
 
 COMMANDS: tuple[Command, ...] = (
     # domains
@@ -206,6 +206,7 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command("vcpu-list", "vCPUs of a domain", "views", (DOMAIN,), xl="xl vcpu-list {domid}"),
     Command("events", "event channels of a domain", "views", (DOMAIN,), keys="e"),
+    Command("devices", "how a domain's devices connected, and who waits for whom", "views", (DOMAIN,), aliases=("handshakes", "xenbus")),
     Command("config", "configuration of a domain", "views", (DOMAIN,), keys="y", aliases=("cfg",)),
     Command("logs", "event log and command log", "views", aliases=("dmesg", "log"), keys="l,5", xl="xl dmesg"),
     Command("matrix", "event channels and grants between domains", "views", aliases=("links",), keys="m,6"),

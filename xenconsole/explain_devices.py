@@ -156,4 +156,50 @@ file:mode = rights and owner
 file:changed = changed
     When its contents were changed last, by the guest's clock.
     > i_mtime
+# xenbus
+xenbus:frontend = front end
+    The guest's driver, and its state in the guest's own directory.
+    > /local/domain/<domid>/device, xen/include/public/io/xenbus.h
+xenbus:backend = back end
+    Domain-0's driver, and its state in Domain-0's directory.
+    > /local/domain/0/backend, public/io/xenbus.h
+xenbus:waits = who waits for whom
+    From the two states: whose move is next, and since when.
+    > xenconsole's own reading of public/io/xenbus.h
+xenbus:nodes = what was written
+    What that end wrote below its directory since its last step: features, ring references, event channels.
+    > public/io/blkif.h, public/io/netif.h
+xenbus:trouble = why it was closed
+    What the back end could not accept of the front end.
+    > the backend's error node
+xenbus:vbd = virtual block device
+    A disk: blkfront in the guest, blkback in Domain-0.
+    > public/io/blkif.h
+xenbus:vif = virtual interface
+    A network card: netfront in the guest, netback in Domain-0.
+    > public/io/netif.h
+xenbus:console = console
+    The guest's hvc driver and Domain-0's console daemon.
+    > public/io/console.h
+xenbus:unknown = unknown
+    No state is written there.
+    > XenbusStateUnknown, public/io/xenbus.h
+xenbus:initialising = initialising
+    The end has begun; it has not said yet what it can do.
+    > XenbusStateInitialising, public/io/xenbus.h
+xenbus:init-wait = init-wait
+    The back end has said what it can do and waits for the front end's ring.
+    > XenbusStateInitWait, public/io/xenbus.h
+xenbus:initialised = initialised
+    The front end has granted its ring and event channel and waits for the back end to connect.
+    > XenbusStateInitialised, public/io/xenbus.h
+xenbus:connected = connected
+    Ready for requests.
+    > XenbusStateConnected, public/io/xenbus.h
+xenbus:closing = closing
+    This end wants to end; the other one is to follow.
+    > XenbusStateClosing, public/io/xenbus.h
+xenbus:closed = closed
+    This end has let everything go.
+    > XenbusStateClosed, public/io/xenbus.h
 """

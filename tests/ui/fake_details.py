@@ -28,6 +28,7 @@ from emulator.control.views import (
 )
 from emulator.errors import UserError
 from tests.ui.fake_engine import START_UNIX, FakeEngine
+from tests.ui.fake_handshakes import handshake_views
 from tests.ui.fake_networks import networks_view, packet_tail
 from tests.ui.fake_sharing import frame_view, grants_view, link_views, refusal_views, run_queue
 
@@ -344,6 +345,7 @@ class RichEngine(FakeEngine):
             grants=grants_view(domid) if "grants" in parts else None,
             refusals=refusal_views(now) if "refusals" in parts else (),
             runqueue=run_queue(now) if "runqueue" in parts and not domid else None,
+            handshakes=handshake_views(domid, now) if "handshakes" in parts else (),
             links=link_views(list(self.domains), now) if "links" in parts and not domid else (),
         )
 

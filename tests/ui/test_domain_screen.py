@@ -82,7 +82,7 @@ async def test_brackets_go_round_the_tabs() -> None:
         await b.press("]")
         assert b.screen.tab == "vcpus"
         await b.press("[", "[")
-        assert b.screen.tab == "config"
+        assert b.screen.tab == "devices"
 
 
 @pytest.mark.parametrize("size", [(60, 15), (80, 24), (120, 40), (240, 70)])

@@ -17,6 +17,7 @@ from xenconsole.widgets.config_panel import ConfigPane, XenstorePane
 from xenconsole.widgets.domain_summary import CrashPane, LifePane, TailPane
 from xenconsole.widgets.frame_panel import FramePane, summary
 from xenconsole.widgets.grants_panel import GrantsPane, RefusalsPane
+from xenconsole.widgets.handshake_panel import DeviceList, HandshakePane
 from xenconsole.widgets.memory_map import MemoryLegend, MemoryMap, MemoryPane, P2mScatter
 from xenconsole.widgets.ports_panel import CountRates, PortsPanel
 from xenconsole.widgets.ring_wheel import RingList, RingWheel
@@ -36,6 +37,7 @@ TABS: tuple[tuple[str, str], ...] = (
     ("trace", "trace"),
     ("snapshots", "snapshots"),
     ("config", "config"),
+    ("devices", "devices"),
 )
 """Name and title of each tab, in the order of the digits."""
 
@@ -48,6 +50,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "trace": ("trace",),
     "snapshots": (),
     "config": ("config", "xenstore"),
+    "devices": ("handshakes",),
 }
 """Parts of a detail that a tab shows."""
 
@@ -60,6 +63,7 @@ PERIODS: dict[str, float] = {
     "trace": 0.125,
     "snapshots": 0.5,
     "config": 1.0,
+    "devices": 0.25,
 }
 """Seconds between two pulls of a tab."""
 
@@ -113,6 +117,9 @@ def compose_tabs() -> ComposeResult:
     with Vertical(id="tab-config", classes="tab"), Horizontal(classes="row"):
         yield ConfigPane(id="config")
         yield XenstorePane(id="xenstore")
+    with Vertical(id="tab-devices", classes="tab"):
+        yield DeviceList(id="device-list")
+        yield HandshakePane(id="handshake")
 
 
 @runtime_checkable
@@ -220,6 +227,9 @@ class DomainTabs:
         elif tab == "snapshots":
             screen.query_one(SnapshotList).show(extra if isinstance(extra, tuple) else (), self.now_unix)
             self._show_snapshot()
+        elif tab == "devices":
+            screen.query_one(DeviceList).show(detail.handshakes, self.now_unix)
+            self._show_handshake()
         else:
             screen.query_one(ConfigPane).show(detail.config)
             screen.query_one(XenstorePane).show(detail.xenstore)
@@ -262,6 +272,7 @@ class DomainTabs:
             "rings": self._show_rings,
             "trace": self._show_latency,
             "snapshots": self._show_snapshot,
+            "devices": self._show_handshake,
         }
         if tab in update:
             update[tab]()
@@ -308,6 +319,9 @@ class DomainTabs:
     def _show_latency(self) -> None:
         calls = self.screen.query_one(CallList)
         self.screen.query_one(LatencyPane).show(calls.chosen, calls.counts(calls.chosen))
+
+    def _show_handshake(self) -> None:
+        self.screen.query_one(HandshakePane).show(self.screen.query_one(DeviceList).chosen, self.now_unix)
 
     def _show_snapshot(self) -> None:
         self.screen.query_one(SnapshotScreenPane).show(self.screen.query_one(SnapshotList).chosen)

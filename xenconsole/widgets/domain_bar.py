@@ -21,6 +21,10 @@ from xenconsole.widgets.vcpu_panel import state_span
 GLYPHS = {"r": "▶", "b": "●", "p": "Ⅱ", "s": "■", "c": "✖", "d": "■"}
 
 
+SHORT = {"summary": "sum", "memory": "mem", "events": "evts", "snapshots": "snaps", "config": "cfg", "devices": "dev"}
+"""Titles of tabs where there is little room."""
+
+
 class Bar(Pane, can_focus=False):
     """A frameless pane of a fixed few lines."""
 
@@ -89,23 +93,35 @@ class TabBar(Bar):
         self.rebuild()
 
     def _labels(self) -> list[tuple[str, str, str]]:
-        return [(name, str(at + 1), title) for at, (name, title) in enumerate(self.tabs)]
+        """Name, digit and title of each; the titles of those behind are shortened where there is no room, and left out where there is less."""
+        shortened = {name: SHORT.get(title, title) for name, title in self.tabs}
+        for titles in (dict(self.tabs), shortened, dict.fromkeys(shortened, "")):
+            titles[self.front] = dict(self.tabs)[self.front]
+            labels = [(name, str(at + 1), titles[name]) for at, (name, _) in enumerate(self.tabs)]
+            if sum(cell_len(_label(digit, title)) for _, digit, title in labels) <= self.content_size.width:
+                break
+        return labels
 
     def build(self, width: int, height: int) -> Sequence[Line]:
         out: list[Span] = []
         for name, digit, title in self._labels():
             style = "reverse bold" if name == self.front else ""
-            out += [Span(f" {digit}", style or "dim"), Span(f" {title} ", style)]
+            text = _label(digit, title)
+            out += [Span(text[: len(digit) + 1], style or "dim"), Span(text[len(digit) + 1 :], style)]
         return [tuple(out)]
 
     def on_click(self, event: events.Click) -> None:
         column = 0
         for name, digit, title in self._labels():
-            column += cell_len(f" {digit} {title} ")
+            column += cell_len(_label(digit, title))
             if event.x < column:
                 self.post_message(self.Picked(name))
                 break
         event.stop()
+
+
+def _label(digit: str, title: str) -> str:
+    return f" {digit} {title} " if title else f" {digit}"
 
 
 class Banner(Bar):
