@@ -5,7 +5,7 @@
 #include "runtime.h"
 
 /* grants.c: version 1, one frame of 512 entries, all given to Domain-0 */
-void grants_init(void);
+volatile struct grant_entry_v1 *grants_init(void); /* the table */
 uint32_t grant_page(const void *page, bool readonly); /* a page of this image; the grant reference */
 
 /* netfront.c: interface 0 */

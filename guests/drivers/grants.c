@@ -7,7 +7,7 @@ static char table_page[PAGE_SIZE] __attribute__((aligned(4096)));
 static volatile struct grant_entry_v1 *table;
 static uint32_t next = RESERVED;
 
-void grants_init(void)
+volatile struct grant_entry_v1 *grants_init(void)
 {
     uint64_t frame = 0;
     struct gnttab_setup_table setup = {DOMID_SELF, 1, 0, &frame};
@@ -18,6 +18,7 @@ void grants_init(void)
     if (error)
         panic("grant table: frame %#lx cannot be mapped: %ld", (unsigned long)frame, error);
     table = (volatile struct grant_entry_v1 *)table_page;
+    return table;
 }
 
 uint32_t grant_page(const void *page, bool readonly)

@@ -315,14 +315,46 @@ struct xen_memory_reservation {
 };
 
 /* grant_table.h */
+#define GNTTABOP_map_grant_ref 0
+#define GNTTABOP_unmap_grant_ref 1
 #define GNTTABOP_setup_table 2
+#define GNTTABOP_copy 5
+#define GNTST_general_error (-1)
+#define GNTST_bad_domain (-2)
+#define GNTMAP_host_map 2
+#define GNTMAP_readonly 4
+#define GNTCOPY_source_gref 1
+#define GNTCOPY_dest_gref 2
 #define GTF_permit_access 1
 #define GTF_readonly 4
+#define GTF_reading 8
+#define GTF_writing 16
 
 struct grant_entry_v1 {
     uint16_t flags;
     uint16_t domid;
     uint32_t frame;
+};
+struct gnttab_map_grant_ref {
+    uint64_t host_addr;
+    uint32_t flags, ref;
+    uint16_t dom;
+    int16_t status;
+    uint32_t handle;
+    uint64_t dev_bus_addr;
+};
+struct gnttab_unmap_grant_ref {
+    uint64_t host_addr, dev_bus_addr;
+    uint32_t handle;
+    int16_t status;
+};
+struct gnttab_copy {
+    struct {
+        uint64_t u; /* a reference, or a frame */
+        uint16_t domid, offset;
+    } source, dest;
+    uint16_t len, flags;
+    int16_t status;
 };
 struct gnttab_setup_table {
     uint16_t dom;

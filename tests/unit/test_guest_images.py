@@ -22,7 +22,7 @@ from emulator.dom0.builder.layout import plan_domain
 from emulator.dom0.config import load_config
 
 GUESTS = Path(__file__).resolve().parents[2] / "guests"
-NAMES = ("hello", "counter", "shell", "rogue", "antisocial", "ping", "pong")
+NAMES = ("hello", "counter", "shell", "rogue", "antisocial", "ping", "pong", "share")
 VIRT_BASE = 0xFFFF_FFFF_8000_0000
 
 

@@ -1,0 +1,126 @@
+"""Two live guests on two physical CPUs that map, copy, unmap and revoke each other's grants; and what becomes of them when one ends,
+or goes back in time."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+
+from emulator.dom0.config import parse_config
+from emulator.dom0.guest import Guest
+from emulator.dom0.toolstack import Toolstack
+from emulator.errors import UserError
+from tests.functional.linux_guest import ROOT
+
+COUNTS = r"(\d+) maps, (\d+) copies, (\d+) refused, (\d+) revoked, (\d+) busy, (\d+) gone, (\d+) wrong"
+
+
+class Shares:
+    """Guests called share1, share2 as they are made, on a host of two CPUs."""
+
+    def __init__(self) -> None:
+        self.tools = Toolstack(pool_kib=64 << 10, cpus=2)
+        self.tools.start()
+
+    def create(self, peer: int, extra: str = "") -> Guest:
+        text = f'name="share{peer}"\nkernel="images/share.elf"\nextra="peer={peer} {extra}"\nmemory=4\non_crash="preserve"\n'
+        domid = self.tools.create(parse_config(text, file=str(ROOT / "guests" / "test.cfg")), False, lambda told: None)
+        return self.tools.guests[domid]
+
+    def until(self, guest: Guest, pattern: str, start: int = 0, seconds: float = 60) -> re.Match[str]:
+        deadline = time.monotonic() + seconds
+        while not (match := re.search(pattern, guest.transcript.tail(guest.transcript.end - start).decode())):
+            said = guest.transcript.tail(2000).decode()
+            assert time.monotonic() < deadline and not guest.domain.ended, (said, [line.text for line in self.tools.log][-10:])
+            time.sleep(0.02)
+        return match
+
+    def more(self, guest: Guest) -> list[int]:
+        """What it counts soon."""
+        match = self.until(guest, f"going: {COUNTS}", guest.transcript.end)
+        return [int(count) for count in match.groups()]
+
+    def pool_is_exact(self) -> bool:
+        claims = sum(guest.domain.ask(partial(_claim, guest)).result(10) for guest in self.tools.guests.values())
+        return self.tools.pool.free == self.tools.pool.total - claims
+
+
+def _claim(guest: Guest) -> int:
+    guest.domain.reservation.check()
+    return guest.domain.reservation.claim
+
+
+def _idle(guest: Guest) -> bool:
+    """Nothing is granted to a guest, mapped of one, or waited for."""
+    domain = guest.domain
+    used = [ref for ref, active in domain.grants.active.items() if active.domid != 0]
+    return not used and not domain.mappings.handles and not domain.foreign_writes.count and not any(v.answers or v.waiting for v in domain.vcpus)
+
+
+@pytest.fixture
+def shares() -> Iterator[Shares]:
+    sys.setswitchinterval(1e-4)
+    made = Shares()
+    yield made
+    made.tools.stop()
+    assert made.tools.pool.free == made.tools.pool.total
+
+
+def test_two_guests_share_at_full_speed_and_let_all_go(shares: Shares) -> None:
+    one, two = shares.create(2, "rounds=4000"), shares.create(1, "rounds=4000")
+    for guest in (one, two):
+        counts = [int(count) for count in shares.until(guest, f"ended: {COUNTS}").groups()]
+        maps, copies, _refused, revoked, busy, _gone, wrong = counts
+        assert wrong == 0 and maps > 300 and copies > 300 and revoked > 20 and busy > 20
+    for guest in (one, two):
+        assert guest.domain.ask(partial(_idle, guest)).result(10)
+    assert shares.pool_is_exact()
+
+
+def test_a_guest_dies_while_the_other_has_its_frames_mapped(shares: Shares) -> None:
+    one, two = shares.create(2), shares.create(1)
+    shares.more(one)
+    mapped = one.domain.mappings
+    while True:  # one of them at least is mapped
+        shares.tools.pause(one.domid)
+        if one.domain.ask(mapped.shown).result(10):
+            break
+        shares.tools.unpause(one.domid)
+    shares.tools.destroy(two.domid)
+    assert 8 >= shares.tools.pool.claimed(two.domid) >= len(mapped.shown()) > 0  # what it has not taken up yet is held, too
+    shares.tools.unpause(one.domid)
+    counts = shares.more(one)
+    assert counts[5] > 0 and counts[6] == 0, "it hears that the other is gone"
+    deadline = time.monotonic() + 20
+    while shares.tools.pool.claimed(two.domid):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert shares.pool_is_exact()
+
+
+def test_a_guest_goes_back_in_time_while_both_hold_each_others_frames(shares: Shares) -> None:
+    one = shares.create(2, "hold=1")
+    shares.until(one, "share: domain 1")
+    shares.tools.snapshot(one.domid, "alone")
+    two = shares.create(1, "hold=1")
+    shares.until(one, "holding")
+    shares.until(two, "holding")
+    shares.tools.snapshot(one.domid, "shared")
+    assert shares.more(one)[6] == shares.more(two)[6] == 0
+    with pytest.raises(UserError, match=r"cannot restore 'alone': domain 2 uses its grant \d+ now"):
+        shares.tools.restore(one.domid, "alone")
+    for _ in range(2):
+        shares.tools.restore(one.domid, "shared")
+        assert shares.more(one)[6] == shares.more(two)[6] == 0
+    shares.tools.destroy(two.domid)
+    assert shares.tools.pool.claimed(two.domid) == 8
+    shares.tools.restore(one.domid, "shared")  # it has what it mapped then, though its owner is gone
+    counts = shares.more(one)
+    assert counts[5] > 0 and counts[6] == 0
+    shares.tools.destroy(one.domid)
+    assert shares.tools.pool.claimed(two.domid) == 0
