@@ -106,6 +106,19 @@ COMMANDS: tuple[Command, ...] = (
         loses="What the guest has open over this interface ends.",
     ),
     Command(
+        "network-uplink",
+        "give a network a host with addresses, names and services of the loopback",
+        "domains",
+        (
+            Argument("network", "text", "its name: net0"),
+            Argument("subnet", "text", "on, off, or as 10.0.2.0/24", optional=True),
+            Argument("services", "text", "8000+udp:5353+in:2222=web:22", optional=True),
+        ),
+        xl="brctl show {network}",
+        engine=True,
+        tells=True,
+    ),
+    Command(
         "capture",
         "record an interface's frames to a pcapng file; again: end that",
         "domains",

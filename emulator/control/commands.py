@@ -176,9 +176,11 @@ def _network_list(host: HostApi, args: Arguments) -> CommandResult:
 
 
 def _network_uplink(host: HostApi, args: Arguments) -> CommandResult:
-    network, subnet = args.get("network", ""), args.get("subnet", "10.0.2.0/24")
-    host.network_uplink(network, subnet)
-    return CommandResult(ok=True, message=f"{network} has an uplink, {subnet}" if subnet else f"{network} has no uplink")
+    network, subnet, services = args.get("network", ""), args.get("subnet", "on"), args.get("services", "")
+    subnet = {"on": "10.0.2.0/24", "off": ""}.get(subnet, subnet)
+    host.network_uplink(network, subnet, services)
+    through = f", through which goes {services}" if services else ""
+    return CommandResult(ok=True, message=f"{network} has an uplink, {subnet}{through}" if subnet else f"{network} has no uplink")
 
 
 def _disk_list(host: HostApi, args: Arguments) -> CommandResult:
@@ -253,7 +255,7 @@ COMMANDS: Mapping[str, Command] = {
     "network-attach": Command(_network_attach, _DOMID, {"spec": str}),
     "network-detach": Command(_network_detach, {**_DOMID, "vif": str}, {"force": bool}),
     "network-list": Command(_network_list, _DOMID, {}),
-    "network-uplink": Command(_network_uplink, {"network": str}, {"subnet": str}),
+    "network-uplink": Command(_network_uplink, {"network": str}, {"subnet": str, "services": str}),
     "capture": Command(_capture, _DOMID, {"vif": str, "file": str, "mib": int}),
     "disk-list": Command(_disk_list, {}, {}),
     "disk-info": Command(_disk_info, {"disk": str}, {}),

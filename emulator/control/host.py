@@ -40,6 +40,7 @@ from emulator.dom0.config import DomainConfig
 from emulator.dom0.cpupools import CpuPools
 from emulator.dom0.guest import Guest
 from emulator.dom0.network import UplinkSpec
+from emulator.dom0.network.services import parse_services
 from emulator.dom0.toolstack import Autopsy, Toolstack
 from emulator.dom0.turns import in_turn
 from emulator.errors import UserError
@@ -161,9 +162,9 @@ class Host:
     def network_list(self, domid: int) -> tuple[networkverbs.VifReport, ...]:
         return networkverbs.reports(self._tools.guest(domid))
 
-    def network_uplink(self, network: str, subnet: str) -> None:
-        """Put an uplink for guests of `subnet` on a network; "" takes it away."""
-        self._tools.networks.set_uplink(network, UplinkSpec(subnet) if subnet else None)
+    def network_uplink(self, network: str, subnet: str, services: str) -> None:
+        """Put an uplink for guests of `subnet` on a network, with services of the host's loopback for all; "" takes it away."""
+        self._tools.networks.set_uplink(network, UplinkSpec(subnet, services=parse_services(services)) if subnet else None)
 
     def capture(self, domid: int, which: str, path: str, mib: int) -> str:
         """End the capture of an interface, or start one of at most `mib` MiB; one line that says so."""

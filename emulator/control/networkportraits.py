@@ -12,6 +12,8 @@ from emulator.control.networkviews import (
     BridgePortView,
     CaptureView,
     DropView,
+    FlowView,
+    ForwardView,
     LeaseView,
     NetworksView,
     NetworkView,
@@ -81,7 +83,7 @@ class Networkscape:
         if counters.tx_errors:
             drops["sent wrong" + (f": {tx.refused}" if tx is not None and tx.refused else "")] = counters.tx_errors
         return VifView(
-            guest.domid, spec.devid, vif.name, guest.name, spec.bridge, mac_text(spec.mac), ".".join(map(str, leased)) if leased else "", spec.mtu,
+            guest.domid, spec.devid, vif.name, guest.name, spec.bridge, mac_text(spec.mac), _dotted(leased) if leased else "", spec.mtu,
             state_name(shake.state), state_name(shake.frontend), int(tx is not None), **counts, **rates, drops=_drops(drops),
             waiting=len(rx.queue) if rx is not None else 0, limit=bucket.rate.bytes_per_second if bucket is not None else 0,
             throttled=vif.throttled, throttles=bucket.waits if bucket is not None else 0,
@@ -135,6 +137,28 @@ def _alarm(vif: Vif) -> str:
 
 def _uplink(uplink: Uplink) -> UplinkView:
     counters, hosts = uplink.counters, {mac: name for name, mac in tuple(uplink.dhcp.names.items())}
-    leases = tuple(LeaseView(".".join(map(str, ip)), mac_text(mac), hosts.get(mac, "")) for mac, ip in tuple(uplink.dhcp.leases.items()))
-    return UplinkView(uplink.spec.subnet, ".".join(map(str, uplink.address)), uplink.spec.domain, leases, frames=counters.frames, arp=counters.arp,
+    leases = tuple(LeaseView(_dotted(ip), mac_text(mac), hosts.get(mac, "")) for mac, ip in tuple(uplink.dhcp.leases.items()))
+    forwards, flows = _relayed(uplink)
+    return UplinkView(uplink.spec.subnet, _dotted(uplink.address), uplink.spec.domain, leases, forwards, flows, counters.frames, counters.arp,
                       dhcp=counters.dhcp, icmp=counters.icmp, dns=counters.dns, refused=counters.refused, ignored=counters.ignored)  # fmt: skip
+
+
+def _relayed(uplink: Uplink) -> tuple[tuple[ForwardView, ...], tuple[FlowView, ...]]:
+    """Services and what goes through them."""
+    relay = uplink.relay
+    if relay is None:
+        return (), ()
+    address, now = _dotted(uplink.address), time.monotonic_ns()
+    forwards = [ForwardView(service.protocol, False, f"{address}:{service.port}", f"127.0.0.1:{service.host_port}",
+                            relay.used.get((owner, protocol, port), 0)) for (owner, protocol, port), service in relay.services.items()]  # fmt: skip
+    for owner, forward in relay.forwards():
+        guest = forward.guest or (mac_text(owner) if owner else "")
+        forwards.append(ForwardView("tcp", True, f"127.0.0.1:{forward.port}", f"{guest}:{forward.guest_port}",
+                                    relay.used.get((owner, "in", forward.port), 0)))  # fmt: skip
+    flows = [FlowView(flow.key.protocol, f"{_dotted(flow.key.guest)}:{flow.key.guest_port}", f"127.0.0.1:{flow.host_port}", flow.state,
+                      flow.to_host, flow.to_guest, flow.retransmits, now - flow.began) for flow in tuple(relay.flows.values())]  # fmt: skip
+    return tuple(forwards), tuple(flows)
+
+
+def _dotted(address: bytes) -> str:
+    return ".".join(map(str, address))

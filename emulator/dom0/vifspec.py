@@ -1,9 +1,10 @@
 """Network interfaces as xl.cfg's `vif = [ … ]` and network-attach give them (xl-network-configuration(5), parse_nic_config).
 
-    mac=00:16:3e:01:02:03,bridge=net0,rate=10Mb/s@20ms
+    mac=00:16:3e:01:02:03,bridge=net0,rate=10Mb/s@20ms,uplink=8000+in:2222=22
 
-A network is there as soon as an interface is put on it. An address that is not given is made from the domain's name, so that the
-same file gives the same guest.
+`uplink` is ours: the network has a host that gives out addresses (uplink=on), and lets this interface through to the services of the
+host's loopback that are named (`services`). A network is there as soon as an interface is put on it. An address that is not given is
+made from the domain's name, so that the same file gives the same guest.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Final, NoReturn
 
 from emulator.dom0.cfgfile import printable
 from emulator.dom0.network import Rate, mac_text
+from emulator.dom0.network.services import Services, parse_services
 from emulator.dom0.network.switch import NAME
 from emulator.errors import UserError
 
@@ -41,6 +43,7 @@ class VifSpec:
     rate: Rate | None = None
     mtu: int = DEFAULT_MTU
     trusted: bool = True
+    uplink: Services | None = None
     text: str = ""
 
 
@@ -110,7 +113,8 @@ class _Reader:
         if not NAME.fullmatch(bridge):
             self._fail(f"'{printable(bridge)}' will not do as a network's name", "1 to 15 letters and digits", "bridge")
         rate = self._rate() if "rate" in given else None
-        return VifSpec(devid, mac, bridge, rate, mtu, trusted, text)
+        uplink = self._uplink() if given.get("uplink", "off") != "off" else None
+        return VifSpec(devid, mac, bridge, rate, mtu, trusted, uplink, text)
 
     def _take(self, key: str, equals: str, value: str) -> None:
         if not equals:
@@ -125,13 +129,13 @@ class _Reader:
             self._fail(f"{key}= has no meaning here: networks are bridges of our own", "bridge=")
         elif key in ("model", "ip", "vifname", "accel"):
             return  # of an emulated card, or for hotplug scripts
-        elif key in ("mac", "bridge", "rate", "mtu", "devid"):
+        elif key in ("mac", "bridge", "rate", "mtu", "devid", "uplink"):
             if key in self._set:
                 self._fail(f"{key} is there twice")
             self._set[key] = value
             self._places[key] = self._at
         else:
-            self._fail(f"unknown setting '{printable(key)}'", "mac, bridge, rate, mtu, devid")
+            self._fail(f"unknown setting '{printable(key)}'", "mac, bridge, rate, mtu, devid, uplink")
 
     def _number(self, key: str, low: int, high: int) -> int:
         value = self._set[key]
@@ -147,6 +151,13 @@ class _Reader:
         if mac[0] & 1 or not any(mac):
             self._fail(f"{value} is no interface's address: it is {'a group' if mac[0] & 1 else 'nobody'}'s", "00:16:3e:xx:xx:xx", "mac")
         return mac
+
+    def _uplink(self) -> Services:
+        value = self._set["uplink"]
+        try:
+            return parse_services("" if value == "on" else value)
+        except UserError as bad:
+            self._fail(f"uplink: {bad.what}", bad.fix, "uplink")
 
     def _rate(self) -> Rate:
         """xlu_vif_parse_rate."""

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import random
 import re
 import shutil
+import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
+import urllib.request
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from emulator.control.networkportraits import Networkscape
 from emulator.dom0 import networkverbs
 from emulator.dom0.config import parse_config
 from emulator.dom0.network import Frame, UplinkSpec
@@ -219,3 +227,53 @@ def test_an_uplink_gives_a_linux_its_address_and_answers_it(host: Host, linux_cf
     assert " 0% packet loss" in host.run("a", "ping -q -A -c 20 10.0.2.1")
     assert "10.0.2.2" in host.run("a", "nslookup web.xen 10.0.2.1")
     assert "refused" in host.run("a", "nslookup debian.org 10.0.2.1; nc 10.0.2.1 80").lower()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@needs_linux
+def test_a_linux_reaches_the_services_it_was_granted_and_is_reached(host: Host, linux_cfg: str, tmp_path: Path) -> None:
+    """10 MB by HTTP from the host's loopback and to it, the sums equal; datagrams there and back; the guest's own server from the loopback."""
+    data = random.Random(7).randbytes(10_000_000)
+    (tmp_path / "x").write_bytes(data)
+    web = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path)))
+    threading.Thread(target=web.serve_forever, daemon=True).start()
+    sink, echo = socket.create_server(("127.0.0.1", 0)), socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    echo.bind(("127.0.0.1", 0))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        inward = probe.getsockname()[1]
+    services = f"8000={web.server_port}+9={sink.getsockname()[1]}+udp:7={echo.getsockname()[1]}+in:{inward}=80"
+    host.create(f'name="a"\nvif=["bridge=net0,uplink={services}"]\n{linux_cfg}')
+    host.until("a", "root@guest", seconds=90)
+    script = "echo 'test $1 != bound || ip addr add $ip/24 dev eth0' | sed '1i#!/bin/sh' >/tmp/s; chmod +x /tmp/s"
+    host.run("a", f"{script}; ip link set eth0 up; udhcpc -n -q -s /tmp/s -i eth0")
+    assert hashlib.md5(data).hexdigest() in host.run("a", "wget -q -O /tmp/x http://10.0.2.1:8000/x; md5sum /tmp/x", seconds=120)
+    received = hashlib.md5()
+
+    def drain() -> None:
+        client, _ = sink.accept()
+        while part := client.recv(1 << 16):
+            received.update(part)
+        client.close()
+
+    draining = threading.Thread(target=drain, daemon=True)
+    draining.start()
+    host.run("a", "nc 10.0.2.1 9 </tmp/x", seconds=120)
+    draining.join(30)
+    assert received.digest() == hashlib.md5(data).digest()
+    echo.settimeout(30)
+    host.tools.guests[host.domids["a"]].type(b"tftp -g -r motd -l /tmp/motd 10.0.2.1 7; cat /tmp/motd\n")  # one block is one exchange
+    asked, sender = echo.recvfrom(100)
+    assert asked.startswith(b"\0\1motd\0octet\0")
+    echo.sendto(b"\0\3\0\1by datagram", sender)
+    assert echo.recvfrom(100)[0] == b"\0\4\0\1"
+    host.until("a", "by datagram")
+    host.run("a", "mkdir /www; echo from the guest >/www/y; httpd -p 80 -h /www")
+    with urllib.request.urlopen(f"http://127.0.0.1:{inward}/y", timeout=30) as answer:
+        assert answer.read() == b"from the guest\n"
+    (view,) = Networkscape(host.tools.networks).view([]).networks
+    assert view.uplink is not None and sorted(one.flows for one in view.uplink.forwards) == [1, 1, 1, 1]
+    web.shutdown()

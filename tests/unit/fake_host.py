@@ -266,7 +266,7 @@ class FakeHost:
         self._guest(domid)
         return ()
 
-    def network_uplink(self, network: str, subnet: str) -> None:
+    def network_uplink(self, network: str, subnet: str, services: str) -> None:
         pass
 
     def capture(self, domid: int, which: str, path: str, mib: int) -> str:

@@ -210,7 +210,7 @@ def test_a_capture_is_pcapng_byte_by_byte() -> None:
 
 def test_a_spec_is_read() -> None:
     spec = parse_vif("mac=00:16:3E:1:2:ff, bridge=net0 ,rate=10Mb/s,mtu=9000,untrusted", domain="x", number=3, where="f:1")
-    assert spec == VifSpec(3, bytes.fromhex("00163e0102ff"), "net0", Rate(62_500, 50_000), 9000, False, spec.text)
+    assert spec == VifSpec(3, bytes.fromhex("00163e0102ff"), "net0", Rate(62_500, 50_000), 9000, False, None, spec.text)
     assert parse_vif("", domain="x", number=0) == VifSpec(0, made_mac("x", 0), "xenbr0")
     assert parse_vif("type=vif,backend=0,model=e1000,devid=7", domain="x").devid == 7
 

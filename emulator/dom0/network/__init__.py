@@ -1,5 +1,6 @@
 """Virtual networks: `frame` what moves, `bridge` where to, `switch` the named networks, `bucket` how fast, `pcapng` a record of it,
-`uplink` a host of our own that gives guests addresses."""
+`decode` what it says, `uplink` a host of our own that gives guests addresses, `relay`, `flows` and `tcp` what it lets through to the
+host's loopback."""
 
 from emulator.dom0.network.bridge import Bridge
 from emulator.dom0.network.bucket import Rate, TokenBucket

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from emulator.dom0.network.frame import ETHER, checksum, ones_sum
+from emulator.dom0.network.segment import Segment
 
+UPLINK_MAC: Final = bytes.fromhex("00163effffff")
 BROADCAST: Final = b"\xff" * 6
 ARP, IPV4 = b"\x08\x06", b"\x08\x00"
 ICMP, TCP, UDP = 1, 6, 17
@@ -91,6 +93,45 @@ def read_udp(packet: Ip) -> tuple[int, int, bytes] | None:
     if not 8 <= length <= len(packet.body):
         return None
     return source, target, packet.body[8:length]
+
+
+def read_ports(packet: Ip) -> tuple[int, int] | None:
+    """Source and target port of TCP or UDP."""
+    if len(packet.body) < 8:
+        return None
+    ports: tuple[int, int] = struct.unpack_from(">HH", packet.body)
+    return ports
+
+
+def read_tcp(packet: Ip) -> Segment | None:
+    """None when its header does not fit. Of its options the ones that matter in a SYN."""
+    body = packet.body
+    if len(body) < 20:
+        return None
+    sequence, acknowledged, offset, flags, window = struct.unpack_from(">IIBBH", body, 4)
+    start = (offset >> 4) * 4
+    if not 20 <= start <= len(body):
+        return None
+    mss, scale = _tcp_options(body[20:start]) if flags & 2 else (0, -1)
+    return Segment(sequence, acknowledged, flags, window, body[start:], mss, scale)
+
+
+def _tcp_options(data: bytes) -> tuple[int, int]:
+    """Largest segment (0 without) and window scale (-1 without)."""
+    mss, scale, at = 0, -1, 0
+    while at < len(data) and data[at]:
+        if data[at] == 1:
+            at += 1
+            continue
+        size = data[at + 1] if at + 1 < len(data) else 0
+        if size < 2 or at + size > len(data):
+            break
+        if (data[at], size) == (2, 4):
+            mss = int.from_bytes(data[at + 2 : at + 4], "big")
+        elif (data[at], size) == (3, 3):
+            scale = data[at + 2]
+        at += size
+    return mss, scale
 
 
 def icmp(kind: int, code: int, rest: bytes) -> bytes:

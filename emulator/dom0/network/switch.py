@@ -19,7 +19,9 @@ from emulator.dom0.network.alarms import Alarms
 from emulator.dom0.network.bridge import Address, Bridge, PortCounters
 from emulator.dom0.network.decode import SNAP
 from emulator.dom0.network.frame import Frame
-from emulator.dom0.network.uplink import MAC, Uplink, UplinkSpec
+from emulator.dom0.network.services import Services
+from emulator.dom0.network.uplink import UplinkSpec
+from emulator.dom0.network.uplinkport import UplinkPort
 from emulator.errors import UserError
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
@@ -140,25 +142,6 @@ class Network:
         return frames, seen
 
 
-class UplinkPort:
-    """An uplink on a network: what it answers goes back at once, in the sender's thread."""
-
-    name = "uplink"
-
-    def __init__(self, network: Network, spec: UplinkSpec) -> None:
-        self._network = network
-        self.uplink = Uplink(spec)
-        self._port = network.attach(self, MAC)
-
-    def deliver(self, frames: list[Frame]) -> None:
-        answers = [answer for frame in frames for answer in self.uplink.receive(frame)]
-        if answers:
-            self._network.send(self._port, answers)
-
-    def close(self) -> None:
-        self._network.detach(self._port)
-
-
 class Networks:
     """All networks of the host, by name; one is there as soon as something is put on it."""
 
@@ -166,6 +149,7 @@ class Networks:
         self._lock = threading.Lock()
         self._networks: dict[str, Network] = {}
         self.alarms = Alarms()
+        self._uplinking = threading.Lock()
         self.uplinks: dict[str, UplinkPort] = {}
 
     def get(self, name: str) -> Network:
@@ -187,16 +171,34 @@ class Networks:
         if not NAME.fullmatch(name):
             raise UserError(f"{ascii(name)[:40]} will not do as a network's name", fix="1 to 15 letters and digits")
         network = self.get(name)
-        with self._lock:
-            present = self.uplinks.pop(name, None)
-            if present is not None:
-                present.close()
+        with self._uplinking:
+            present = self.uplinks.get(name)
             if spec is None:
-                return
-            try:
+                if present is not None:
+                    del self.uplinks[name]
+                    present.close()
+            elif present is None:
                 self.uplinks[name] = UplinkPort(network, spec)
-            except ValueError as bad:
-                raise UserError(f"{ascii(spec.subnet)[1:-1][:40]} is no subnet", why=str(bad)[:100], fix="10.0.2.0/24") from None
+            else:
+                del self.uplinks[name]
+                try:
+                    self.uplinks[name] = present = present.replaced(spec)
+                finally:
+                    if not present.closed:
+                        self.uplinks[name] = present
+
+    def grant(self, name: str, mac: bytes, services: Services) -> None:
+        """Let the interface `mac` through to services of the host; its network gets an uplink if it has none. Raises UserError."""
+        with self._uplinking:
+            if name not in self.uplinks:
+                self.uplinks[name] = UplinkPort(self.get(name), UplinkSpec())
+            self.uplinks[name].grant(mac, services)
+
+    def revoke(self, name: str, mac: bytes) -> None:
+        """The interface is gone."""
+        with self._uplinking:
+            if name in self.uplinks:
+                self.uplinks[name].revoke(mac)
 
     def reports(self) -> tuple[NetworkReport, ...]:
         with self._lock:
@@ -205,3 +207,6 @@ class Networks:
 
     def close(self) -> None:
         self.alarms.close()
+        for uplink in self.uplinks.values():
+            uplink.close()
+        self.uplinks.clear()

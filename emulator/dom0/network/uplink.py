@@ -1,7 +1,8 @@
 """The user-mode uplink: a host of our own on a network, which gives guests addresses and answers them. Off unless asked for.
 
-It speaks ARP, DHCP, ICMP echo, and DNS for the names it knows (its own, and those guests gave it by DHCP). Nothing goes past it: TCP is
-reset, other UDP ports are unreachable, and no name but its own is looked up anywhere. Pure: frames in, frames out.
+It speaks ARP, DHCP, ICMP echo, and DNS for the names it knows (its own, and those guests gave it by DHCP). Nothing goes past it but to
+services of the host's loopback that the user named (`relay`): all other TCP is reset, other UDP ports are unreachable, and no name but its
+own is looked up anywhere. Frames in, frames out; what is for a service goes to the relay, whose answers come by themselves.
 """
 
 from __future__ import annotations
@@ -9,24 +10,31 @@ from __future__ import annotations
 import ipaddress
 import struct
 import threading
-from dataclasses import dataclass
+from collections import OrderedDict
+from dataclasses import dataclass, field
 from typing import Final
 
 from emulator.dom0.network import packets
 from emulator.dom0.network.dhcp import DhcpServer
-from emulator.dom0.network.frame import Frame
+from emulator.dom0.network.flows import Key
+from emulator.dom0.network.frame import Frame, find_transport, ones_sum
+from emulator.dom0.network.relay import Arrival, Relay
+from emulator.dom0.network.services import Services
 
-MAC: Final = bytes.fromhex("00163effffff")
+MAC: Final = packets.UPLINK_MAC
+MAX_SEEN: Final = 256
+"""Addresses that guests gave themselves and were heard from."""
 _REFUSED, _NAME_ERROR, _FORMAT_ERROR, _NOT_IMPLEMENTED = 5, 3, 1, 4
 _TTL_SECONDS: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
 class UplinkSpec:
-    """`subnet`: its first host is the uplink, the others are for guests. `domain`: of the names it answers for."""
+    """`subnet`: its first host is the uplink, the others are for guests. `domain`: of the names it answers for. `services`: for all guests."""
 
     subnet: str = "10.0.2.0/24"
     domain: str = "xen"
+    services: Services = field(default_factory=Services)
 
 
 @dataclass(slots=True)
@@ -51,6 +59,9 @@ class Uplink:
         self.dhcp = DhcpServer(network, spec.domain)
         self.address, self._broadcast = self.dhcp.gateway, network.broadcast_address.packed
         self.counters = UplinkCounters()
+        self.relay: Relay | None = None
+        self._network = network
+        self._seen: OrderedDict[bytes, bytes] = OrderedDict()  # IP address -> interface's
         self._lock = threading.Lock()
 
     def receive(self, frame: Frame) -> list[Frame]:
@@ -58,7 +69,7 @@ class Uplink:
         with self._lock:
             self.counters.frames += 1
             data = frame.data
-            if frame.gso or len(data) < 14 or data[:6] not in (MAC, packets.BROADCAST):
+            if len(data) < 14 or data[:6] not in (MAC, packets.BROADCAST):
                 return self._nothing()
             asked = packets.read_arp(data)
             if asked is not None:
@@ -66,8 +77,51 @@ class Uplink:
             packet = packets.read_ip(data)
             if packet is None or packet.target not in (self.address, self._broadcast, b"\xff" * 4):
                 return self._nothing()
-            answer = self._ip(data[6:12], packet)
+            if self._relayed(frame, packet):
+                return []
+            answer = self._ip(data[6:12], packet) if not frame.gso else b""
             return [Frame(packets.ethernet(data[6:12], MAC, packets.IPV4, answer), validated=True)] if answer else self._nothing()
+
+    def _relayed(self, frame: Frame, packet: packets.Ip) -> bool:
+        """Whether it is for a service, or belongs to what the relay has open; then it is the relay's."""
+        relay = self.relay
+        if relay is None or packet.target != self.address or packet.protocol not in (packets.TCP, packets.UDP):
+            return False
+        mac, ports = frame.source, packets.read_ports(packet)
+        source = ipaddress.IPv4Address(packet.source)
+        if ports is None or source not in self._network or packet.source in (self.address, self._broadcast):
+            return False
+        self._saw(packet.source, mac)
+        protocol = "tcp" if packet.protocol == packets.TCP else "udp"
+        if not relay.serves(mac, protocol, ports[1]) and Key(protocol, mac, packet.source, *ports) not in relay.flows:
+            return False
+        if not frame.blank and not frame.validated and not _sum_is_right(frame.data):
+            self.counters.ignored += 1
+        else:
+            relay.post(Arrival(mac, packet))
+        return True
+
+    def _saw(self, address: bytes, mac: bytes) -> None:
+        self._seen.pop(address, None)
+        if len(self._seen) >= MAX_SEEN:
+            self._seen.popitem(last=False)
+        self._seen[address] = mac
+
+    def find(self, owner: bytes | None, guest: str) -> tuple[bytes, bytes] | None:
+        """The interface's and the IP address of a guest: by its name, its address, or "" for that of the interface `owner`. Any thread."""
+        with self._lock:
+            leases = self.dhcp.leases
+            if not guest or guest.lower() in self.dhcp.names:
+                mac = self.dhcp.names[guest.lower()] if guest else owner
+                heard = next((address for address, one in reversed(self._seen.items()) if one == mac), None)
+                address = leases.get(mac, heard) if mac is not None else None
+                return (mac, address) if mac is not None and address is not None else None
+            try:
+                address = ipaddress.IPv4Address(guest).packed
+            except ValueError:
+                return None
+            mac = next((mac for mac, leased in leases.items() if leased == address), self._seen.get(address))
+            return (mac, address) if mac is not None else None
 
     def _nothing(self) -> list[Frame]:
         self.counters.ignored += 1
@@ -77,6 +131,8 @@ class Uplink:
         if asked.operation != 1 or asked.target != self.address or asked.sender == self.address:
             return self._nothing()
         self.counters.arp += 1
+        if ipaddress.IPv4Address(asked.sender) in self._network:
+            self._saw(asked.sender, asked.sender_mac)
         body = packets.arp(2, MAC, self.address, asked.sender_mac, asked.sender)
         return [Frame(packets.ethernet(asked.sender_mac, MAC, packets.ARP, body))]
 
@@ -137,6 +193,16 @@ class Uplink:
         mac = self.dhcp.names.get(host)
         address = self.dhcp.leases.get(mac) if mac is not None else None
         return address, 0 if address is not None else _NAME_ERROR
+
+
+def _sum_is_right(data: bytes) -> bool:
+    """The TCP or UDP checksum of a frame."""
+    where = find_transport(data)
+    if where is None:
+        return False
+    unsummed = where.protocol == packets.UDP and not any(data[where.checksum : where.checksum + 2])
+    total = ones_sum(where.pseudo) + where.protocol + where.end - where.start
+    return unsummed or ones_sum(data[where.start : where.end], total) == 0xFFFF
 
 
 def _read_name(query: bytes) -> tuple[str, int]:

@@ -81,6 +81,8 @@ class GuestVifs:
             raise UserError(f"interface {spec.devid} is there already", fix="another devid=, or network-detach it first")
         if self._side is None or self._watch is None:
             self._side, self._watch = VifSide(self._domain, self._networks), FrontendWatch(self._store)
+        if spec.uplink is not None and not self._domain.replaying:
+            self._networks.grant(spec.bridge, spec.mac, spec.uplink)
         network = self._networks.get(spec.bridge)
         vif = Vif(spec, network, self._side, self._store, self._removed)
         if network.shared(spec.mac):
@@ -108,8 +110,13 @@ class GuestVifs:
         del self.devices[vif.spec.devid]
         del self._domain.events.backends[vif.event_name]
         del self._domain.receivers[vif.event_name]
+        self._revoke(vif)
         self._past = self._past[0] + vif.counters.rx_bytes, self._past[1] + vif.counters.tx_bytes
         vif.close()
+
+    def _revoke(self, vif: Vif) -> None:
+        if vif.spec.uplink is not None and not self._domain.replaying:
+            self._networks.revoke(vif.spec.bridge, vif.spec.mac)
 
     def traffic(self) -> tuple[int, int]:
         """Bytes received and sent by the guest since its start. Any thread."""
@@ -121,6 +128,7 @@ class GuestVifs:
         if self._watch is not None:
             self._watch.close()
         for vif in self.devices.values():
+            self._revoke(vif)
             vif.close()
         self.devices.clear()
         if self._side is not None:
