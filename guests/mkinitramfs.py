@@ -28,7 +28,7 @@ from typing import Final
 MAX_BUSYBOX: Final = 64 << 20
 LIST_SECONDS: Final = 10
 
-DIRECTORIES: Final = ("bin", "dev", "etc", "mnt", "proc", "root", "run", "sbin", "sys", "tmp", "usr", "usr/bin", "usr/sbin")
+DIRECTORIES: Final = ("bin", "dev", "etc", "etc/udhcpc", "mnt", "proc", "root", "run", "sbin", "sys", "tmp", "usr", "usr/bin", "usr/sbin")
 
 INIT: Final = """\
 #!/bin/sh
@@ -41,8 +41,18 @@ mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts 2>/dev/null
 mount -t tmpfs tmpfs /tmp
 if [ -r /etc/modules ]; then while read -r module; do insmod "$module"; done < /etc/modules; fi
+setting() { sed -n "s/.*\\b$1=\\([^ ]*\\).*/\\1/p" /proc/cmdline; }
 hostname -F /etc/hostname
+hostname=$(setting hostname)
+[ -z "$hostname" ] || hostname "$hostname"
 ip link set lo up 2>/dev/null
+# ip=ADDRESS/BITS or ip=dhcp on the kernel's command line is the first network card's, which comes up a moment after its driver.
+address=$(setting ip)
+[ -z "$address" ] || (
+    for attempt in 1 2 3 4 5 6 7 8 9 10; do [ -e /sys/class/net/eth0 ] && break; sleep 0.5; done
+    ip link set eth0 up || exit
+    if [ "$address" = dhcp ]; then udhcpc -b -S -i eth0 -x "hostname:$(hostname)"; else ip addr add "$address" dev eth0; fi
+) >/dev/null 2>&1 &
 cd /root
 echo "$(uname -sr) is up after $(cut -d ' ' -f 1 /proc/uptime) s; 'poweroff -f' or leaving the shell ends it."
 # A session of its own with the console as its terminal, so that ^C and ^Z reach what runs in it.
@@ -53,6 +63,22 @@ sleep 60
 """
 
 PROFILE: Final = r"""export PS1='root@\h:\w\$ '
+"""
+
+LEASED: Final = r"""#!/bin/sh
+# What udhcpc was told becomes the interface's.
+case "$1" in
+deconfig)
+    ip link set "$interface" up
+    ip addr flush dev "$interface"
+    ;;
+bound | renew)
+    ip addr flush dev "$interface"
+    ip addr add "$ip/${mask:-24}" dev "$interface"
+    [ -z "$router" ] || ip route add default via "${router%% *}" dev "$interface"
+    { [ -z "$domain" ] || echo "search $domain"; for server in $dns; do echo "nameserver $server"; done; } >/etc/resolv.conf
+    ;;
+esac
 """
 
 FILES: Final = (
@@ -185,6 +211,7 @@ def build_entries(busybox: bytes, applets: Sequence[str]) -> list[Entry]:
     entries.append(Entry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1)))
     entries.append(Entry("dev/null", stat.S_IFCHR | 0o666, device=(1, 3)))
     entries.append(Entry("init", stat.S_IFREG | 0o755, INIT.encode()))
+    entries.append(Entry("etc/udhcpc/default.script", stat.S_IFREG | 0o755, LEASED.encode()))
     entries.extend(Entry(path, stat.S_IFREG | 0o644, text.encode()) for path, text in FILES)
     entries.append(Entry("bin/busybox", stat.S_IFREG | 0o755, busybox))
     entries.extend(Entry(path, stat.S_IFLNK | 0o777, b"/bin/busybox") for path in applets)

@@ -173,14 +173,34 @@ def test_a_wrong_interface_is_told_and_changes_nothing(host: Host) -> None:
 
 
 @pytest.fixture(scope="module")
-def linux_cfg(tmp_path_factory: pytest.TempPathFactory) -> str:
+def net_ramdisk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ramdisk = tmp_path_factory.mktemp("net") / "initramfs.cpio.gz"
     release = kernel().name.removeprefix("vmlinuz-")
     if not Path("/lib/modules", release).exists() or not BUSYBOX.exists():
         pytest.skip(f"no modules of {release}")
     command = [sys.executable, str(GUESTS / "mkinitramfs.py"), "-o", str(ramdisk), "--modules", "xen-netfront", "--kernel", release]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return f'kernel="{kernel()}"\nramdisk="{ramdisk}"\nextra="console=hvc0 quiet"\nmemory=160\n'
+    return ramdisk
+
+
+@pytest.fixture(scope="module")
+def linux_cfg(net_ramdisk: Path) -> str:
+    return f'kernel="{kernel()}"\nramdisk="{net_ramdisk}"\nextra="console=hvc0 quiet"\nmemory=160\n'
+
+
+@needs_linux
+def test_the_two_cfg_files_are_a_network(host: Host, net_ramdisk: Path) -> None:
+    """linux-net.cfg and linux-peer.cfg as they are, but for where this machine has the kernel: addresses at boot, names, echo."""
+    for name in ("linux-net", "linux-peer"):
+        text = (GUESTS / f"{name}.cfg").read_text()
+        host.create(text.replace('"/vmlinuz"', f'"{kernel()}"').replace('"linux-net.cpio.gz"', f'"{net_ramdisk}"'))
+    for name in ("linux-net", "linux-peer"):
+        host.until(name, f"root@{name}", seconds=90)
+    assert "10.0.2.2/24" in host.run("linux-net", "while ! ip addr show eth0 | grep 'inet 10'; do sleep 0.1; done")
+    host.run("linux-peer", "while ! ip addr show eth0 | grep 'inet 10'; do sleep 0.1; done")
+    assert " 0% packet loss" in host.run("linux-peer", "ping -q -A -c 10 10.0.2.2")
+    assert " 0% packet loss" in host.run("linux-net", "ping -q -A -c 10 10.0.2.200")
+    assert "10.0.2.2" in host.run("linux-net", "nslookup linux-net.xen")
 
 
 @needs_linux
