@@ -202,4 +202,20 @@ xenbus:closing = closing
 xenbus:closed = closed
     This end has let everything go.
     > XenbusStateClosed, public/io/xenbus.h
+# what a device moves
+ring:age = oldest in flight
+    For how long the oldest request is in the back end's hands, or frames wait for buffers or credit.
+    > xenconsole's own measure
+flow:inward = to the guest
+    Bytes a second read from the disk, or received from the network, with their history.
+    > BLKIF_OP_READ, public/io/blkif.h; struct netif_rx_response, public/io/netif.h
+flow:outward = from the guest
+    Bytes a second written to the disk, or sent into the network, with their history.
+    > BLKIF_OP_WRITE, public/io/blkif.h; struct netif_tx_request, public/io/netif.h
+flow:done = requests, frames
+    How many a second, both ways.
+    > req_prod, public/io/ring.h
+flow:latency = latency
+    Of a disk from a request's taking to its answer, of a card from the bridge to the guest's ring: the mean since the last look.
+    > xenconsole's own measure
 """

@@ -52,6 +52,13 @@ def byte_rate(per_second: float, *, long: bool = False) -> str:
     return f"{digits} {unit}iB/s" if long else f"{digits}{unit}"
 
 
+def micros(value: float) -> str:
+    """A latency, given in microseconds: 87 µs, 12 ms, 3.4 s."""
+    if value < 9_950:
+        return f"{value:.0f} µs"
+    return f"{value / 1000:.0f} ms" if value < 995_000 else f"{value / 1e6:.1f} s"
+
+
 def span(seconds: float) -> str:
     """A length of time in words: 42 s, 3 min, 2 h 05 min, 4 d 3 h."""
     whole = int(max(seconds, 0))

@@ -291,6 +291,8 @@ class Host:
         if "trace" in parts and guest.domain.trace is not None:
             trace = guest.domain.trace
             filled["trace"] = in_turn(guest, lambda: portraits.trace(guest.domain, trace, since_trace), _ASK_SECONDS)
+        if "rings" in parts:
+            filled["flows"] = portraits.flows(guest)
         if "config" in parts:
             filled["config"] = portraits.config(guest.config)
         if "xenstore" in parts:

@@ -18,6 +18,7 @@ from emulator.abi.xenbus import state_name
 from emulator.control.handshakeviews import HandshakeStepView, HandshakeView
 from emulator.control.views import (
     FRAME_TYPES,
+    FlowView,
     FrameEntryView,
     FrameView,
     GrantMappingView,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 
 _BLOCKS, _SAMPLES, _INSTRUCTIONS = 2048, 1024, 12
 _STALL_NS = 1_000_000_000
+_STORE_BYTES, _RECENT = 1024, 512
 
 
 @cache
@@ -142,11 +144,20 @@ def _rings(guest: Guest) -> tuple[RingView, ...]:
     ]
     req_cons, req_prod, rsp_cons, rsp_prod = guest.store_indices()
     store: dict[str, Any] = {"gfn": guest.pfn_of(guest.store_mfn), "port": guest.store_port}
-    rings.append(RingView("xenstore requests", "xenstore-req", 1024, req_prod, req_cons, **store))
-    rings.append(RingView("xenstore replies", "xenstore-rsp", 1024, rsp_prod, rsp_cons, **store))
+    page = guest.domain.memory.frame(guest.store_mfn)
+    for name, kind, at, prod, cons in (("requests", "req", 0, req_prod, req_cons), ("replies", "rsp", _STORE_BYTES, rsp_prod, rsp_cons)):
+        recent = _last_bytes(page[at : at + _STORE_BYTES], prod)
+        rings.append(RingView(f"xenstore {name}", f"xenstore-{kind}", _STORE_BYTES, prod, cons, recent=recent, **store))
     rings.extend(_block_ring(guest, device, now) for device in guest.disks.devices.values() if device.ring is not None)
     rings += [view for vif in guest.vifs.devices.values() for view in _net_rings(guest, vif)]
     return tuple(rings)
+
+
+def _last_bytes(ring: memoryview, prod: int) -> bytes:
+    """What was put into a byte ring last, oldest first; what was taken out still stands there."""
+    size = len(ring)
+    count, end = min(prod, _RECENT), prod % size
+    return bytes(ring[max(0, end - count) : end]) if count <= end else bytes(ring[end - count :]) + bytes(ring[:end])
 
 
 def _net_rings(guest: Guest, vif: Vif) -> list[RingView]:
@@ -155,7 +166,8 @@ def _net_rings(guest: Guest, vif: Vif) -> list[RingView]:
     views = []
     for kind, ring, mfn, port in (("tx", vif.tx, vif.frames[0], vif.ports[0]), ("rx", vif.rx, vif.frames[1], vif.ports[-1])):
         views.append(RingView(f"{vif.name} {kind}", f"net-{kind}", SLOTS, *ring.indices(), slots=ring.slots(),
-                              stalled=vif.stalled(kind == "rx"), gfn=guest.pfn_of(mfn), port=port))  # fmt: skip
+                              stalled=vif.stalled(kind == "rx"), gfn=guest.pfn_of(mfn), port=port, device=vif.name,
+                              age_ns=vif.waiting_ns(kind == "rx")))  # fmt: skip
     return views
 
 
@@ -163,9 +175,19 @@ def _block_ring(guest: Guest, device: BlockDevice, now_ns: int) -> RingView:
     ring = device.ring
     assert ring is not None
     oldest = ring.oldest_ns()
-    stalled = bool(oldest) and now_ns - oldest > _STALL_NS
-    return RingView(device.spec.vdev, "block", ring.size, *ring.indices(), slots=ring.slots(), stalled=stalled,
-                    gfn=guest.pfn_of(device.frames[0]), port=device.port)  # fmt: skip
+    age = max(0, now_ns - oldest) if oldest else 0
+    return RingView(device.spec.vdev, "block", ring.size, *ring.indices(), slots=ring.slots(), stalled=age > _STALL_NS,
+                    gfn=guest.pfn_of(device.frames[0]), port=device.port, device=device.spec.vdev, age_ns=age)  # fmt: skip
+
+
+def flows(guest: Guest) -> tuple[FlowView, ...]:
+    """What each device has moved: counters that any thread may read."""
+    disks = [(device.spec.vdev, device.counters) for device in tuple(guest.disks.devices.values())]
+    vifs = [(vif.name, vif.counters) for vif in tuple(guest.vifs.devices.values())]
+    return (
+        *(FlowView(name, "block", c.requests, c.read_bytes, c.written_bytes, c.answered, c.wait_ns) for name, c in disks),
+        *(FlowView(name, "net", c.tx_frames + c.rx_frames, c.rx_bytes, c.tx_bytes, c.waited, c.wait_ns) for name, c in vifs),
+    )
 
 
 def _ports(guest: Guest) -> tuple[PortView, ...]:

@@ -219,6 +219,21 @@ class RingView(View, frozen=True):
     stalled: bool = False  # work waits and nobody has moved an index for a second
     gfn: int = 0
     port: int = 0
+    device: str = ""  # whose ring it is: "xvda", "vif3.0"; those of one device and `queue` belong together
+    queue: int = 0
+    age_ns: int = 0  # of the oldest request in flight, or for how long frames have waited; 0 when nothing does
+
+
+class FlowView(View, frozen=True):
+    """What a device has moved since it was connected first: to compare with an earlier look."""
+
+    device: str
+    kind: str  # block net
+    done: int = 0  # requests, or frames both ways
+    inward: int = 0  # bytes to the guest
+    outward: int = 0  # bytes from it
+    waited: int = 0  # how many of `done` the wait was measured of
+    wait_ns: int = 0  # their latency in all: from a request's taking to its answer, from the bridge to the guest's ring
 
 
 class PortView(View, frozen=True):
@@ -343,6 +358,7 @@ class DomainDetail(View, frozen=True):
     vcpus: tuple[VcpuView, ...] = ()
     memory: MemoryView | None = None
     rings: tuple[RingView, ...] = ()
+    flows: tuple[FlowView, ...] = ()  # come with the rings
     ports: tuple[PortView, ...] = ()
     trace: TraceView | None = None
     config: dict[str, str] = field(default_factory=dict)

@@ -30,7 +30,7 @@ from emulator.errors import UserError
 from tests.ui.fake_engine import START_UNIX, FakeEngine
 from tests.ui.fake_handshakes import handshake_views
 from tests.ui.fake_networks import networks_view, packet_tail
-from tests.ui.fake_sharing import frame_view, grants_view, link_views, refusal_views, run_queue
+from tests.ui.fake_sharing import flow_views, frame_view, grants_view, link_views, refusal_views, run_queue
 
 STEP_NS = 250_000_000
 LOOP = 0xFFFFFFFF81E4B2A0
@@ -189,6 +189,8 @@ def ring_views(view: DomainView, transcript: bytes, now_ns: int) -> tuple[RingVi
             slots=sectors,
             gfn=0x123,
             port=12,
+            device="xvda",
+            age_ns=3_400_000,
         ),
         RingView(
             name="vif0 tx",
@@ -202,6 +204,8 @@ def ring_views(view: DomainView, transcript: bytes, now_ns: int) -> tuple[RingVi
             stalled=True,
             gfn=0x124,
             port=13,
+            device="vif4.0",
+            age_ns=2_100_000_000,
         ),
     )
 
@@ -337,6 +341,7 @@ class RichEngine(FakeEngine):
             vcpus=vcpus if "vcpus" in parts else (),
             memory=memory_view(view) if "memory" in parts else None,
             rings=ring_views(view, transcript, now) if "rings" in parts else (),
+            flows=flow_views(now) if "rings" in parts else (),
             ports=port_views(view, len(vcpus), now) if "ports" in parts else (),
             trace=trace_view(since_trace, now) if "trace" in parts else None,
             config=config_of(view) if "config" in parts else {},

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from emulator.control.views import FrameEntryView, FrameView, GrantMappingView, GrantsView, GrantView, LinkView, QueuedView, RefusalView, RunQueueView
+from emulator.control.views import (
+    FlowView,
+    FrameEntryView,
+    FrameView,
+    GrantMappingView,
+    GrantsView,
+    GrantView,
+    LinkView,
+    QueuedView,
+    RefusalView,
+    RunQueueView,
+)
 
 
 def frame_view(pfn: int) -> FrameView:
@@ -48,6 +59,14 @@ def run_queue(now_ns: int) -> RunQueueView:
         if slot % 3 != 2:
             stints.append((1, 4 if slot % 2 else 3, began, began + 30_000_000))
     return RunQueueView("credit", waiting, tuple(stints))
+
+
+def flow_views(now_ns: int) -> tuple[FlowView, ...]:
+    """A disk read and written in waves, and a card that has moved nothing for a while."""
+    step = now_ns // 250_000_000
+    done = step * 30 + step * step % 97
+    disk = FlowView("xvda", "block", done, done * 9000, done * 1200 + step // 8 * 900_000, done, done * 140_000)
+    return disk, FlowView("vif4.0", "net", 512, 40_000)
 
 
 def link_views(domids: list[int], now_ns: int) -> tuple[LinkView, ...]:

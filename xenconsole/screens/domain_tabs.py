@@ -10,11 +10,12 @@ from textual.containers import Horizontal, Vertical
 
 from emulator.control.client import EngineFault
 from emulator.control.messages import ObituaryView
-from emulator.control.views import CrashView, DomainDetail, DomainView, FrameView, RingView, SnapshotView
+from emulator.control.views import CrashView, DomainDetail, DomainView, FlowView, FrameView, RingView, SnapshotView
 from emulator.errors import UserError
 from xenconsole.app_protocol import Client, shell
 from xenconsole.widgets.config_panel import ConfigPane, XenstorePane
 from xenconsole.widgets.domain_summary import CrashPane, LifePane, TailPane
+from xenconsole.widgets.flow_panel import FlowPane, Flows
 from xenconsole.widgets.frame_panel import FramePane, summary
 from xenconsole.widgets.grants_panel import GrantsPane, RefusalsPane
 from xenconsole.widgets.handshake_panel import DeviceList, HandshakePane
@@ -68,6 +69,8 @@ PERIODS: dict[str, float] = {
 """Seconds between two pulls of a tab."""
 
 TAIL_BYTES = 8192
+FLOW_S = 0.5
+"""Seconds that a point of a device's history stands for."""
 TRAIL_S = 1.0
 """A wheel's trail is how far its producer came in this time."""
 
@@ -98,7 +101,9 @@ def compose_tabs() -> ComposeResult:
             yield FramePane(id="frame")
             yield P2mScatter(id="scatter")
     with Vertical(id="tab-rings", classes="tab"), Horizontal(classes="row"):
-        yield RingList(id="ring-list")
+        with Vertical(classes="column", id="ring-side"):
+            yield RingList(id="ring-list")
+            yield FlowPane(id="flow")
         yield RingWheel(id="wheel")
         yield RingWheel(id="wheel-pair")
     with Vertical(id="tab-events", classes="tab"):
@@ -152,6 +157,9 @@ class DomainTabs:
         self.changes = Changes()
         self.port_rates, self.ring_rates = CountRates(), CountRates()
         self.rates: dict[str, float] = {}
+        self.flows = Flows()
+        self.flow_views: tuple[FlowView, ...] = ()
+        self._flowed = 0.0
         self.crash = None
         self._fed: dict[str, float] = {}
         self._tail: tuple[int, bytes] = (-1, b"")
@@ -209,8 +217,9 @@ class DomainTabs:
             for pane in screen.query(MemoryPane):
                 pane.show(detail.memory)
         elif tab == "rings":
-            counts = {ring.name: ring.req_prod for ring in detail.rings}
-            self.rates = self.ring_rates.feed(counts, self._since("rings"))
+            counts, since = {ring.name: ring.req_prod for ring in detail.rings}, self._since("rings")
+            self.rates = self.ring_rates.feed(counts, since)
+            self._feed_flows(detail.flows)
             screen.query_one(RingList).show(detail.rings, self.rates)
             self._show_rings()
         elif tab == "events":
@@ -310,11 +319,21 @@ class DomainTabs:
         chooser = self.screen.query_one(RingList)
         ring = chooser.rings[min(chooser.cursor, len(chooser.rings) - 1)] if chooser.rings else None
         other = pair_of(ring, chooser.rings) if ring is not None else None
+        flow = next((one for one in self.flow_views if ring is not None and one.device == ring.device), None)
+        self.screen.query_one(FlowPane).show(flow, self.flows.history)
         first, second = self.screen.query_one("#wheel", RingWheel), self.screen.query_one("#wheel-pair", RingWheel)
         self._set_shape(single=self.single, paired=other is not None)
         for pane, shown in ((first, ring), (second, other)):
             rate = self.rates.get(shown.name, 0.0) if shown is not None else 0.0
             pane.show(shown, rate, round(rate * TRAIL_S))
+
+    def _feed_flows(self, flows: tuple[FlowView, ...]) -> None:
+        """A point of history every FLOW_S, however often the rings are looked at."""
+        now = self._clock()
+        if now - self._flowed >= FLOW_S or not self._flowed:
+            self.flows.feed(flows, now - self._flowed if self._flowed else 0.0)
+            self._flowed = now
+        self.flow_views = flows
 
     def _show_latency(self) -> None:
         calls = self.screen.query_one(CallList)
@@ -328,9 +347,9 @@ class DomainTabs:
 
 
 def pair_of(ring: RingView, rings: tuple[RingView, ...]) -> RingView | None:
-    """The ring of the other direction: console-in and console-out, net-tx and net-rx on the same port."""
+    """The ring of the other direction: console-in and console-out, net-tx and net-rx of one queue (their ports may be two)."""
     family = ring.kind.partition("-")[0]
     for other in rings:
-        if other.name != ring.name and other.kind != ring.kind and other.kind.partition("-")[0] == family and other.port == ring.port:
+        if other.kind != ring.kind and other.kind.partition("-")[0] == family and (other.device, other.queue) == (ring.device, ring.queue):
             return other
     return None

@@ -7,18 +7,13 @@ from datetime import datetime
 
 from emulator.control.networkviews import DropView, NetworkView, PacketView, UplinkView, VifView
 from xenconsole.flow_history import FlowHistory
-from xenconsole.units import amount, byte_rate, fit, printable, size, span
+from xenconsole.units import amount, byte_rate, fit, micros, printable, size, span
 from xenconsole.widgets.graph import Series, graph
 from xenconsole.widgets.lines import EMPTY, Line, Span, cut, line
 from xenconsole.widgets.pane import Pane
 
 MOST_FLOWS = 50
 """Open flows of an uplink that are written out."""
-
-
-def micros(value: float) -> str:
-    """A latency in microseconds, as people read it."""
-    return f"{value:.0f} µs" if value < 9_950 else f"{value / 1000:.0f} ms" if value < 9_950_000 else f"{value / 1e6:.0f} s"
 
 
 def drop_lines(drops: Sequence[DropView], width: int) -> list[Line]:

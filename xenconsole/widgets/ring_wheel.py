@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from emulator.control.views import RingView
-from xenconsole.units import byte_rate, fit, gauge
+from xenconsole.units import amount, byte_rate, fit, gauge, micros
 from xenconsole.widgets.canvas import Canvas
 from xenconsole.widgets.lines import EMPTY, Line, Span, beside, line, pad
 from xenconsole.widgets.pane import ListPane, Pane
@@ -179,6 +179,9 @@ def index_lines(ring: RingView, rate: float, width: int) -> list[Line]:
         else Span("moving" if rate >= 0.5 else "quiet", "state-running" if rate >= 0.5 else "dim")
     )
     out.append(line(state, Span("" if ring.stalled else f"  {flow}" if rate >= 0.5 else "")))
+    if not is_bytes(ring):
+        waits = Span(micros(ring.age_ns / 1000), "trouble bold" if ring.stalled else "bold") if ring.age_ns else Span("nothing waits", "dim")
+        out.append(line(Span("oldest in flight  ", "dim", "ring:age"), waits))
     out.append(line(Span("frame ", "dim", "ring:gfn"), f"0x{ring.gfn:x}", Span("   port ", "dim", "ring:port"), f"{ring.port}"))
     return out
 
@@ -275,7 +278,7 @@ class RingList(ListPane):
             flight = sum(arc.count for arc in arcs(ring))
             rate = self.rates.get(ring.name, 0.0)
             flag = Span("!", "trouble bold", "ring:stalled") if ring.stalled else Span(" ")
-            spans = line(flag, fit(ring.name, 17), f" {flight:>4}/{ring.size:<5}", f"{byte_rate(rate):>5}")
+            spans = line(flag, fit(ring.name, 17), f" {flight:>4}/{ring.size:<5}", f"{byte_rate(rate) if is_bytes(ring) else amount(rate):>5}")
             out.append(self.marked(row, spans, width))
         if not self.rings:
             out.append(line(("none connected yet", "dim")))

@@ -75,6 +75,8 @@ class RingCounters:
     read_bytes: int = 0
     written_bytes: int = 0
     flushes: int = 0
+    answered: int = 0  # requests that the disk was asked for and is done with
+    wait_ns: int = 0  # from taking these out of the ring to their answers, in all
     refused: str = ""  # the last request that was answered with an error, and why
 
 
@@ -193,7 +195,9 @@ class BlockRing:
         found = self._flying.pop(tag, None)
         if found is None:
             return
-        request, _ = found
+        request, since = found
+        self.counters.answered += 1
+        self.counters.wait_ns += time.monotonic_ns() - since
         if request.kind == READ and not failure:
             failure = self._deliver(request, data)
             self.counters.read_bytes += 0 if failure else request.size

@@ -255,14 +255,19 @@ class Vif(XenbusBackend):
         """Whether it waits for credit. Any thread."""
         return self._asleep
 
-    def stalled(self, receiving: bool) -> bool:
-        """Whether something has waited for a second: frames for buffers, or packets for the rate limit."""
+    def waiting_ns(self, receiving: bool) -> int:
+        """For how long frames have waited for buffers, or packets for the rate limit, as far as somebody looked."""
         waits = bool(self.rx and self.rx.queue) if receiving else self._asleep
+        now = time.monotonic_ns()
         if not waits:
             self._waits_since[receiving] = 0
         elif not self._waits_since[receiving]:
-            self._waits_since[receiving] = time.monotonic_ns()
-        return waits and time.monotonic_ns() - self._waits_since[receiving] > _STALL_NS
+            self._waits_since[receiving] = now
+        return now - self._waits_since[receiving] if waits else 0
+
+    def stalled(self, receiving: bool) -> bool:
+        """Whether something has waited for a second."""
+        return self.waiting_ns(receiving) > _STALL_NS
 
     def _record(self, frames: list[Frame], sent: bool) -> None:
         capture = self.capture
