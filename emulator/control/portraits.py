@@ -148,7 +148,7 @@ def _rings(guest: Guest) -> tuple[RingView, ...]:
     for name, kind, at, prod, cons in (("requests", "req", 0, req_prod, req_cons), ("replies", "rsp", _STORE_BYTES, rsp_prod, rsp_cons)):
         recent = _last_bytes(page[at : at + _STORE_BYTES], prod)
         rings.append(RingView(f"xenstore {name}", f"xenstore-{kind}", _STORE_BYTES, prod, cons, recent=recent, **store))
-    rings.extend(_block_ring(guest, device, now) for device in guest.disks.devices.values() if device.ring is not None)
+    rings += [view for device in guest.disks.devices.values() for view in _block_rings(guest, device, now)]
     rings += [view for vif in guest.vifs.devices.values() for view in _net_rings(guest, vif)]
     return tuple(rings)
 
@@ -171,13 +171,15 @@ def _net_rings(guest: Guest, vif: Vif) -> list[RingView]:
     return views
 
 
-def _block_ring(guest: Guest, device: BlockDevice, now_ns: int) -> RingView:
-    ring = device.ring
-    assert ring is not None
-    oldest = ring.oldest_ns()
-    age = max(0, now_ns - oldest) if oldest else 0
-    return RingView(device.spec.vdev, "block", ring.size, *ring.indices(), slots=ring.slots(), stalled=age > _STALL_NS,
-                    gfn=guest.pfn_of(device.frames[0]), port=device.port, device=device.spec.vdev, age_ns=age)  # fmt: skip
+def _block_rings(guest: Guest, device: BlockDevice, now_ns: int) -> list[RingView]:
+    views = []
+    for number, queue in enumerate(device.queues):
+        ring, oldest = queue.ring, queue.ring.oldest_ns()
+        age = max(0, now_ns - oldest) if oldest else 0
+        name = f"{device.spec.vdev}-q{number}" if len(device.queues) > 1 else device.spec.vdev
+        views.append(RingView(name, "block", ring.size, *ring.indices(), slots=ring.slots(), stalled=age > _STALL_NS,
+                              gfn=guest.pfn_of(queue.frames[0]), port=queue.port, device=device.spec.vdev, queue=number, age_ns=age))  # fmt: skip
+    return views
 
 
 def flows(guest: Guest) -> tuple[FlowView, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -69,11 +68,5 @@ def _report(device: BlockDevice) -> DiskReport:
     return DiskReport(
         spec.vdev, spec.devid, str(spec.target), spec.format, spec.readonly, device.image.size, device.image.usage().held,
         state_name(handshake.state), state_name(handshake.frontend), counters.requests, counters.errors, counters.read_bytes, counters.written_bytes,
-        device.ring.in_flight if device.ring is not None else 0, device.trouble,
+        sum(queue.ring.in_flight for queue in device.queues), device.trouble,
     )  # fmt: skip
-
-
-def oldest_in_flight_s(device: BlockDevice) -> float:
-    """For how long the oldest request of a disk has waited, in seconds."""
-    since = device.ring.oldest_ns() if device.ring is not None else 0
-    return (time.monotonic_ns() - since) / 1e9 if since else 0.0

@@ -38,12 +38,14 @@ def check(disk: str, extra: str, meddle: Callable[[Guest], None] = lambda guest:
     ("1 queues of 32 slots", "order=0 kib=4 depth=32 queues=1"),
     ("1 queues of 128 slots", "order=2 kib=40 depth=32"),
     ("1 queues of 64 slots", "order=1 kib=200 depth=8"),
+    ("2 queues of 128 slots", "order=2 kib=44 depth=32 queues=2"),
+    ("4 queues of 64 slots", "order=1 kib=12 depth=32 queues=4"),
 ])  # fmt: skip
 def test_every_word_of_a_disk_is_written_and_read_back(tmp_path: Path, shape: str, extra: str) -> None:
     path = tmp_path / "disk.img"
     path.write_bytes(bytes(4 * MIB + 512))
     said = check(f"vdev=xvda,target={path}", extra)
-    assert shape in said and "0 errors, 0 sectors wrong" in said, said
+    assert f"{shape}, up to 64 segments, persistent, flush" in said and "0 errors, 0 sectors wrong" in said, said
     assert path.read_bytes().count(bytes(512)) == 0
 
 

@@ -9,8 +9,9 @@ import pytest
 
 from emulator.abi.xenbus import XENBUS_CLOSED, XENBUS_CLOSING, XENBUS_CONNECTED, XENBUS_INITIALISED, XENBUS_INITIALISING
 from emulator.dom0.backends.block.device import BlockDevice
+from emulator.dom0.backends.block.queue import PersistentGrants
 from emulator.dom0.diskspec import parse_disk
-from emulator.dom0.grants import GrantLook
+from emulator.dom0.grants import GrantError, GrantLook
 from emulator.dom0.storage import Done, RawImage
 from emulator.dom0.xenbus import FrontendWatch
 from emulator.dom0.xenstore import Perm, Store, standard_nodes
@@ -33,7 +34,7 @@ class Side:
         self.said: list[str] = []
 
     def bind(self, port: int, name: str) -> None:
-        if port != 9:
+        if port not in (9, 10, 11) or port in self.bound:
             raise ValueError(f"event channel {port} does not await Domain-0")
         self.bound.add(port)
 
@@ -77,9 +78,9 @@ class Plugged:
     def connect(self) -> None:
         self.say(ring_ref=101, event_channel=9, protocol="x86_64-abi", state=XENBUS_INITIALISED)
 
-    def read_first_sector(self) -> bytes:
-        """One request through the ring of frame 1 into frame 20."""
-        ring = 4096
+    def read_first_sector(self, frame: int = 1) -> bytes:
+        """One request through the ring of a frame into frame 20."""
+        ring = frame * 4096
         self.side.memory[ring + 64 :][:112] = bytes([0, 1]) + bytes(6) + bytes([5]) + bytes(15) + bytes([120, 0, 0, 0, 0, 0]) + bytes(82)
         self.side.memory[ring] = 1
         self.device.kick()
@@ -206,3 +207,68 @@ def test_recorded_answers_replace_the_disk(plugged: Plugged) -> None:
     for done in log:
         device.answered(done)
     assert bytes(side.memory) == after and not side.posted
+
+
+def queues(count: int) -> dict[str, object]:
+    nodes: dict[str, object] = {"multi_queue_num_queues": count}
+    for number in range(count):
+        nodes |= {f"queue_{number}/ring_ref": 101 + number, f"queue_{number}/event_channel": 9 + number}
+    return nodes
+
+
+def test_several_queues_have_rings_and_channels_of_their_own(plugged: Plugged) -> None:
+    assert plugged.back("multi-queue-max-queues") == "4"
+    plugged.say(**queues(3), state=XENBUS_INITIALISED)
+    assert plugged.back() == "4" and plugged.side.bound == {9, 10, 11} and plugged.side.plain.uses == {101: 1, 102: 1, 103: 1}
+    for frame in (3, 1, 2):
+        plugged.side.posted.clear()
+        assert plugged.read_first_sector(frame) == bytes(range(256)) * 2
+    plugged.say(state=XENBUS_CLOSED)
+    assert plugged.side.plain.held == 0 and not plugged.side.bound
+
+
+@pytest.mark.parametrize(("wrong", "said"), [
+    ({"multi_queue_num_queues": 5}, "its multi-queue-num-queues is '5'"), ({"multi_queue_num_queues": 0}, "it asks for no queue"),
+    ({"queue_1/event_channel": 9}, "event channel 9"), ({"queue_2/ring_ref": 700}, "grant 700"),
+    ({"queue_2/ring_ref": ""}, "its queue-2/ring-ref is ''"),
+    ({"feature_persistent": 7}, "its feature-persistent is '7'"),
+])  # fmt: skip
+def test_queues_of_nonsense_leave_nothing_held(plugged: Plugged, wrong: dict[str, object], said: str) -> None:
+    plugged.say(**{**queues(3), **wrong}, state=XENBUS_INITIALISED)
+    assert plugged.back() == "5" and said in plugged.device.trouble
+    assert plugged.side.plain.held == 0 and not plugged.side.bound and not plugged.device.queues
+
+
+def test_one_broken_queue_closes_the_device(plugged: Plugged) -> None:
+    plugged.say(**queues(2), state=XENBUS_INITIALISED)
+    plugged.side.memory[2 * 4096 : 2 * 4096 + 4] = b"\xff\xff\xff\xff"
+    plugged.device.kick()
+    assert plugged.back() == "5" and plugged.side.plain.held == 0 and not plugged.side.bound
+
+
+def test_a_persistent_grant_is_mapped_once_and_let_go_at_the_end(plugged: Plugged) -> None:
+    assert plugged.back("feature-persistent") == "1"
+    plugged.say(feature_persistent=1)
+    plugged.connect()
+    plugged.read_first_sector()
+    assert plugged.side.plain.uses == {101: 1, 120: 1}
+    plugged.side.plain.revoked.add(120)  # it is mapped: what its entry says now means nothing
+    plugged.say(state=XENBUS_CONNECTED)
+    state = plugged.device.save()
+    assert state.queues[0].kept == ((120, 20),)
+    plugged.say(state=XENBUS_CLOSED)
+    assert plugged.side.plain.held == 0
+
+
+def test_the_table_of_persistent_grants_is_bounded(plugged: Plugged) -> None:
+    plain = plugged.side.plain
+    grants = PersistentGrants(plain, most=3)
+    assert grants.look((110, 111), False) == [10, 11] and grants.look((112, 113, 110), True) == [12, 13, 10]
+    assert plain.uses == {110: 1, 111: 1, 112: 1} and grants.look((114,), True) == [14]
+    plain.readonly.add(140)
+    few = PersistentGrants(plain)
+    assert few.look((140,), False) == [40] and not few.kept
+    with pytest.raises(GrantError, match="read-only"):
+        few.look((140,), True)
+    grants.release()
+    assert plain.held == 0

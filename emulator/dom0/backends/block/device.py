@@ -9,19 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from emulator.abi.blkif import SECTOR, VDISK_CDROM, VDISK_READONLY
+from emulator.dom0.backends.block.queue import MAX_QUEUES, MAX_RING_ORDER, PersistentGrants, Queue, QueueNodes, QueueState, read_queues
 from emulator.dom0.backends.block.requests import MAX_INDIRECT
-from emulator.dom0.backends.block.ring import BlockRing, Job, RingCounters, RingState
+from emulator.dom0.backends.block.ring import BlockRing, Job, RingCounters
 from emulator.dom0.diskspec import DiskSpec
 from emulator.dom0.grants import GrantError, GrantLook
 from emulator.dom0.storage import DiskWorker, Done, Image
 from emulator.dom0.xenbus import XenbusBackend
 from emulator.dom0.xenstore import Store
 from emulator.errors import UserError
-
-MAX_RING_ORDER: Final = 2
 
 
 class GuestSide(Protocol):
@@ -68,10 +67,7 @@ class DeviceState:
 
     spec: DiskSpec
     handshake: tuple[int, int, bool, bool, bool]
-    ring: RingState | None
-    grefs: tuple[int, ...]
-    frames: tuple[int, ...]
-    port: int
+    queues: tuple[QueueState, ...]
     next_tag: int
     mark: object
     can_rewind: str  # empty, or why the image cannot go back
@@ -86,10 +82,7 @@ class BlockDevice(XenbusBackend):
         self.name = f"vbd-{spec.devid}"
         self._side, self._gone = side, gone
         self.worker = DiskWorker(image, f"{self.name}-{side.domid}", lambda done: side.post(self.name, done))
-        self.ring: BlockRing | None = None
-        self.port = 0
-        self.grefs: tuple[int, ...] = ()
-        self.frames: tuple[int, ...] = ()
+        self.queues: list[Queue] = []  # none while it is not connected
         self.counters = RingCounters()
         self._tags = Tags()
         self.live = True
@@ -106,13 +99,13 @@ class BlockDevice(XenbusBackend):
         }  # fmt: skip
         front = {"virtual-device": str(spec.devid), "device-type": kind, "trusted": "1"}
         features = {"feature-flush-cache": "1", "feature-barrier": "0", "feature-max-indirect-segments": str(MAX_INDIRECT),
-                    "max-ring-page-order": str(MAX_RING_ORDER), "feature-persistent": "0"}  # fmt: skip
+                    "max-ring-page-order": str(MAX_RING_ORDER), "multi-queue-max-queues": str(MAX_QUEUES), "feature-persistent": "1"}  # fmt: skip
         if spec.discard and not spec.readonly:
             features |= {"feature-discard": "1", "discard-granularity": "4096", "discard-alignment": "0", "discard-secure": "0"}
         self.publish("qdisk", back, front, features)
 
     def forget(self) -> None:
-        self.ring = None
+        self.queues = []
         super().forget()
 
     def removed(self) -> None:
@@ -123,69 +116,77 @@ class BlockDevice(XenbusBackend):
         protocol = self._store.read(f"{self.front}/protocol")
         if protocol not in (None, "", "x86_64-abi"):
             raise GrantError(f"its protocol is {ascii(protocol)[:40]}, x86_64-abi is offered")
-        order = self.number("ring-page-order", MAX_RING_ORDER, -1)
-        keys = ["ring-ref"] if order < 0 else [f"ring-ref{page}" for page in range(1 << order)]
-        grefs = [self.number(key, (1 << 32) - 1) for key in keys]
-        port = self.number("event-channel", (1 << 32) - 1)
-        frames: list[int] = []
+        asked, persistent = read_queues(self.number)
         try:
-            for gref in grefs:
-                frames.append(self._side.grants.begin(gref, True))
-            self._side.bind(port, self.name)
+            for nodes in asked:
+                self.queues.append(self._open(nodes, persistent))
         except (GrantError, ValueError):
-            for gref in grefs[: len(frames)]:
-                self._side.grants.end(gref, True)
+            self.disconnect()
             raise
-        self.grefs, self.frames, self.port = tuple(grefs), tuple(frames), port
-        self.ring = self._new_ring()
         info = (VDISK_READONLY if self.spec.readonly else 0) | (VDISK_CDROM if self.spec.cdrom else 0)
         self.tell({"sectors": str(self.image.size // SECTOR), "info": str(info), "sector-size": str(SECTOR), "physical-sector-size": "4096"})
 
     def opened(self) -> None:
         self.kick()
 
-    def _new_ring(self) -> BlockRing:
-        ring = BlockRing(self._side.memory, self.frames, self._side.grants, self.image.size, self.spec.readonly, self._tags, self._side.written)
+    def _open(self, nodes: QueueNodes, persistent: bool) -> Queue:
+        """Take a queue's ring and event channel. GrantError or ValueError, with nothing of it held."""
+        grants = self._side.grants
+        frames: list[int] = []
+        try:
+            for gref in nodes.grefs:
+                frames.append(grants.begin(gref, True))
+            self._side.bind(nodes.port, self.name)
+        except (GrantError, ValueError):
+            for gref in nodes.grefs[: len(frames)]:
+                grants.end(gref, True)
+            raise
+        return self._queue(nodes.grefs, tuple(frames), nodes.port, PersistentGrants(grants) if persistent else None)
+
+    def _queue(self, grefs: tuple[int, ...], frames: tuple[int, ...], port: int, persistent: PersistentGrants | None) -> Queue:
+        side = self._side
+        ring = BlockRing(side.memory, frames, persistent or side.grants, self.image.size, self.spec.readonly, self._tags, side.written)
         ring.counters = self.counters
-        return ring
+        return Queue(ring, grefs, frames, port, persistent)
 
     def disconnect(self) -> None:
-        if self.ring is not None:
-            self.ring.abandon()
-            self.ring = None
-        self._side.unbind(self.port, self.name)
-        for gref in self.grefs:
-            self._side.grants.end(gref, True)
-        self.grefs, self.frames, self.port = (), (), 0
+        for queue in self.queues:
+            queue.ring.abandon()
+            self._side.unbind(queue.port, self.name)
+            if queue.persistent is not None:
+                queue.persistent.release()
+            for gref in queue.grefs:
+                self._side.grants.end(gref, True)
+        self.queues = []
 
     # --- requests --------------------------------------------------------------------------------------------------------------
 
     def kick(self) -> None:
-        """The frontend sent an event."""
-        ring = self.ring
-        if ring is None:
-            return
-        jobs = ring.take()
-        self._submit(jobs)
-        self._push(ring)
+        """The frontend sent an event. All queues are looked at: an empty one costs a word read."""
+        for queue in self.queues:
+            jobs = queue.ring.take()
+            self._submit(jobs)
+        self._push()
 
     def _submit(self, jobs: list[Job]) -> None:
         if jobs and self.live:
             self.worker.submit(jobs)
 
     def answered(self, done: tuple[Done, ...]) -> None:
-        ring = self.ring
-        if ring is None:
-            return
         for one in done:
-            ring.finish(one.tag, one.failure, one.data)
-        self._push(ring)
+            for queue in self.queues:
+                if queue.ring.finish(one.tag, one.failure, one.data):
+                    break
+        self._push()
 
-    def _push(self, ring: BlockRing) -> None:
-        if ring.push():
-            self._side.notify(self.port, self.name)
-        if ring.broken:
-            self.fail(ring.broken)
+    def _push(self) -> None:
+        """Show the frontend what is answered; a broken ring closes the device."""
+        for queue in self.queues:
+            if queue.ring.push():
+                self._side.notify(queue.port, self.name)
+        broken = next((queue.ring.broken for queue in self.queues if queue.ring.broken), "")
+        if broken:
+            self.fail(broken)
 
     # --- end, saving -----------------------------------------------------------------------------------------------------------
 
@@ -206,9 +207,8 @@ class BlockDevice(XenbusBackend):
             mark = self.image.mark()
         except UserError as bad:
             why = bad.line()
-        ring = self.ring.save() if self.ring is not None else None
-        return DeviceState(self.spec, self.handshake.save(), ring, self.grefs, self.frames, self.port, self._tags.next,
-                           mark, why)  # fmt: skip
+        queues = tuple(queue.save() for queue in self.queues)
+        return DeviceState(self.spec, self.handshake.save(), queues, self._tags.next, mark, why)
 
     def load(self, state: DeviceState) -> None:
         """The guest's memory, grants and event channels are those of `state` already. Without `live` the disk stays as it is."""
@@ -218,12 +218,12 @@ class BlockDevice(XenbusBackend):
         else:
             self._tags.next = state.next_tag
         self.handshake.load(state.handshake)
-        self.grefs, self.frames, self.port = state.grefs, state.frames, state.port
-        self.ring = None
-        if state.ring is not None:
-            self.ring = self._new_ring()
-            self._submit(self.ring.load(state.ring, replay=not self.live))
-            self._push(self.ring)
+        self.queues = []
+        for saved in state.queues:
+            persistent = PersistentGrants(self._side.grants, kept=saved.kept) if saved.persistent else None
+            self.queues.append(self._queue(saved.grefs, saved.frames, saved.port, persistent))
+            self._submit(self.queues[-1].ring.load(saved.ring, replay=not self.live))
+        self._push()
 
 
 @dataclass(frozen=True, slots=True)

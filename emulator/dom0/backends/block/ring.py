@@ -190,11 +190,12 @@ class BlockRing:
 
     # --- answers ---------------------------------------------------------------------------------------------------------------
 
-    def finish(self, tag: int, failure: str, data: bytes | bytearray = b"") -> None:
-        """The disk is done with a job: `failure` is empty or says why not, `data` is what was read. Unknown tags are ignored."""
+    def finish(self, tag: int, failure: str, data: bytes | bytearray = b"") -> bool:
+        """The disk is done with a job: `failure` is empty or says why not, `data` is what was read. False: no job of this ring has
+        that tag."""
         found = self._flying.pop(tag, None)
         if found is None:
-            return
+            return False
         request, since = found
         self.counters.answered += 1
         self.counters.wait_ns += time.monotonic_ns() - since
@@ -209,6 +210,7 @@ class BlockRing:
             self.counters.refused = failure
         if not self.broken:
             self._respond(request.ident, request.operation, BLKIF_RSP_ERROR if failure else BLKIF_RSP_OKAY)
+        return True
 
     def _deliver(self, request: Request, data: bytes | bytearray) -> str:
         """Put what was read into the frames granted for it; why not, if not."""
