@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from emulator.dom0 import blockverbs
+from emulator.dom0.storage import open_image
 from emulator.errors import UserError
 from tests.functional.block_guest import booted, check_ext4, disk_cfg, exported, found, make_ext4, needs_disks
 from tests.functional.linux_guest import BUSYBOX, ROOT, needs_linux
@@ -85,6 +86,40 @@ def test_disks_come_and_go_under_load_and_a_guest_goes_back_in_time_with_its_dis
         shell.end()
     check_ext4(exported(mine, "overlay", tmp_path / "mine.img"))
     assert md5(base.read_bytes()) == before
+
+
+def test_two_vcpus_use_two_queues_with_persistent_grants(tmp_path: Path) -> None:
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(os.urandom(8 * MIB))
+    cfg = disk_cfg(tmp_path, f"format=raw,vdev=xvda,access=rw,target={disk}")
+    cfg.write_text(cfg.read_text() + "vcpus = 2\n")
+    with booted(cfg) as shell:
+        assert shell.ask("ls /sys/block/xvda/mq").split() == ["0", "1"]
+        halves = [f"taskset {1 << cpu} dd if=/dev/xvda bs=64k skip={64 * cpu} count=64 iflag=direct 2>/dev/null | md5sum" for cpu in (0, 1)]
+        contents = disk.read_bytes()
+        said = shell.ask(f"{halves[0]} > /0 & {halves[1]} > /1; wait; cat /0 /1").split()
+        assert [word for word in said if len(word) == 32] == [md5(contents[: 4 * MIB]), md5(contents[4 * MIB :])]
+        (device,) = shell.guest.disks.devices.values()
+        assert len(device.queues) == 2 and all(queue.ring.req_cons >= 60 for queue in device.queues)
+        assert all(queue.persistent is not None and queue.persistent.kept for queue in device.queues)
+        shell.ask("dd if=/dev/urandom of=/dev/xvda bs=128k count=16 conv=notrunc 2>/dev/null; taskset 2 sync")
+        read_back = shell.ask("echo 3 > /proc/sys/vm/drop_caches; md5sum < /dev/xvda").split()[0]
+        assert read_back == md5(disk.read_bytes()) != md5(contents)
+        shell.end()
+
+
+def test_a_guest_destroyed_in_the_middle_of_its_requests_leaves_a_whole_disk_free(tmp_path: Path) -> None:
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(bytes(16 * MIB))
+    with booted(disk_cfg(tmp_path, f"format=raw,vdev=xvda,access=rw,target={disk}")) as shell:
+        shell.guest.type(b"while :; do dd if=/dev/urandom of=/dev/xvda bs=256k oflag=direct conv=notrunc 2>/dev/null; done\r")
+        (device,) = shell.guest.disks.devices.values()
+        shell.until(lambda: device.counters.written_bytes > MIB)
+        shell.tools.destroy(shell.guest.domid)
+        assert device.closed.is_set()
+        image = open_image(disk, "raw", readonly=False)  # the lock is free
+        image.close()
+    assert disk.stat().st_size == 16 * MIB
 
 
 ENGINE = """
