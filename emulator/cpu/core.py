@@ -14,7 +14,8 @@ import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from emulator.cpu import exitcheck, native
+from emulator.cpu import native
+from emulator.cpu.instance import Instance
 from emulator.cpu.layout import (
     ENV_CC_OP,
     ENV_CC_SRC,
@@ -27,32 +28,7 @@ from emulator.cpu.layout import (
     SEGMENT_BYTES,
     find_layout,
 )
-from emulator.cpu.libunicorn import (
-    ARCH_X86,
-    CPU_MODEL_WESTMERE,
-    CTL_CPU_MODEL,
-    CTL_FLUSH_TB,
-    CTL_TCG_BUFFER_SIZE,
-    CTL_USE_EXITS,
-    HOOK_BLOCK,
-    HOOK_INSN,
-    HOOK_INSN_INVALID,
-    HOOK_INTR,
-    INS_CPUID,
-    INS_IN,
-    INS_OUT,
-    INS_RDTSC,
-    INS_RDTSCP,
-    INS_SYSCALL,
-    INS_SYSENTER,
-    INTR_CALLBACK,
-    INVALID_CALLBACK,
-    MODE_64,
-    PROT_ALL,
-    REG_CR0,
-    REG_CR4,
-    load,
-)
+from emulator.cpu.libunicorn import CTL_FLUSH_TB, load
 from emulator.cpu.native import VECTOR_BUDGET
 
 RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15 = range(16)
@@ -65,9 +41,6 @@ IOPL, NT, RF, VM, AC, ID = 0x3000, 0x4000, 0x10000, 0x20000, 0x40000, 0x200000
 _ARITHMETIC = CF | PF | AF | ZF | SF | OF
 _CC_OP_EFLAGS = 1  # CC_SRC holds the flags themselves (target/i386/cpu.h)
 
-_CR0 = 0x80050033  # PG AM WP NE ET TS=0 MP PE, as Xen shows a PV guest
-_CR4_PAE, _CR4_OSFXSR, _CR4_OSXMMEXCPT = 0x20, 0x200, 0x400
-_MSR_EFER, _EFER = 0xC0000080, 0xD01  # NXE LMA LME SCE
 _HF_CPL3, _HF_CS32, _HF_SS32, _HF_TS, _HF_CS64 = 3, 1 << 4, 1 << 5, 1 << 11, 1 << 15
 _HF_CODE = _HF_CS64 | _HF_CS32 | _HF_SS32
 _MAX_CODE_IMAGES = 64
@@ -81,68 +54,64 @@ class Core:
     """See the module. `address` and `size` (bytes, whole frames) name the host memory that is the machine's RAM from 0."""
 
     def __init__(self, address: int, size: int, *, translation_buffer: int = 32 << 20) -> None:
-        self._lib = lib = load()
+        self._lib = load()
+        self._memory, self._buffer = (address, size), translation_buffer
+        self._control_owner = native.control_block(address, self._lib)
+        self.control = memoryview(self._control_owner).cast("B").cast("Q")
         layout = find_layout()
-        exitcheck.leave_out()
-        code = native.native_code()
-        engine = ctypes.c_void_p()
-        lib.check(lib.open(ARCH_X86, MODE_64, ctypes.byref(engine)), "uc_open")
-        assert engine.value is not None
-        self._engine = engine.value
-        self._ctl(CTL_CPU_MODEL, ctypes.c_int(CPU_MODEL_WESTMERE))
-        self._ctl(CTL_TCG_BUFFER_SIZE, ctypes.c_uint32(translation_buffer))
-        self._ctl(CTL_USE_EXITS, ctypes.c_int(1))  # no `until` address may act as a HLT
-        lib.check(lib.mem_map_ptr(self._engine, 0, size, PROT_ALL, address), "uc_mem_map_ptr")
-        lib.set_register(self._engine, REG_CR4, _CR4_PAE | _CR4_OSFXSR | _CR4_OSXMMEXCPT)
-        lib.set_msr(self._engine, _MSR_EFER, _EFER)
-        lib.set_register(self._engine, REG_CR0, _CR0)
-
-        cpu = ctypes.c_uint64.from_address(self._engine + layout.uc_cpu).value
-        env = ctypes.c_uint64.from_address(cpu + layout.cpu_env).value
-        self._cpu, self._env_address = cpu, env
         self._env_bytes = layout.context_bytes
-        # Unicorn would otherwise look for a stop after every store and run a read-modify-write twice; budgets stop at block starts only.
-        ctypes.c_uint8.from_address(self._engine + layout.no_exit_request).value = 1
-        raw = memoryview((ctypes.c_uint8 * layout.context_bytes).from_address(env)).cast("B")
+        self._dr, self._error_code = layout.dr // 8, layout.error_code // 4
+        self._code_images: dict[tuple[int, int, int, int], tuple[bytes, int]] = {}
+        self.on_trap: Callable[[int], None] = self._unhandled
+        self._failure: BaseException | None = None
+        self._running = False
+        self._state: bytes | None = None  # the processor's, while the core rests
+        self._open()
+        self._enter_ring3()
+
+    def _open(self) -> None:
+        instance = self._instance = Instance(self._lib, self._memory, self._buffer, self._control_owner, self._interrupt, self._invalid)
+        self._engine, self._cpu, self._env_address = instance.engine, instance.cpu, instance.env
+        raw = memoryview((ctypes.c_uint8 * self._env_bytes).from_address(instance.env)).cast("B")
         self.env = raw.cast("Q")
         self.env32 = raw.cast("I")
         self.regs = self.env[0:16]
         self._cs_ss = raw[ENV_SEGMENTS + CS * SEGMENT_BYTES : ENV_SEGMENTS + (SS + 1) * SEGMENT_BYTES]
-        self._code_images: dict[tuple[int, int, int, int], tuple[bytes, int]] = {}
-        self._dr, self._error_code = layout.dr // 8, layout.error_code // 4
-        self._old_exception = (ctypes.c_int32).from_address(env + layout.old_exception)
+        self._old_exception = (ctypes.c_int32).from_address(instance.env + find_layout().old_exception)
 
-        words = native.control_block(env, cpu, address, lib)
-        self._control_owner = words
-        self.control = memoryview(words).cast("B").cast("Q")
-        data = ctypes.addressof(words)
-        lib.add_hook(self._engine, HOOK_BLOCK, code.address["block"], data)
-        for name, instruction in (("syscall", INS_SYSCALL), ("sysenter", INS_SYSENTER), ("cpuid", INS_CPUID), ("rdtsc", INS_RDTSC),
-                                  ("rdtscp", INS_RDTSCP), ("in", INS_IN), ("out", INS_OUT)):  # fmt: skip
-            lib.add_hook(self._engine, HOOK_INSN, code.address[name], data, instruction)
-
-        self.on_trap: Callable[[int], None] = self._unhandled
-        self._failure: BaseException | None = None
-        self._running = False
-        # The callbacks must outlive the engine: ctypes frees them with their Python objects.
-        callbacks = (INTR_CALLBACK(self._interrupt), INVALID_CALLBACK(self._invalid))
-        self._callbacks: tuple[object, ...] = callbacks
-        for kind, callback in zip((HOOK_INTR, HOOK_INSN_INVALID), callbacks, strict=True):
-            pointer = ctypes.cast(callback, ctypes.c_void_p).value
-            assert pointer is not None
-            lib.add_hook(self._engine, kind, pointer, data)
-        self._enter_ring3()
+    def _close(self) -> None:
+        for view in (self.regs, self._cs_ss, self.env, self.env32):
+            view.release()  # a use after this is a ValueError and not a wild write
+        self._instance.close()
+        self._engine = self._cpu = self._env_address = 0
 
     def close(self) -> None:
         """Give the engine back. The memory stays its owner's."""
-        if self._engine:
-            for view in (self.regs, self._cs_ss, self.env, self.env32):
-                view.release()  # a use after this is a ValueError and not a wild write
-            self._lib.close(self._engine)
-            self._engine = 0
-            self._callbacks = ()
+        if self._memory[1]:
+            self._memory = (0, 0)
+            if self._state is None:
+                self._close()
             self._code_images.clear()
             del self.on_trap  # it and the callbacks lead back here: our memory would wait for the garbage collector
+            del self._instance
+
+    @property
+    def resting(self) -> bool:
+        return self._state is not None
+
+    def rest(self) -> None:
+        """Give the instance of Unicorn back, and with it about a MiB and all translated code, keeping the processor's state. Until `rouse`
+        nothing may be asked of the core but `control`, `stop` and `close`."""
+        if self._state is None:
+            self._state = self.save()
+            self._close()
+
+    def rouse(self) -> None:
+        """Make the instance again, where there is none."""
+        if self._state is not None:
+            self._open()
+            state, self._state = self._state, None
+            self.load(state)
 
     # --- running -------------------------------------------------------------------------------------------------------------
 
@@ -342,25 +311,30 @@ class Core:
             self.env[ENV_CR] &= ~8 & MASK64
             self.env32[ENV_HFLAGS] &= ~_HF_TS & 0xFFFFFFFF
 
-    # --- translations --------------------------------------------------------------------------------------------------------
+    # --- translations (none while the core rests) ---
 
     def flush_tlb(self) -> None:
-        self._lib.tlb_flush(self._cpu)
+        if self._engine:
+            self._lib.tlb_flush(self._cpu)
 
     def flush_page(self, va: int) -> None:
-        self._lib.tlb_flush_page(self._cpu, va)
+        if self._engine:
+            self._lib.tlb_flush_page(self._cpu, va)
 
     def flush_code(self) -> None:
         """Forget all translated code (0.1–1.2 ms, and its making again)."""
-        self._ctl(CTL_FLUSH_TB)
+        if self._engine:
+            self._instance.control(CTL_FLUSH_TB)
 
     def forget_frame(self, mfn: int) -> None:
         """Forget the code translated from a machine frame, whatever addresses it was reached by."""
-        self._lib.invalidate_phys_range(self._engine, mfn << 12, (mfn + 1) << 12)
+        if self._engine:
+            self._lib.invalidate_phys_range(self._engine, mfn << 12, (mfn + 1) << 12)
 
     def forget_frames(self, addresses: ctypes.Array[ctypes.c_uint64], count: int) -> None:
         """The same for the first `count` of many machine addresses, at least one."""
-        self._lib.invalidate_pages(self._engine, ctypes.addressof(addresses), count, self._lib.invalidate_phys_range_address)
+        if self._engine:
+            self._lib.invalidate_pages(self._engine, ctypes.addressof(addresses), count, self._lib.invalidate_phys_range_address)
 
     # --- state ---------------------------------------------------------------------------------------------------------------
 
@@ -384,9 +358,6 @@ class Core:
             self.env[self._dr + 7] = 0x400
             self._lib.set_dr(self._env_address, 7, armed)
         self._lib.tlb_flush(self._cpu)
-
-    def _ctl(self, control: int, *arguments: object) -> None:
-        self._lib.check(self._lib.ctl(ctypes.c_void_p(self._engine), ctypes.c_int(control), *arguments), f"uc_ctl({control:#x})")
 
     def _enter_ring3(self) -> None:
         """Flat 64-bit ring 3: segment caches, the CPL in hflags, interrupts on, as an IRETQ from ring 0 would leave them."""

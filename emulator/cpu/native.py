@@ -140,10 +140,10 @@ STUBS: dict[str, bytes] = {"block": BLOCK, "in": IN, "out": OUT, "rdtsc": RDTSC,
                            "syscall": crossing.CROSSING, "sysenter": SYSENTER, "cpuid": CPUID, "forget": FORGET}  # fmt: skip
 
 
-def control_block(env: int, cpu: int, memory: int, lib: LibUnicorn) -> ctypes.Array[ctypes.c_uint64]:
-    """A control block with its addresses filled in and no budget. `env`, `cpu`, `memory`: addresses of CPUX86State, CPUState, machine frame 0."""
+def control_block(memory: int, lib: LibUnicorn) -> ctypes.Array[ctypes.c_uint64]:
+    """A control block with no budget, and its addresses but those of the processor's state. `memory`: the address of machine frame 0."""
     words = (ctypes.c_uint64 * CONTROL_WORDS)()
-    words[ENV], words[CPU], words[MEMORY] = env, cpu, memory
+    words[MEMORY] = memory
     words[RAISE], words[READ_EFLAGS], words[TLB_FLUSH] = lib.raise_exception_address, lib.read_eflags_address, lib.tlb_flush_address
     words[TSC_COST] = 100 << COUNT_SHIFT
     return words

@@ -49,6 +49,8 @@ class Guest:
         self.last_view: tuple[object, object] | None = None  # what the last overview said, and what it depended on
         self._epoch = time.monotonic_ns()
         self._rate = _FIRST_RATE
+        self.idle_since = time.monotonic_ns()  # when its last turn ended
+        self.rest_wanted = False  # give the core's instance back at the end of the next turn, if there is nothing to run
         self._left_at = 0  # when a turn ended in which there was more to run (monotonic ns)
         console_port, store_port = ports
         events = domain.events
@@ -93,7 +95,11 @@ class Guest:
             self._told = True
             self.on_ended(self)
         self.turns += 1
-        self._left_at = time.monotonic_ns() if domain.runnable else 0
+        self.idle_since = time.monotonic_ns()
+        self._left_at = self.idle_since if domain.runnable else 0
+        wanted, self.rest_wanted = self.rest_wanted, False
+        if wanted and not domain.runnable and not domain.attention:
+            domain.core.rest()
         if domain.attention or self._left_at or (domain.mailbox and not domain.ended and not domain.paused):
             return 0
         if domain.ended or domain.paused:

@@ -13,6 +13,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Final
 
 from emulator.dom0 import scheduling
 from emulator.dom0.config import DomainConfig
@@ -37,6 +38,9 @@ from emulator.machine.pool import MemoryPool
 MAX_DOMAINS = 2000
 _FIRST_RESERVED = 0x7FF0
 _OBITUARIES, _LOG_LINES = 64, 2000
+REST_AFTER_SECONDS: Final = 30.0
+"""Making an instance again takes some milliseconds, and translating its code anew as much."""
+_REST_LOOK_SECONDS: Final = 5.0
 _QUICK_NS, _QUICK_ENDS = 2_000_000_000, 5
 
 
@@ -279,11 +283,26 @@ class Toolstack:
             self._ends.put(guest)
 
     def _clean_up(self) -> None:
-        while (guest := self._ends.get()) is not None:
+        while True:
+            try:
+                guest = self._ends.get(timeout=_REST_LOOK_SECONDS)
+            except queue.Empty:
+                self.rest_idle(REST_AFTER_SECONDS)
+                continue
+            if guest is None:
+                return
             try:
                 self._follow_up(guest)
             except UserError as error:
                 self.say("error", guest.domid, error.line())
+
+    def rest_idle(self, seconds: float) -> None:
+        """Who has slept so long gives its instance of Unicorn back, until it wakes."""
+        latest = time.monotonic_ns() - int(seconds * 1e9)
+        for guest in list(self.guests.values()):
+            if guest.idle_since < latest and not guest.domain.core.resting:
+                guest.rest_wanted = True
+                self.cpus.wake(guest)
 
     def _follow_up(self, guest: Guest) -> None:
         """What the configuration wants after an end."""

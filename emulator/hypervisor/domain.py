@@ -182,6 +182,7 @@ class Domain:
     def slice(self, budget: int, real_ns: int | None = None, stolen_ns: int = 0) -> None:
         """Serve questions and messages, then run the guest for at most `budget` counts. `real_ns`: the real clock; `stolen_ns`:
         for how long before it the domain would have run, but had no physical CPU."""
+        self.core.rouse()
         self.serve()
         if self.ended or self.paused:
             return

@@ -28,7 +28,10 @@ class EmulationPort:
         self._vcpu = vcpu
         self._core = vcpu.core
         self._guest = vcpu.domain.guest
-        self.regs = cast("MutableSequence[int]", vcpu.core.regs)  # as much of one as is needed
+
+    @property
+    def regs(self) -> MutableSequence[int]:
+        return cast("MutableSequence[int]", self._core.regs)  # as much of one as is needed
 
     # --- registers ------------------------------------------------------------------------------------------------------
 

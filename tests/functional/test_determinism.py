@@ -66,6 +66,7 @@ def visible(state: bytes) -> bytes:
 
 def end_of(guest: Guest) -> End:
     domain = guest.domain
+    domain.core.rouse()
     state = save_domain(domain)
     ports = {number: (port.kind, port.vcpu, port.virq, port.remote_domain, port.remote_port) for number, port in domain.events.ports.items()}
     assert len(domain.memory.bytes) > VCPU_INFO_SIZE
@@ -77,7 +78,8 @@ Script = list[tuple[bytes, str]]  # when this was said, type that
 
 
 def record(guest: Guest, script: Script, last: bytes, *, seed: int, noise: bool, seconds: float = 100) -> tuple[list[Logged], End]:
-    """Run through a script, sliced at random; with `noise` also stopped from another thread, its TLB and translations thrown away."""
+    """Run through a script, sliced at random; with `noise` also stopped from another thread, its TLB and translations thrown away,
+    its whole instance of Unicorn too."""
     domain, choice, done = guest.domain, random.Random(seed), threading.Event()
     log: list[Logged] = []
     domain.recording = log
@@ -107,6 +109,8 @@ def record(guest: Guest, script: Script, last: bytes, *, seed: int, noise: bool,
             domain.slice(choice.choice((300, 20_000, 1_000_000, 10_000_000)), time.monotonic_ns() - epoch)
             if noise and choice.random() < 0.2:
                 choice.choice((domain.core.flush_tlb, domain.core.flush_tlb, domain.core.flush_code))()
+            if noise and choice.random() < 0.005:
+                domain.core.rest()
             if domain.current.blocked:
                 time.sleep(0.0005)
     finally:
