@@ -105,8 +105,8 @@ def run(full: bool = False) -> list[Row]:
             shown = [f"{counts / 1e9:.2f} G counts/s"] * (counts > 0) + [f"{calls / 1e3:.0f} k calls/s"] * (calls > 0)
             gains = [f"{a / b:.2f}" for a, b in ((counts, one[0]), (calls, one[1])) if b]
             used = [f"{a / cpu / b * one[2]:.2f}" for a, b in ((counts, one[0]), (calls, one[1])) if b]
-            rows.append(Row("workers", f"{what}: {name}", ", ".join(shown), f"{', '.join(gains)} times one thread's; {', '.join(used)} per CPU second "
-                            f"({cpu:.2f} CPUs)"))  # fmt: skip
+            against = f"{', '.join(gains)} times one thread's; {', '.join(used)} per CPU second ({cpu:.2f} CPUs)"
+            rows.append(Row("workers", f"{what}: {name}", ", ".join(shown), against))
     return rows
 
 
