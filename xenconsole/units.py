@@ -28,6 +28,11 @@ def amount(value: float) -> str:
     return "lots"
 
 
+def counted(count: int, word: str) -> str:
+    """A count with its word, in the plural where it is not one."""
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+
 def size(kib: float, *, long: bool = False) -> str:
     """Memory: 512K, 256M, 2.0G; long: 256 MiB."""
     for unit in "KMGTP":

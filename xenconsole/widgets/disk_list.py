@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 
 from emulator.control.storageviews import DiskView, StoragePoolView
-from xenconsole.units import fit, gauge, printable, size
+from xenconsole.units import counted, fit, gauge, printable, size
 from xenconsole.widgets.lines import EMPTY, Line, Span, cut, line
 from xenconsole.widgets.pane import ListPane
 
@@ -77,9 +77,10 @@ class DiskList(ListPane):
         super().choose(row)
 
     def subtitle(self) -> str:
-        pool = self.pool
-        held = sum(disk.held for disk in pool.disks if disk.pooled)
-        return f"{len(pool.disks)} disks hold {size(held / 1024)}, {size(pool.free / 1024)} of {size(pool.total / 1024)} free" if pool.disks else ""
+        pool, disks = self.pool, self.pool.disks
+        held = size(sum(disk.held for disk in disks) / 1024)
+        room = f", {size(pool.free / 1024)} of {size(pool.total / 1024)} free" if pool.total else ""
+        return f"{counted(len(disks), 'disk')}, {held} held{room}" if disks else ""
 
     def build(self, width: int, height: int) -> Sequence[Line]:
         bar = min(max(width - 84, 6), 30)

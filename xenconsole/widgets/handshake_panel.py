@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import Final
 
 from emulator.control.handshakeviews import HandshakeStepView, HandshakeView
-from xenconsole.units import fit, printable, span
+from xenconsole.units import counted, fit, printable, span
 from xenconsole.widgets.lines import EMPTY, Line, Span, cut, line
 from xenconsole.widgets.pane import ListPane, Pane
 
@@ -128,7 +128,7 @@ class DeviceList(ListPane):
 
     def subtitle(self) -> str:
         waiting = sum(bool(view.waits) for view in self.views)
-        return f"{len(self.views)} devices, {waiting} wait" if self.views else ""
+        return f"{counted(len(self.views), 'device')}, {waiting} waiting" if self.views else ""
 
     def choose(self, row: int) -> None:
         super().choose(row)

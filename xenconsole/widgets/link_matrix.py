@@ -18,9 +18,9 @@ from xenconsole.widgets.grants_panel import grant_lines
 from xenconsole.widgets.lines import EMPTY, Line, Span, line, pad
 from xenconsole.widgets.pane import Pane
 
-CELL: Final = 17
+CELL: Final = 18
 NAME: Final = 18
-HEAD: Final = " ch !p used/of /s"
+HEAD: Final = " ch !p used/of  /s"
 NOTHING: Final = LinkView(-1, -1)
 
 
@@ -43,7 +43,7 @@ def cell_spans(link: LinkView, rate: float) -> list[Span]:
         Span(channels, "bold" if link.ports else "dim", "link:ports" if link.ports else "link:awaiting"),
         Span(f" !{min(link.pending, 9)}" if link.pending else "   ", "notice bold", "link:pending"),
         Span(f"{grants:>7}", "ok" if link.used else "dim", "link:grants"),
-        Span(f"{amount(rate):>4}", "graph" if rate else "dim", "link:rate"),
+        Span(f"{amount(rate):>5}", "graph" if rate else "dim", "link:rate"),
     ]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from emulator.control.networkviews import DropView, NetworksView, NetworkView, VifView
 from xenconsole.flow_history import FlowHistory
-from xenconsole.units import amount, braille, byte_rate, fit, printable
+from xenconsole.units import amount, braille, byte_rate, counted, fit, printable
 from xenconsole.widgets.lines import EMPTY, Line, Span, line
 from xenconsole.widgets.pane import ListPane
 
@@ -77,7 +77,7 @@ class NetworkList(ListPane):
         return next((vif for vif in self.view.vifs if vif.name == name), None) if name else None
 
     def subtitle(self) -> str:
-        return f"{len(self.view.networks)} networks, {len(self.view.vifs)} interfaces" if self._order else ""
+        return f"{counted(len(self.view.networks), 'network')}, {counted(len(self.view.vifs), 'interface')}" if self._order else ""
 
     def build(self, width: int, height: int) -> Sequence[Line]:
         room = min(max((width - 79) // 2, 10), 24)
@@ -100,7 +100,7 @@ class NetworkList(ListPane):
         lost = dropped(network.drops)
         return line(
             Span(printable(network.name), "bold", "net:network"),
-            Span(f"  {len(network.ports)} port{'s' if len(network.ports) != 1 else ''}", "", "net:port"),
+            Span(f"  {counted(len(network.ports), 'port')}", "", "net:port"),
             Span(f"  {amount(network.frames_rate)} frames/s  {byte_rate(network.bytes_rate, long=True)}", "graph" if network.frames_rate else "dim"),
             Span(f"  {lost:,} dropped" if lost else "", "notice", "net:drops"),
             Span(printable(uplink), "ok", "net:uplink"),
