@@ -78,16 +78,16 @@ class Networkscape:
         counts: dict[str, Any] = {key: getattr(counters, key) for key in ("tx_frames", "tx_bytes", "rx_frames", "rx_bytes")}
         rates = self._meter.rates(vif.name, now, counts)
         leased = uplink.dhcp.leases.get(spec.mac) if uplink is not None else None
-        tx, rx, bucket = vif.tx, vif.rx, vif.bucket
+        bucket = vif.bucket
         drops = dict(counters.drops)
         if counters.tx_errors:
-            drops["sent wrong" + (f": {tx.refused}" if tx is not None and tx.refused else "")] = counters.tx_errors
+            drops["sent wrong" + (f": {vif.refused}" if vif.refused else "")] = counters.tx_errors
         return VifView(
             guest.domid, spec.devid, vif.name, guest.name, spec.bridge, mac_text(spec.mac), _dotted(leased) if leased else "", spec.mtu,
-            state_name(shake.state), state_name(shake.frontend), int(tx is not None), **counts, **rates, drops=_drops(drops),
-            waiting=len(rx.queue) if rx is not None else 0, limit=bucket.rate.bytes_per_second if bucket is not None else 0,
+            state_name(shake.state), state_name(shake.frontend), len(vif.queues), **counts, **rates, drops=_drops(drops),
+            waiting=vif.queued, limit=bucket.rate.bytes_per_second if bucket is not None else 0,
             throttled=vif.throttled, throttles=bucket.waits if bucket is not None else 0,
-            multicast=len(tx.multicast) if tx is not None and vif.abilities.multicast_control else -1, capture=_capture(vif.capture),
+            multicast=len(vif.multicast) if vif.abilities.multicast_control else -1, capture=_capture(vif.capture),
             waited=counters.waited, wait_ns=counters.wait_ns, alarm=_alarm(vif),
         )  # fmt: skip
 

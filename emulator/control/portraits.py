@@ -161,13 +161,13 @@ def _last_bytes(ring: memoryview, prod: int) -> bytes:
 
 
 def _net_rings(guest: Guest, vif: Vif) -> list[RingView]:
-    if vif.tx is None or vif.rx is None:
-        return []
     views = []
-    for kind, ring, mfn, port in (("tx", vif.tx, vif.frames[0], vif.ports[0]), ("rx", vif.rx, vif.frames[1], vif.ports[-1])):
-        views.append(RingView(f"{vif.name} {kind}", f"net-{kind}", SLOTS, *ring.indices(), slots=ring.slots(),
-                              stalled=vif.stalled(kind == "rx"), gfn=guest.pfn_of(mfn), port=port, device=vif.name,
-                              age_ns=vif.waiting_ns(kind == "rx")))  # fmt: skip
+    for number, queue in enumerate(vif.queues):
+        name, place = f"{vif.name}-q{number}" if len(vif.queues) > 1 else vif.name, queue.place
+        for kind, ring, mfn, port in (("tx", queue.tx, place.frames[0], place.ports[0]), ("rx", queue.rx, place.frames[1], place.ports[-1])):
+            views.append(RingView(f"{name} {kind}", f"net-{kind}", SLOTS, *ring.indices(), slots=ring.slots(),
+                                  stalled=vif.stalled(kind == "rx"), gfn=guest.pfn_of(mfn), port=port, device=vif.name, queue=number,
+                                  age_ns=vif.waiting_ns(kind == "rx")))  # fmt: skip
     return views
 
 

@@ -131,6 +131,6 @@ def _report(vif: Vif) -> VifReport:
     return VifReport(
         vif.name, vif.spec.devid, mac_text(vif.spec.mac), vif.spec.bridge, state_name(state.state), state_name(state.frontend), counters.tx_frames,
         counters.tx_bytes, counters.tx_errors, counters.rx_frames, counters.rx_bytes, counters.rx_dropped,
-        len(vif.rx.queue) if vif.rx is not None else 0, vif.bucket.waits if vif.bucket is not None else 0,
+        vif.queued, vif.bucket.waits if vif.bucket is not None else 0,
         str(vif.capture.path) if vif.capture is not None else "", vif.trouble,
     )  # fmt: skip

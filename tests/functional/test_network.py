@@ -224,6 +224,25 @@ def test_two_linux_guests_ping_and_move_megabytes(host: Host, linux_cfg: str) ->
 
 
 @needs_linux
+def test_a_linux_with_two_vcpus_has_two_queues_and_uses_them(host: Host, linux_cfg: str) -> None:
+    """Several connections at once, in large frames that nobody cuts."""
+    host.create(f'name="a"\nvcpus=2\nvif=["bridge=net0"]\n{linux_cfg}')
+    host.create(f'name="b"\nvif=["bridge=net0"]\n{linux_cfg}')
+    for number, name in enumerate(("a", "b"), start=1):
+        host.until(name, "root@guest", seconds=90)
+        host.run(name, f"ip addr add 10.0.0.{number}/24 dev eth0; ip link set eth0 up")
+    assert "rx-0 rx-1 tx-0 tx-1" in host.run("a", "echo $(ls /sys/class/net/eth0/queues)")
+    made = host.run("b", "mkdir -p /srv; dd if=/dev/urandom of=/srv/x bs=1M count=1 2>/dev/null; md5sum /srv/x; httpd -p 80 -h /srv")
+    digest = re.search(r"\b[0-9a-f]{32}\b", made)
+    assert digest is not None
+    script = "for i in 1 2 3 4 5 6; do wget -q -O - http://10.0.0.2/x | md5sum & done; wait"
+    assert host.run("a", script, seconds=120).count(digest.group()) == 6
+    (a,) = (guest for guest in host.tools.guests.values() if guest.name == "a")
+    assert [queue.rx.rsp_prod > 50 for queue in a.vifs.devices[0].queues] == [True, True]
+    assert any(frame.length > 4096 for frame in host.tools.networks.get("net0").tail(0, 512)[0])
+
+
+@needs_linux
 def test_a_restored_linux_goes_on_pinging(host: Host, linux_cfg: str) -> None:
     host.create(ours("pong", "ip=10.0.0.2"))
     host.create(f'name="a"\nvif=["bridge=net0"]\n{linux_cfg}')

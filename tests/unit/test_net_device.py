@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from emulator.abi.netif import EXTRA_GSO, EXTRA_MCAST, REQ_PROD
+from emulator.abi.netif import EXTRA_GSO, EXTRA_MCAST, REQ_PROD, RING_HEADER, RX_REQUEST, TX_REQUEST
 from emulator.abi.xenbus import XENBUS_CLOSED, XENBUS_CLOSING, XENBUS_CONNECTED, XENBUS_INIT_WAIT, XENBUS_INITIALISING
 from emulator.dom0.backends.net.device import Vif
-from emulator.dom0.network import Capture, Frame, Network
+from emulator.dom0.network import Capture, Frame, Network, packets
 from emulator.dom0.vifspec import parse_vif
 from emulator.dom0.xenstore import Store
 from tests.unit.net_frontend import RX_FRAME, TX_FRAME, PlainSide
@@ -17,6 +17,13 @@ from tests.unit.test_network import sums_are_right, tcp
 
 PLAIN = {"tx-ring-ref": str(100 + TX_FRAME), "rx-ring-ref": str(100 + RX_FRAME), "event-channel": "5", "request-rx-copy": "1"}
 ABLE = {**PLAIN, "feature-sg": "1", "feature-gso-tcpv4": "1", "feature-ipv6-csum-offload": "1"}
+
+
+def _queue(number: int, **changed: str) -> dict[str, str]:
+    """The nodes of one of two queues; the second has its rings in frames 8 and 9."""
+    refs = (TX_FRAME, RX_FRAME) if not number else (8, 9)
+    nodes = {"tx-ring-ref": str(100 + refs[0]), "rx-ring-ref": str(100 + refs[1]), "event-channel": changed.get("event", str(5 + number))}
+    return {f"queue-{number}/{key}": value for key, value in nodes.items()}
 
 
 class Guest:
@@ -169,7 +176,11 @@ def test_a_rate_limit_leaves_packets_in_their_slots_until_it_is_time() -> None:
         ({"rx-ring-ref": str(100 + TX_FRAME)}, "two rings are one"),
         ({"event-channel": "77"}, "does not await Domain-0"),
         ({"event-channel-tx": "5", "event-channel-rx": "5"}, "two rings are one"),
-        ({"multi-queue-num-queues": "4"}, "several queues"),
+        ({"multi-queue-num-queues": "2"}, "its queue-0/tx-ring-ref is None"),
+        ({"multi-queue-num-queues": "9"}, "9 queues, 8 are the most"),
+        ({"multi-queue-num-queues": "0"}, "0 queues"),
+        ({**_queue(0), **_queue(1, event="77"), "multi-queue-num-queues": "2"}, "does not await Domain-0"),
+        ({**_queue(0), **_queue(1, event="5"), "multi-queue-num-queues": "2"}, "does not await Domain-0"),
         ({"request-rx-copy": "0"}, "rx-copy"),
         ({"feature-sg": "maybe"}, "its feature-sg is 'maybe'"),
     ],
@@ -236,7 +247,7 @@ def test_a_saved_interface_goes_back_with_its_guest(pair: tuple[Guest, Guest]) -
     a.kick()
     b.run()
     state, memory = b.vif.save(), bytes(b.side.memory)
-    assert state.rings is not None and len(state.queue) == 2
+    assert len(state.queues) == 1 and len(state.queues[0].waiting) == 2
     b.side.buffers(5)
     b.kick()
     assert len(b.side.received()) == 3
@@ -246,3 +257,33 @@ def test_a_saved_interface_goes_back_with_its_guest(pair: tuple[Guest, Guest]) -
     b.side.buffers(5)
     b.kick()
     assert [data[14] for data, _, _ in b.side.received()] == [0, 1, 2]
+
+
+def test_queues_share_the_frames_by_flow_and_each_sends(pair: tuple[Guest, Guest]) -> None:
+    a, _ = pair
+    c = Guest(3, a.vif.network, a.store)
+    c.connect({"multi-queue-num-queues": "2", "request-rx-copy": "1", "feature-sg": "1", **_queue(0), **_queue(1)})
+    assert c.back("multi-queue-max-queues") == "8" and len(c.vif.queues) == 2 and c.side.bound == {5: "vif-0", 6: "vif-0"}
+    c.side.buffers(64)
+    for index in range(64):
+        RX_REQUEST.pack_into(c.side.memory, 9 * 4096 + RING_HEADER + index * RX_REQUEST.size, index, 0, 160)
+    c.side.set(9, REQ_PROD, 64)
+    for port in [*range(1, 21)] * 2:
+        a.vif.network.send(a.vif.port, [Frame(to(a, c, packets.IPV4 + packets.udp(b"\x0a\0\0\1", port, b"\x0a\0\0\2", 7, bytes([port]))))])
+    c.run()
+    first = [data[-1] for data, _, _ in c.side.received()]
+    second = c.vif.queues[1].rx.rsp_prod
+    assert len(first) + second == 40 and second > 4 and len(first) > 4
+    assert first[: len(first) // 2] == first[len(first) // 2 :]  # a flow stays in its queue, in order
+    data = to(c, a, b"\x08\x00" + bytes(50))
+    c.side.page(20)[: len(data)] = data
+    TX_REQUEST.pack_into(c.side.memory, 8 * 4096 + RING_HEADER, 120, 0, 0, 1, len(data))
+    c.side.set(8, REQ_PROD, 1)
+    c.kick()
+    assert c.vif.counters.tx_frames == 1 and [frame.data for _, frames in a.side.posted for frame in frames] == [data]
+    state = c.vif.save()
+    c.vif.load(state)
+    assert [queue.place for queue in c.vif.queues] == [saved.place for saved in state.queues] and c.vif.queues[1].tx.req_cons == 1
+    c.side.set(8, REQ_PROD, 5000)
+    c.kick()
+    assert "sending: req_prod" in c.vif.trouble and not c.side.bound and not c.side.grants.held

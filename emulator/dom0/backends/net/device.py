@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from emulator.abi.netif import XEN_NETIF_GSO_TYPE_TCPV4, XEN_NETIF_GSO_TYPE_TCPV6
+from emulator.dom0.backends.net.queues import MAX_QUEUES, Place, Queue, QueueState, choose, open_queue
 from emulator.dom0.backends.net.ring import FRAME
-from emulator.dom0.backends.net.rx import MAX_QUEUED_BYTES, MAX_QUEUED_FRAMES, RxRing
+from emulator.dom0.backends.net.rx import MAX_QUEUED_BYTES, MAX_QUEUED_FRAMES
 from emulator.dom0.backends.net.side import Abilities, GuestSide, VifCounters
-from emulator.dom0.backends.net.tx import TxRing
 from emulator.dom0.grants import GrantError
 from emulator.dom0.network import Capture, Frame, Network, TokenBucket, mac_text
 from emulator.dom0.network.frame import complete, segment
@@ -31,23 +31,19 @@ _MOST: Final = (1 << 32) - 1
 _FEATURES: Final = {
     "feature-sg": "1", "feature-gso-tcpv4": "1", "feature-gso-tcpv6": "1", "feature-ipv6-csum-offload": "1", "feature-rx-copy": "1",
     "feature-rx-flip": "0", "feature-multicast-control": "1", "feature-split-event-channels": "1", "feature-ctrl-ring": "0",
-    "hotplug-status": "connected",
+    "multi-queue-max-queues": str(MAX_QUEUES), "hotplug-status": "connected",
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class VifState:
-    """A saved interface: of its rings the indices and what waited for the guest."""
+    """A saved interface."""
 
     spec: VifSpec
     handshake: tuple[int, int, bool, bool, bool]
-    rings: tuple[tuple[int, int, str], tuple[int, int, str]] | None
-    grefs: tuple[int, ...]
-    frames: tuple[int, ...]
-    ports: tuple[int, ...]
+    queues: tuple[QueueState, ...]
     abilities: Abilities
     multicast: frozenset[bytes]
-    queue: tuple[Frame, ...]
     credit: tuple[int, int] | None
 
 
@@ -60,11 +56,8 @@ class Vif(XenbusBackend):
         self.spec, self.network = spec, network
         self.event_name = f"vif-{spec.devid}"
         self._side, self._gone = side, gone
-        self.tx: TxRing | None = None
-        self.rx: RxRing | None = None
-        self.ports: tuple[int, ...] = ()  # tx and rx, or one for both
-        self.grefs: tuple[int, ...] = ()
-        self.frames: tuple[int, ...] = ()
+        self.queues: list[Queue] = []  # none while it is not connected
+        self.multicast: set[bytes] = set()  # groups that the frontend asked for
         self.abilities = Abilities()
         self.counters = VifCounters()
         self.bucket = TokenBucket(spec.rate, side.now()) if spec.rate is not None else None
@@ -88,46 +81,38 @@ class Vif(XenbusBackend):
         self.publish("vif", back, front, _FEATURES)
 
     def forget(self) -> None:
-        self.tx = self.rx = None
+        self.queues = []
         super().forget()
 
     def removed(self) -> None:
         self._gone(self)
 
     def connect(self) -> None:
-        """connect of xen-netback: what the frontend can do, its two rings, its one or two event channels."""
-        held: list[int] = []
-        ports: tuple[int, ...] = ()
+        """connect of xen-netback: what the frontend can do, then each queue's two rings and one or two event channels."""
+        count = self.number("multi-queue-num-queues", _MOST, 1)
+        if not 0 < count <= MAX_QUEUES:
+            raise GrantError(f"it wants {count} queues, {MAX_QUEUES} are the most")
+        if not self.number("request-rx-copy", 1, 0):
+            raise GrantError("it does not ask for rx-copy, nothing else is offered")
+        abilities, queues = self._read_abilities(), []
+        self.multicast = set()
         try:
-            if self.number("multi-queue-num-queues", 64, 1) != 1:
-                raise GrantError("it wants several queues, one is offered")
-            if not self.number("request-rx-copy", 1, 0):
-                raise GrantError("it does not ask for rx-copy, nothing else is offered")
-            abilities = self._read_abilities()
-            grefs = (self.number("tx-ring-ref", _MOST), self.number("rx-ring-ref", _MOST))
-            split = self._store.read(f"{self.front}/event-channel-tx") is not None
-            keys = ("event-channel-tx", "event-channel-rx") if split else ("event-channel",)
-            ports = tuple(self.number(key, _MOST) for key in keys)
-            frames = []
-            for gref in grefs:
-                frames.append(self._side.grants.begin(gref, True))
-                held.append(gref)
-            if frames[0] == frames[1] or (split and ports[0] == ports[1]):
-                raise GrantError("its two rings are one")
-            for port in ports:
-                self._side.bind(port, self.event_name)
+            for number in range(count):
+                queues.append(Queue(self._side, self.event_name, self._place(f"queue-{number}/" if count > 1 else ""), self.multicast))
         except (GrantError, ValueError):
-            for port in ports:
-                self._side.unbind(port, self.event_name)
-            for gref in held:
-                self._side.grants.end(gref, True)
+            for queue in queues:
+                queue.release()
             raise
-        self.abilities, self.grefs, self.frames, self.ports = abilities, grefs, tuple(frames), ports
-        self._new_rings()
+        self.abilities, self.queues = abilities, queues
+
+    def _place(self, prefix: str) -> Place:
+        """A queue's nodes lie in a folder of its own when there are several."""
+        split = self._store.read(f"{self.front}/{prefix}event-channel-tx") is not None
+        return open_queue(self._side, self.event_name, lambda key: self.number(prefix + key, _MOST), split)
 
     def opened(self) -> None:
-        for port in self.ports:
-            self._side.notify(port, self.event_name)
+        for queue in self.queues:
+            queue.notify()
         self.kick()
 
     def _read_abilities(self) -> Abilities:
@@ -138,39 +123,35 @@ class Vif(XenbusBackend):
         return Abilities(has("feature-sg"), frozenset(kind for kind, can in gso.items() if can), not has("feature-no-csum-offload"),
                          has("feature-ipv6-csum-offload"), has("request-multicast-control"))  # fmt: skip
 
-    def _new_rings(self) -> tuple[TxRing, RxRing]:
-        side = self._side
-        self.tx, self.rx = TxRing(side.memory, self.frames[0], side.grants), RxRing(side.memory, self.frames[1], side.grants)
-        return self.tx, self.rx
-
     def disconnect(self) -> None:
-        self.tx = self.rx = None
-        for port in self.ports:
-            self._side.unbind(port, self.event_name)
-        for gref in self.grefs:
-            self._side.grants.end(gref, True)
-        self.grefs, self.frames, self.ports = (), (), ()
+        queues, self.queues = self.queues, []
+        for queue in queues:
+            queue.release()
 
     # --- frames ----------------------------------------------------------------------------------------------------------------
 
     def kick(self) -> None:
         """The frontend sent an event: frames to send, or buffers."""
-        tx, rx = self.tx, self.rx
-        if tx is None or rx is None:
-            return
-        frames = tx.take(self._allow) if self.bucket is not None else tx.take()
-        if rx.queue:
-            rx.fill()
-        self._push(tx, rx)
+        for queue in self.queues:
+            tx, rx = queue.tx, queue.rx
+            frames = tx.take(self._allow) if self.bucket is not None else tx.take()
+            if rx.queue:
+                rx.fill()
+            if not self._pushed(queue):
+                return
+            self.counters.tx_errors += tx.errors
+            tx.errors = 0
+            if frames:
+                self._sent(frames)
+
+    def _sent(self, frames: list[Frame]) -> None:
+        """The guest sent these."""
         counters = self.counters
-        counters.tx_errors += tx.errors
-        tx.errors = 0
-        if frames:
-            counters.tx_frames += len(frames)
-            counters.tx_bytes += sum([len(frame.data) for frame in frames])
-            if not self._side.replaying:
-                self._record(frames, sent=True)
-                self.network.send(self.port, frames)
+        counters.tx_frames += len(frames)
+        counters.tx_bytes += sum([len(frame.data) for frame in frames])
+        if not self._side.replaying:
+            self._record(frames, sent=True)
+            self.network.send(self.port, frames)
 
     def _allow(self, size: int) -> bool:
         assert self.bucket is not None
@@ -180,16 +161,11 @@ class Vif(XenbusBackend):
             self._side.wake(self.event_name, again)
         return not again
 
-    def _push(self, tx: TxRing, rx: RxRing) -> None:
-        if rx.written:
-            self._side.written(rx.written)
-            rx.written = []
-        if tx.push():
-            self._side.notify(self.ports[0], self.event_name)
-        if rx.push():
-            self._side.notify(self.ports[-1], self.event_name)
-        if tx.broken or rx.broken:
-            self.fail(f"sending: {tx.broken}" if tx.broken else f"receiving: {rx.broken}")
+    def _pushed(self, queue: Queue) -> bool:
+        """False when the interface had to be closed."""
+        if broken := queue.push():
+            self.fail(broken)
+        return not broken
 
     def deliver(self, frames: list[Frame]) -> None:
         """Frames from the network: posted as far as there is room. Any thread."""
@@ -220,25 +196,38 @@ class Vif(XenbusBackend):
             if self._posted_at:  # none in a replay
                 self.counters.wait_ns += (time.monotonic_ns() - self._posted_at.popleft()) * len(frames)
                 self.counters.waited += len(frames)
-        tx, rx = self.tx, self.rx
-        if tx is None or rx is None:
+        queues = self.queues
+        if not queues:
             self.counters.drop("not connected", len(frames))
             return
-        wanted = [one for frame in frames for one in self._prepared(frame, tx)]
-        if wanted:
-            self._record(wanted, sent=False)
-            before = rx.dropped
-            rx.put(wanted)
-            if rx.dropped > before:
-                self.counters.drop("no receive buffers", rx.dropped - before)
-            self.counters.rx_frames += len(wanted)
-            self.counters.rx_bytes += sum([len(frame.data) for frame in wanted])
-        self._push(tx, rx)
+        wanted = [one for frame in frames for one in self._prepared(frame)]
+        if len(queues) == 1:
+            self._fill(queues[0], wanted)
+            return
+        shares: list[list[Frame]] = [[] for _ in queues]
+        for frame in wanted:
+            shares[choose(frame.data, len(queues))].append(frame)
+        for queue, share in zip(queues, shares, strict=True):
+            if share and not self._fill(queue, share):
+                return
 
-    def _prepared(self, frame: Frame, tx: TxRing) -> list[Frame]:
+    def _fill(self, queue: Queue, frames: list[Frame]) -> bool:
+        """Frames into a queue's buffers; False when the interface had to be closed."""
+        if frames:
+            rx, counters = queue.rx, self.counters
+            self._record(frames, sent=False)
+            before = rx.dropped
+            rx.put(frames)
+            if rx.dropped > before:
+                counters.drop("no receive buffers", rx.dropped - before)
+            counters.rx_frames += len(frames)
+            counters.rx_bytes += sum([len(frame.data) for frame in frames])
+        return self._pushed(queue)
+
+    def _prepared(self, frame: Frame) -> list[Frame]:
         """As the frontend can take it; nothing when it does not want it."""
         data, able = frame.data, self.abilities
-        if able.multicast_control and data[0] & 1 and data[:6] != b"\xff" * 6 and data[:6] not in tx.multicast:
+        if able.multicast_control and data[0] & 1 and data[:6] != b"\xff" * 6 and data[:6] not in self.multicast:
             return []
         sums = able.csum6 if data[12:14] == _IPV6 else able.csum4
         if frame.gso and not (able.sg and sums and frame.gso_type in able.gso):
@@ -251,13 +240,23 @@ class Vif(XenbusBackend):
         return [frame]
 
     @property
+    def queued(self) -> int:
+        """Frames that wait for the guest's buffers. Any thread."""
+        return sum([len(queue.rx.queue) for queue in self.queues])
+
+    @property
+    def refused(self) -> str:
+        """Why the last packet that was answered with an error was. Any thread."""
+        return next((queue.tx.refused for queue in self.queues if queue.tx.refused), "")
+
+    @property
     def throttled(self) -> bool:
         """Whether it waits for credit. Any thread."""
         return self._asleep
 
     def waiting_ns(self, receiving: bool) -> int:
         """For how long frames have waited for buffers, or packets for the rate limit, as far as somebody looked."""
-        waits = bool(self.rx and self.rx.queue) if receiving else self._asleep
+        waits = bool(self.queued) if receiving else self._asleep
         now = time.monotonic_ns()
         if not waits:
             self._waits_since[receiving] = 0
@@ -294,24 +293,17 @@ class Vif(XenbusBackend):
 
     def save(self) -> VifState:
         """Between two slices."""
-        rings = (self.tx.save(), self.rx.save()) if self.tx is not None and self.rx is not None else None
-        return VifState(self.spec, self.handshake.save(), rings, self.grefs, self.frames, self.ports, self.abilities,
-                        frozenset(self.tx.multicast) if self.tx else frozenset(), tuple(self.rx.queue) if self.rx else (),
-                        self.bucket.save() if self.bucket else None)  # fmt: skip
+        return VifState(self.spec, self.handshake.save(), tuple(queue.save() for queue in self.queues), self.abilities,
+                        frozenset(self.multicast), self.bucket.save() if self.bucket else None)  # fmt: skip
 
     def load(self, state: VifState) -> None:
         """The guest's memory, grants and event channels are those of `state` already."""
         self.handshake.load(state.handshake)
-        self.grefs, self.frames, self.ports, self.abilities = state.grefs, state.frames, state.ports, state.abilities
-        self.tx = self.rx = None
+        self.abilities, self.multicast = state.abilities, set(state.multicast)
         if self.bucket is not None and state.credit is not None:
             self.bucket.load(state.credit)
-        if state.rings is not None:
-            tx, rx = self._new_rings()
-            tx.load(state.rings[0])
-            rx.load(state.rings[1])
-            tx.multicast = set(state.multicast)
-            rx.queue.extend(state.queue)
-            rx.queued_bytes = sum(len(frame.data) for frame in state.queue)
-            if self._asleep or self.bucket is not None:
-                self._side.wake(self.event_name, 0)
+        self.queues = [Queue(self._side, self.event_name, saved.place, self.multicast) for saved in state.queues]
+        for queue, saved in zip(self.queues, state.queues, strict=True):
+            queue.load(saved)
+        if self.queues and (self._asleep or self.bucket is not None):
+            self._side.wake(self.event_name, 0)
