@@ -10,7 +10,7 @@ HYPERCALLS: tuple[str, ...] = (
     "event_channel_op_compat", "xen_version", "console_io", "physdev_op_compat", "grant_table_op", "vm_assist",
     "update_va_mapping_otherdomain", "iret", "vcpu_op", "set_segment_base", "mmuext_op", "xsm_op", "nmi_op", "sched_op", "callback_op",
     "xenoprof_op", "event_channel_op", "physdev_op", "hvm_op", "sysctl", "domctl", "kexec_op", "tmem_op", "argo_op", "xenpmu_op",
-    "dm_op", "hypfs_op",
+    "dm_op", "hypfs_op", "", "", "", "", "", "mca",
 )  # fmt: skip
 HYPERCALL_NUMBER: dict[str, int] = {name: number for number, name in enumerate(HYPERCALLS) if name}
 
@@ -54,7 +54,8 @@ GLOBAL_VIRQS = frozenset({VIRQ_CONSOLE, VIRQ_DOM_EXC, VIRQ_TBUF, VIRQ_DEBUGGER, 
  EVTCHNOP_expand_array, EVTCHNOP_set_priority) = range(14)  # fmt: skip
 
 # --- scheduling, vCPUs, callbacks ----------------------------------------------------------------------------------------
-SCHEDOP_yield, SCHEDOP_block, SCHEDOP_shutdown, SCHEDOP_poll, SCHEDOP_remote_shutdown, SCHEDOP_shutdown_code, SCHEDOP_watchdog = range(7)
+SCHEDOP_yield, SCHEDOP_block, SCHEDOP_shutdown, SCHEDOP_poll, SCHEDOP_remote_shutdown, SCHEDOP_shutdown_code, SCHEDOP_watchdog, \
+    SCHEDOP_pin_override = range(8)  # fmt: skip
 SHUTDOWN_REASONS = ("poweroff", "reboot", "suspend", "crash", "watchdog", "soft_reset")
 (VCPUOP_initialise, VCPUOP_up, VCPUOP_down, VCPUOP_is_up, VCPUOP_get_runstate_info, VCPUOP_register_runstate_memory_area,
  VCPUOP_set_periodic_timer, VCPUOP_stop_periodic_timer, VCPUOP_set_singleshot_timer, VCPUOP_stop_singleshot_timer,

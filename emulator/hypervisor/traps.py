@@ -23,12 +23,14 @@ from emulator.abi.xen import (
     TRAP_NM,
     TRAP_OF,
     TRAP_PF,
+    TRAP_SS,
     TRAP_UD,
     TRAPS_WITH_ERROR_CODE,
     VI_UPCALL_MASK,
     PFEC_insn,
     PFEC_present,
     PFEC_reserved,
+    PFEC_user,
     PFEC_write,
 )
 from emulator.cpu.core import MASK64, R8, R9, R10, R11, RAX, RCX, RDI, RDX, RSI
@@ -170,8 +172,10 @@ class Traps:
         domain.stats.page_faults += 1
         if HYPERVISOR_VIRT_START <= va < HYPERVISOR_VIRT_END:
             page = domain.layout.ldt_page(va)
-            if page is not None and map_ldt_page(vcpu, page[1]):
-                return
+            if page is not None and not error_code & PFEC_user:  # a descriptor was looked up
+                if map_ldt_page(vcpu, page[1]):
+                    return
+                va = vcpu.ldt_base + (page[1] << 12 | va & 0xFFF) & MASK64  # handle_ldt_mapping_fault: the guest knows no other
         elif error_code & PFEC_present and not error_code & PFEC_reserved:
             index = domain.guest.entry_index(va)
             if error_code & PFEC_insn:
@@ -225,6 +229,8 @@ class Traps:
                     return
             except Restart:
                 return  # X86EMUL_RETRY: a MOV to CR3 of a tree that is not validated yet
+            if domain.emulator.stack_fault(self._ports[vcpu.number]):
+                vector = TRAP_SS
         elif vector == TRAP_UD:
             if self._carry_out(vcpu, domain.emulator.forced(self._ports[vcpu.number])):
                 return

@@ -1,34 +1,6 @@
 /* Hypercalls on memory: page tables, mappings, descriptors, the reservation. */
 #include "calls.h"
 
-static long mmu(uint64_t ptr, uint64_t val, unsigned domain)
-{
-    struct mmu_update update = {ptr, val};
-    return HYPERVISOR(mmu_update, &update, 1, 0, domain);
-}
-
-static long ext(uint32_t cmd, uint64_t arg1, uint64_t arg2, unsigned domain)
-{
-    struct mmuext_op op = {cmd, arg1, arg2};
-    return HYPERVISOR(mmuext_op, &op, 1, 0, domain);
-}
-
-/* Machine address of the entry that maps the victim page at a level; machine frames of two page tables */
-static uint64_t entry_at(int level)
-{
-    return virt_to_maddr(page_entry((unsigned long)victim, level));
-}
-
-static uint64_t l4_mfn(void)
-{
-    return virt_to_mfn((void *)start_info->pt_base);
-}
-
-static uint64_t l1_mfn(void)
-{
-    return entry_at(1) / PAGE_SIZE;
-}
-
 /* A linear map is allowed read-only; then it is made writable by the flags alone. Taken away again whatever came of it. */
 static long linear_grown(unsigned slot)
 {
@@ -39,9 +11,6 @@ static long linear_grown(unsigned slot)
     mmu(entry, 0, DOMID_SELF);
     return error;
 }
-
-#define RW (PTE_PRESENT | PTE_WRITE)
-#define VICTIM_MFN virt_to_mfn(victim)
 
 #define PAGE_TABLES(X) \
     X(mu_xen, "mmu_update: list in Xen's memory", XEN_EFAULT, HYPERVISOR(mmu_update, XEN_MEMORY, 1, 0, DOMID_SELF)) \
@@ -131,7 +100,7 @@ static long linear_grown(unsigned slot)
     X(va_xen, "map in Xen's memory", XEN_EINVAL, VA(XEN_MEMORY, VICTIM_MFN * PAGE_SIZE | RW)) \
     X(va_m2p, "map over the M2P table", XEN_EINVAL, VA(HYPERVISOR_VIRT_START, VICTIM_MFN * PAGE_SIZE | RW)) \
     X(va_low, "map where no table is", XEN_EINVAL, VA(UNMAPPED, VICTIM_MFN * PAGE_SIZE | RW)) \
-    X(va_nc, "map at a non-canonical address", ANY_ERROR, VA(NON_CANONICAL, VICTIM_MFN * PAGE_SIZE | RW)) \
+    X(va_nc, "map at a non-canonical address", XEN_EINVAL, VA(NON_CANONICAL, VICTIM_MFN * PAGE_SIZE | RW)) \
     X(va_nodom, "map a page of no domain", XEN_ESRCH, \
       HYPERVISOR(update_va_mapping_otherdomain, victim, VICTIM_MFN * PAGE_SIZE | RW, 0, NO_DOMAIN)) \
     X(va_dom0, "map a page of domain 0", XEN_EPERM, \
@@ -262,21 +231,20 @@ static long grant_swap(uint32_t a, uint32_t b)
     return error ? error : swap.status;
 }
 
-/* What an operation says of itself (GNTST_*) is negative as an errno is, but no errno. */
 #define GRANTS(X) \
-    X(gr_copy_l4, "copy into the L4 (status)", ANY_ERROR, grant_copy(VICTIM_MFN, l4_mfn(), 0, 8, DOMID_SELF)) \
-    X(gr_copy_l1, "copy into an L1 (status)", ANY_ERROR, grant_copy(VICTIM_MFN, l1_mfn(), 0, 8, DOMID_SELF)) \
-    X(gr_copy_wild, "copy from a wild frame (status)", ANY_ERROR, grant_copy(WILD_MFN, VICTIM_MFN, 0, 8, DOMID_SELF)) \
-    X(gr_copy_long, "copy over a page's end (status)", ANY_ERROR, grant_copy(VICTIM_MFN, VICTIM_MFN, 4095, 2, DOMID_SELF)) \
-    X(gr_copy_huge, "copy 65535 bytes (status)", ANY_ERROR, grant_copy(VICTIM_MFN, VICTIM_MFN, 0, 65535, DOMID_SELF)) \
-    X(gr_copy_dom0, "copy a frame of domain 0 (status)", ANY_ERROR, grant_copy(1, VICTIM_MFN, 0, 8, 0)) \
-    X(gr_unmap, "unmap a handle never given (status)", ANY_ERROR, grant_unmap(5)) \
-    X(gr_unmap_max, "unmap handle ~0 (status)", ANY_ERROR, grant_unmap(~0U)) \
-    X(gr_setup_huge, "a table of 2^32-1 frames (status)", ANY_ERROR, grant_setup(DOMID_SELF, ~0U)) \
-    X(gr_setup_dom0, "domain 0's table (status)", ANY_ERROR, grant_setup(0, 1)) \
-    X(gr_setup_nodom, "no domain's table (status)", ANY_ERROR, grant_setup(NO_DOMAIN, 1)) \
+    X(gr_copy_l4, "copy into the L4 (status)", GENERAL_ERROR, grant_copy(VICTIM_MFN, l4_mfn(), 0, 8, DOMID_SELF)) \
+    X(gr_copy_l1, "copy into an L1 (status)", GENERAL_ERROR, grant_copy(VICTIM_MFN, l1_mfn(), 0, 8, DOMID_SELF)) \
+    X(gr_copy_wild, "copy from a wild frame (status)", BAD_PAGE, grant_copy(WILD_MFN, VICTIM_MFN, 0, 8, DOMID_SELF)) \
+    X(gr_copy_long, "copy over a page's end (status)", BAD_COPY_ARG, grant_copy(VICTIM_MFN, VICTIM_MFN, 4095, 2, DOMID_SELF)) \
+    X(gr_copy_huge, "copy 65535 bytes (status)", BAD_COPY_ARG, grant_copy(VICTIM_MFN, VICTIM_MFN, 0, 65535, DOMID_SELF)) \
+    X(gr_copy_dom0, "copy a frame of domain 0 (status)", PERMISSION_DENIED, grant_copy(1, VICTIM_MFN, 0, 8, 0)) \
+    X(gr_unmap, "unmap a handle never given (status)", BAD_HANDLE, grant_unmap(5)) \
+    X(gr_unmap_max, "unmap handle ~0 (status)", BAD_HANDLE, grant_unmap(~0U)) \
+    X(gr_setup_huge, "a table of 2^32-1 frames (status)", GENERAL_ERROR, grant_setup(DOMID_SELF, ~0U)) \
+    X(gr_setup_dom0, "domain 0's table (status)", PERMISSION_DENIED, grant_setup(0, 1)) \
+    X(gr_setup_nodom, "no domain's table (status)", BAD_DOMAIN, grant_setup(NO_DOMAIN, 1)) \
     X(gr_version, "version 3", XEN_EINVAL, grant_version(3)) \
-    X(gr_swap, "swap with entry 2^31 (status)", ANY_ERROR, grant_swap(8, 1U << 31)) \
+    X(gr_swap, "swap with entry 2^31 (status)", BAD_REF, grant_swap(8, 1U << 31)) \
     X(gr_cont, "map with a continuation's bits", XEN_EINVAL, HYPERVISOR(grant_table_op, 0x1000, victim, 1)) \
     X(gr_two, "set up two tables at once", XEN_EINVAL, HYPERVISOR(grant_table_op, 2, victim, 2)) \
     X(gr_status, "a status list in Xen's memory", XEN_EFAULT, HYPERVISOR(grant_table_op, 9, XEN_MEMORY, 1))

@@ -45,17 +45,17 @@ static long tool(long nr, uint32_t cmd, uint32_t version, uint16_t domain)
     X(dc_destroy, "domctl: destroy domain 0", XEN_EPERM, tool(__HYPERVISOR_domctl, 2, DOMCTL_VERSION, 0)) \
     X(dc_pause, "domctl: pause domain 0", XEN_EPERM, tool(__HYPERVISOR_domctl, 3, DOMCTL_VERSION, 0)) \
     X(dc_info, "domctl: domain 0's information", XEN_EPERM, tool(__HYPERVISOR_domctl, 5, DOMCTL_VERSION, 0)) \
-    X(dc_unknown, "domctl: command 9999", ANY_ERROR, tool(__HYPERVISOR_domctl, 9999, DOMCTL_VERSION, 0)) \
+    X(dc_unknown, "domctl: command 9999", XEN_EPERM, tool(__HYPERVISOR_domctl, 9999, DOMCTL_VERSION, 0)) \
     X(sc_physinfo, "sysctl: physical information", XEN_EPERM, tool(__HYPERVISOR_sysctl, 3, SYSCTL_VERSION, 0)) \
     X(sc_console, "sysctl: read the log", XEN_EPERM, tool(__HYPERVISOR_sysctl, 1, SYSCTL_VERSION, 0)) \
     X(pf_time, "platform_op: set the time", XEN_EPERM, tool(__HYPERVISOR_platform_op, 17, PLATFORM_VERSION, 0)) \
     X(pf_microcode, "platform_op: load microcode", XEN_EPERM, tool(__HYPERVISOR_platform_op, 35, PLATFORM_VERSION, 0)) \
-    X(kexec, "kexec_op", ANY_ERROR, HYPERVISOR(kexec_op, 0, victim)) \
-    X(hypfs, "hypfs_op", ANY_ERROR, HYPERVISOR(hypfs_op, 0, 0, 0, 0, 0)) \
-    X(xsm, "xsm_op", ANY_ERROR, HYPERVISOR(xsm_op, victim)) \
+    X(kexec, "kexec_op", XEN_EPERM, HYPERVISOR(kexec_op, 0, victim)) \
+    X(hypfs, "hypfs_op", XEN_EPERM, HYPERVISOR(hypfs_op, 0, 0, 0, 0, 0)) \
+    X(xsm, "xsm_op", XEN_ENOSYS, HYPERVISOR(xsm_op, victim)) \
     X(dm, "dm_op on domain 0", ANY_ERROR, HYPERVISOR(dm_op, 0, 1, victim)) \
     X(hvm, "hvm_op: set a parameter of domain 0", ANY_ERROR, HYPERVISOR(hvm_op, 0, victim)) \
-    X(mca, "arch_0 (machine checks)", ANY_ERROR, hypercall(48, (unsigned long)victim, 0, 0, 0, 0)) \
+    X(mca, "arch_0 (machine checks)", XEN_EPERM, hypercall(48, (unsigned long)victim, 0, 0, 0, 0)) \
     X(tmem, "tmem_op, gone since 4.13", XEN_ENOSYS, HYPERVISOR(tmem_op, victim))
 
 static long trap_entry(uint64_t address)
@@ -95,7 +95,7 @@ static long unregister(uint16_t type)
     X(sb_which, "set_segment_base: segment 99", XEN_EINVAL, HYPERVISOR(set_segment_base, UNKNOWN, 0)) \
     X(iopl, "physdev_op: IOPL 4", XEN_EINVAL, ({ uint32_t iopl = 4; HYPERVISOR(physdev_op, 6, &iopl); })) \
     X(pd_unknown, "physdev_op: command 99", XEN_ENOSYS, HYPERVISOR(physdev_op, UNKNOWN, victim)) \
-    X(va_type, "vm_assist: type 63", ANY_ERROR, HYPERVISOR(vm_assist, 0, 63)) \
+    X(va_type, "vm_assist: type 63", XEN_EINVAL, HYPERVISOR(vm_assist, 0, 63)) \
     X(va_cmd, "vm_assist: command 99", XEN_ENOSYS, HYPERVISOR(vm_assist, UNKNOWN, 2))
 
 /* An event channel operation on up to three words */
@@ -127,7 +127,7 @@ static long unbound(uint16_t domain)
     X(ev_ipi, "bind an IPI on vCPU 99", XEN_ENOENT, event(EVTCHNOP_bind_ipi, 99, 0)) \
     X(ev_vcpu, "bind a port to vCPU 99", XEN_ENOENT, event(EVTCHNOP_bind_vcpu, 1, 99)) \
     X(ev_vcpu_port, "bind port 0 to vCPU 0", XEN_EINVAL, event(EVTCHNOP_bind_vcpu, 0, 0)) \
-    X(ev_pirq, "bind a physical interrupt", ANY_ERROR, event(EVTCHNOP_bind_pirq, 16, 0)) \
+    X(ev_pirq, "bind a physical interrupt", XEN_EPERM, event(EVTCHNOP_bind_pirq, 16, 0)) \
     X(ev_inter, "connect to no domain", XEN_ESRCH, event(EVTCHNOP_bind_interdomain, NO_DOMAIN, 1)) \
     X(ev_inter_self, "connect to our own port 0", XEN_EINVAL, event(EVTCHNOP_bind_interdomain, DOMID_SELF, 0)) \
     X(ev_inter_port, "connect to a port out of range", XEN_EINVAL, event(EVTCHNOP_bind_interdomain, DOMID_SELF, NO_PORT)) \
@@ -139,10 +139,14 @@ static long unbound(uint16_t domain)
     X(ev_xen, "event_channel_op: argument in Xen's memory", XEN_EFAULT, HYPERVISOR(event_channel_op, EVTCHNOP_send, XEN_MEMORY)) \
     X(ev_unknown, "event_channel_op: command 99", XEN_ENOSYS, HYPERVISOR(event_channel_op, UNKNOWN, victim))
 
+/* With events masked: an event that waits to be delivered would end the call before it looks at the list. */
 static long poll(uint32_t *ports, unsigned count)
 {
     struct sched_poll request = {ports, count, 1};
-    return HYPERVISOR(sched_op, SCHEDOP_poll, &request);
+    events_mask();
+    long error = HYPERVISOR(sched_op, SCHEDOP_poll, &request);
+    events_unmask();
+    return error;
 }
 
 static long vcpu(unsigned op, unsigned id, uint64_t word)
@@ -203,7 +207,7 @@ static long grant_map(uint16_t domain)
     X(gt_unknown, "grant_table_op: command 99", XEN_ENOSYS, HYPERVISOR(grant_table_op, UNKNOWN, victim, 1)) \
     X(gt_huge, "grant_table_op: 2^31 operations", XEN_EINVAL, HYPERVISOR(grant_table_op, 0, victim, 1U << 31)) \
     X(gt_xen, "grant_table_op: list in Xen's memory", XEN_EFAULT, HYPERVISOR(grant_table_op, 0, XEN_MEMORY, 1)) \
-    X(gt_nodom, "map a grant of no domain (status)", ANY_ERROR, grant_map(NO_DOMAIN)) \
+    X(gt_nodom, "map a grant of no domain (status)", BAD_DOMAIN, grant_map(NO_DOMAIN)) \
     X(xv_unknown, "xen_version: command 99", XEN_ENOSYS, HYPERVISOR(xen_version, UNKNOWN, victim)) \
     X(xv_xen, "xen_version: answer into Xen's memory", XEN_EFAULT, HYPERVISOR(xen_version, XENVER_extraversion, XEN_MEMORY)) \
     X(xv_m2p, "xen_version: answer into the M2P table", XEN_EFAULT, \

@@ -31,7 +31,7 @@ struct table {
 };
 
 /* Each ends with a NULL title. */
-extern const struct table instruction_tables[], memory_tables[], hypercall_tables[], mm_tables[];
+extern const struct table instruction_tables[], memory_tables[], hypercall_tables[], mm_tables[], made_tables[];
 
 #define TABLE(title, attempts, before, after) \
     {title, attempts, ARRAY_SIZE(attempts), false, before, after}

@@ -202,6 +202,30 @@ def test_xsetbv_is_no_instruction_of_this_cpu() -> None:
     assert run("0f01d1")[1].vector == 6
 
 
+@pytest.mark.parametrize("code", ["0f20c8", "0f22c8", "0f20e8", "440f20c8", "440f22f8"])
+@pytest.mark.parametrize("in_kernel", [KERNEL, USER])
+def test_a_control_register_that_does_not_exist_is_no_instruction(code: str, in_kernel: bool) -> None:
+    assert run(code, in_kernel=in_kernel)[1].vector == 6
+
+
+WILD = 0x900000000000
+
+
+@pytest.mark.parametrize(
+    ("code", "register", "value", "stack"),
+    [
+        ("50", 4, WILD, True), ("58", 4, WILD, True), ("50", 4, 0x800000000000, False), ("58", 4, 0x800000000000, True), ("c3", 4, WILD, True),
+        ("e800000000", 4, WILD, True), ("c9", 5, WILD, True), ("488b4500", 5, WILD, True), ("488b0424", 4, WILD, True), ("488b03", 3, WILD, False),
+        ("64488b4500", 5, WILD, False), ("488b4508", 5, 0x7FFFFFFFFFF1, True), ("488d4500", 5, WILD, False), ("ff33", 3, WILD, False),
+        ("9c", 4, WILD, True), ("f4", 4, WILD, False),
+    ],
+)  # fmt: skip
+def test_a_non_canonical_stack_is_told_from_other_addresses(code: str, register: int, value: int, stack: bool) -> None:
+    state = FakeState(bytes.fromhex(code))
+    state.regs[register] = value
+    assert Emulator().stack_fault(state) is stack
+
+
 @pytest.mark.parametrize(
     "code",
     ["f4", "0f08", "0f013f", "0f01f0", "0f0117", "0f011f", "0f00d0", "0f00d8", "0f01f8", "0f07", "480f07", "0f01c8", "0f01c9",

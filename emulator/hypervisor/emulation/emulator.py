@@ -7,6 +7,7 @@ from typing import Final
 from emulator.hypervisor.emulation.decoding import Decoder
 from emulator.hypervisor.emulation.msrs import MISC_FEATURES_CPUID_FAULTING, MSR_MISC_FEATURES_ENABLES
 from emulator.hypervisor.emulation.privileged import PrivilegedHandler, answer_cpuid, compile_privileged, iopl_ok
+from emulator.hypervisor.emulation.stackfault import StackTest, compile_stack_test
 from emulator.hypervisor.emulation.state import (
     FAULT_GP,
     MASK64,
@@ -32,6 +33,7 @@ class Emulator:
     def __init__(self) -> None:
         self._privileged: dict[int, Decoder[PrivilegedHandler]] = {bits: Decoder(bits, compile_privileged) for bits in (64, 32)}
         self._store: Decoder[StoreHandler] = Decoder(64, compile_store)
+        self._stack: Decoder[StackTest] = Decoder(64, compile_stack_test)
 
     def privileged(self, state: EmulationState) -> Outcome:
         """After a #GP with error code 0 at `state.rip`: Xen's pv_emulate_privileged_op()."""
@@ -49,6 +51,13 @@ class Emulator:
             return handler(state)
         except GuestPageFault as fault:
             return page_fault(fault.va, fault.error_code)
+
+    def stack_fault(self, state: EmulationState) -> bool:
+        """Whether the #GP(0) at `state.rip`, which nothing emulates, is the #SS(0) of a non-canonical stack."""
+        if state.code_size != 64:
+            return False
+        test = self._stack.handler(state.fetch(state.rip, MAX_INSTRUCTION))
+        return test is not None and test(state)
 
     def forced(self, state: EmulationState) -> Outcome:
         """After a #UD at `state.rip`: the forced emulation prefix, which Xen takes for CPUID only (emul-inv-op.c)."""

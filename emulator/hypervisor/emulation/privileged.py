@@ -47,6 +47,7 @@ from emulator.hypervisor.emulation.state import (
 PrivilegedHandler = Callable[[EmulationState], Outcome]
 
 _LOW: Final = 0xFFFFFFFF
+_CONTROL_REGISTERS: Final = frozenset({0, 2, 3, 4, 8})
 _MAX_REPEAT: Final = 4096  # iterations of INS or OUTS before the vCPU can be preempted
 
 
@@ -182,10 +183,17 @@ def _control_register(name: str) -> tuple[str, int]:
     return (name[:2], int(name[2:])) if name[:2] in ("cr", "dr") and name[2:].isdigit() else ("", 0)
 
 
+def _no_such_register(_state: EmulationState) -> Outcome:
+    """A processor says that before it looks at the privilege level; this core has looked already."""
+    return FAULT_UD
+
+
 def _read_control(name: str, target: Register, length: int) -> PrivilegedHandler:
     kind, number = _control_register(name)
     if not kind:
         return refuse
+    if kind == "cr" and number not in _CONTROL_REGISTERS:
+        return _no_such_register
 
     def run(state: EmulationState) -> Outcome:
         if not state.in_kernel:
@@ -217,6 +225,8 @@ def _write_control(name: str, source: Register, length: int) -> PrivilegedHandle
     kind, number = _control_register(name)
     if not kind:
         return refuse
+    if kind == "cr" and number not in _CONTROL_REGISTERS:
+        return _no_such_register
     register, mask = source.index, (1 << 8 * source.size) - 1
 
     def run(state: EmulationState) -> Outcome:

@@ -136,4 +136,4 @@ def privileged(_vcpu: Vcpu, *_: int) -> int:
 
 HYPERCALLS: Final = {"multicall": multicall, "vm_assist": vm_assist, "physdev_op": physdev_op, "physdev_op_compat": physdev_op_compat,
                      "xenpmu_op": switched_off, "argo_op": switched_off, "platform_op": privileged, "sysctl": privileged,
-                     "domctl": privileged, "kexec_op": privileged, "hypfs_op": privileged}  # fmt: skip
+                     "domctl": privileged, "kexec_op": privileged, "hypfs_op": privileged, "mca": privileged}  # fmt: skip

@@ -15,6 +15,7 @@ from emulator.hypervisor.refusal import Preempted, Refusal
 if TYPE_CHECKING:
     from emulator.hypervisor.vcpu import Vcpu
 
+_PIRQS: Final = 56  # 24 of an I/O APIC and extra_domU_irqs
 _PIECE: Final = 256
 """Ports that a reset closes at once (XSA-344: it has to let others in)."""
 
@@ -50,7 +51,8 @@ def event_channel_op(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
         if not events.reset(_PIECE):
             raise Preempted
     elif command == xen.EVTCHNOP_bind_pirq:
-        raise Refusal(EINVAL, "no physical interrupt is this domain's")
+        pirq = guest.read_u32(argument)
+        raise Refusal(EPERM if pirq < _PIRQS else EINVAL, f"physical interrupt {pirq} is not this domain's")
     elif command == xen.EVTCHNOP_init_control:
         mfn, offset, number = guest.read_u64(argument), guest.read_u32(argument + 8), guest.read_u32(argument + 12)
         events.init_control(number, mfn, offset)

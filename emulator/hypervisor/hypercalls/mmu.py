@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from emulator.abi import xen
-from emulator.abi.errno import EACCES, EINVAL, ENOSYS, EOPNOTSUPP, EPERM, ESRCH
+from emulator.abi.errno import EACCES, EBUSY, EINVAL, ENOSYS, EOPNOTSUPP, EPERM, ESRCH
 from emulator.abi.xen import DOMID_IO, DOMID_SELF, DOMID_XEN, HYPERVISOR_VIRT_END, MMUEXT_NAMES
 from emulator.hypervisor.ldt import set_ldt
 from emulator.hypervisor.memory.frames import GUEST, L1, NONE, SHARED, WRITABLE
@@ -95,15 +95,13 @@ def mmu_update(vcpu: Vcpu, updates: int, count: int, done_at: int, foreign: int,
     done = 0
     tables, frames = domain.tables, domain.frames
     try:
-        if foreign & 0xFFFF != DOMID_SELF and not page_owner(vcpu, foreign & 0xFFFF):
-            if count:
-                domain.guest.read(updates, _UPDATE.size)
-                raise _foreign(foreign & 0xFFFF)
-            return 0
-        if not own_tables and count:
-            raise _foreign(table_owner - 1)
+        own_pages = page_owner(vcpu, foreign & 0xFFFF)
         while done < count and not frames.unfinished and (not done or tables.allowance > 0):
-            done += _updates(domain, updates + done * 16, count - done)
+            if own_pages and own_tables:
+                done += _updates(domain, updates + done * 16, count - done)
+            else:
+                _foreign_update(domain, updates + done * 16, own_tables, foreign & 0xFFFF)
+                done += 1
     except _Partly as partly:
         done += partly.done
         if partly.refusal is not None:
@@ -168,6 +166,27 @@ def _updates(domain: Domain, at: int, count: int) -> int:
     except Restart:
         raise _Partly(done) from None
     return done
+
+
+def _foreign_update(domain: Domain, at: int, own_tables: bool, domid: int) -> None:
+    """One update where tables or pages are said to be another's: what is left of it without the right to touch them (xsm_mmu_update).
+    DOMID_IO needs no right, but no frame here is its; entries may be cleared in its name, as on Xen."""
+    pointer, value = _UPDATE.unpack(domain.guest.read(at, 16))
+    command, mfn, frames = pointer & 7, pointer >> 12, domain.frames
+    domain.tables.allowance -= 1
+    if command > xen.MMU_PT_UPDATE_NO_TRANSLATE:
+        raise Refusal(ENOSYS, f"mmu_update command {command} does not exist")
+    if not own_tables or domid not in (DOMID_SELF, DOMID_IO):
+        raise Refusal(EPERM, f"tables or pages of domain {domid} are not the caller's")
+    if command == xen.MMU_MACHPHYS_UPDATE or mfn >= frames.frames or (frames.type[mfn] > L1 and frames.type[mfn] != WRITABLE):
+        raise Refusal(EINVAL, f"frame {mfn:#x} is no L1 table or plain page of DOMID_IO's")
+    if frames.type[mfn] == L1 and value & xen.PRESENT:
+        domain.tables.check_leaf(value, "L1 entry")
+        raise Refusal(EBUSY, f"L1 entry: {value:#x} names a frame that is not DOMID_IO's")
+    try:
+        _updates(domain, at, 1)
+    except _Partly as partly:
+        raise partly.refusal or Restart from None
 
 
 def _all_at_once(domain: Domain, data: bytes) -> bool:

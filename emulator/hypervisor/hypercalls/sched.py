@@ -31,6 +31,8 @@ def sched_op(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
         _poll(vcpu, argument)
     elif command == xen.SCHEDOP_remote_shutdown:
         raise Refusal(EPERM, "only Domain-0 shuts others down")
+    elif command == xen.SCHEDOP_pin_override:
+        raise Refusal(EPERM, "only the hardware domain overrides where its vCPUs run")
     elif command == xen.SCHEDOP_shutdown_code:
         return 0
     elif command == xen.SCHEDOP_watchdog:

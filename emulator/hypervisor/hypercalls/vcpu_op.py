@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from emulator.abi import xen
-from emulator.abi.errno import EEXIST, EINVAL, ENOENT, ENOSYS, ETIME
+from emulator.abi.errno import EEXIST, EINVAL, ENOENT, ENOSYS, ENXIO, ETIME
 from emulator.hypervisor.context import CONTEXT_BYTES, set_info
 from emulator.hypervisor.refusal import Refusal
 
@@ -116,9 +116,11 @@ def _move_info(vcpu: Vcpu, mfn: int, offset: int) -> None:
     """map_vcpu_info: vcpu_info moves to a page of the guest's, once. vCPUs above 31 have none before."""
     domain = vcpu.domain
     if offset > 4096 - xen.VCPU_INFO_SIZE or offset & 7:
-        raise Refusal(EINVAL, f"vcpu_info at offset {offset:#x} of its page")
+        raise Refusal(ENXIO, f"vcpu_info at offset {offset:#x} of its page")
     if vcpu.info and vcpu.info >> 12 != domain.layout.shared_info_mfn:
         raise Refusal(EINVAL, f"vcpu_info of vCPU {vcpu.number} was moved already")
+    if vcpu is not domain.current and vcpu.up:
+        raise Refusal(EINVAL, f"vcpu_info of vCPU {vcpu.number}, which is up and not the caller")
     domain.tables.get_type(mfn, domain.WRITABLE)
     memory = domain.memory.bytes
     new = (mfn << 12) + offset
