@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import unicorn
 
+from emulator.cpu import exitcheck
+from emulator.cpu.layout import Prober
+from emulator.cpu.libunicorn import load
 from emulator.hypervisor.emulation import GuestPageFault
 from emulator.hypervisor.emulation.cpuid import cpuid
 
@@ -19,6 +26,23 @@ def bare_core() -> Any:
     """Unicorn in flat 64-bit mode; untyped as its binding is."""
     binding: Any = unicorn
     return binding.Uc(binding.UC_ARCH_X86, binding.UC_MODE_64)
+
+
+@contextmanager
+def exit_checks() -> Iterator[None]:
+    """A bare core counts instructions by the check that ours leave out of all code of the process: it is back while this lasts."""
+    prober, lib = Prober(), load()
+    flags = exitcheck._find_row(prober, lib.path.resolve(), lib.address_of("helper_check_exit_request_x86_64")) + exitcheck._FLAGS_AT
+    prober.close()
+    field, page, mprotect = ctypes.c_uint32.from_address(flags), ctypes.c_void_p(flags & -mmap.PAGESIZE), ctypes.CDLL(None).mprotect
+    before = field.value
+    mprotect(page, ctypes.c_size_t(mmap.PAGESIZE), mmap.PROT_READ | mmap.PROT_WRITE)
+    try:
+        field.value = 0
+        yield
+    finally:
+        field.value = before
+        mprotect(page, ctypes.c_size_t(mmap.PAGESIZE), mmap.PROT_READ)
 
 
 class FakeState:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from unicorn import x86_const
 
 from emulator.hypervisor.emulation import Emulator, Kind
-from tests.unit.emulation_state import CODE, DATA, SIZE, TABLE, FakeState, bare_core
+from tests.unit.emulation_state import CODE, DATA, SIZE, TABLE, FakeState, bare_core, exit_checks
 
 ARITHMETIC = 0x8D5
 _NAMES = ("RAX", "RCX", "RDX", "RBX", "RSP", "RBP", "RSI", "RDI", *(f"R{number}" for number in range(8, 16)))
@@ -40,7 +40,8 @@ class Native:
 
 @pytest.fixture(scope="module")
 def native() -> Iterator[Native]:
-    yield Native()
+    with exit_checks():
+        yield Native()
 
 
 @pytest.fixture(scope="module")

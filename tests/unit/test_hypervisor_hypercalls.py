@@ -33,7 +33,7 @@ def guest() -> Iterator[Tiny]:
 # --- the table -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [11, 38, 43, 47, 48, 56, 63, 64, 1000, 1 << 31, (1 << 64) - 1])
+@pytest.mark.parametrize("number", [11, 38, 43, 47, 49, 56, 63, 64, 1000, 1 << 31, (1 << 64) - 1])
 def test_what_is_not_there_answers_enosys(guest: Tiny, number: int) -> None:
     assert guest.call(number, 1, 2, 3) == -ENOSYS
     assert guest.domain.ended == ""
