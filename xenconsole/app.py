@@ -340,12 +340,12 @@ class ConsoleApp(App[int], inherit_bindings=False):
         self.run_worker(work, group="commands")
 
 
-async def run(files: tuple[Path, ...], scheduler: str = "") -> int:
+async def run(files: tuple[Path, ...], scheduler: str = "", xenstored: str = "") -> int:
     """Start an engine, show the app on it until it is left, and end the engine whatever happens."""
     settings, problems = load_settings()
 
     async def engine() -> Client:
-        return await start_engine(scheduler=scheduler, version=__version__)
+        return await start_engine(scheduler=scheduler, xenstored=xenstored, version=__version__)
 
     app = ConsoleApp(await engine(), settings=settings, problems=problems, files=files, restart=engine, history=History(history_path()))
     loop = asyncio.get_running_loop()
@@ -358,8 +358,8 @@ async def run(files: tuple[Path, ...], scheduler: str = "") -> int:
     return status if status is not None else app.return_code or 0
 
 
-def main(argv_files: list[str], scheduler: str = "") -> int:
-    """Open the console on the given cfg files, the demo without any; `scheduler`: not the usual one. Returns the exit status."""
+def main(argv_files: list[str], **engine: str) -> int:
+    """Open the console on the given cfg files, the demo without any; `engine`: its options, as `run` takes them. Returns the exit status."""
     if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):  # Textual draws on stderr
         print("xenconsole: the console needs a terminal (xenconsole create -c FILE.cfg works without one)", file=sys.stderr)
         return 2
@@ -369,7 +369,7 @@ def main(argv_files: list[str], scheduler: str = "") -> int:
             print(f"xenconsole: {file}: no such file", file=sys.stderr)
             return 2
     try:
-        return asyncio.run(run(files, scheduler))
+        return asyncio.run(run(files, **engine))
     except ConnectionError as error:
         print(f"xenconsole: the engine did not start: {error}", file=sys.stderr)
         return 1

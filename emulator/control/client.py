@@ -346,13 +346,13 @@ class EngineFault(Exception):
 
 
 async def start_engine(
-    *, pool_mib: int = 0, cpus: int = 0, name: str = "", trace: bool = True, scheduler: str = "", version: str = ""
+    *, pool_mib: int = 0, cpus: int = 0, name: str = "", trace: bool = True, scheduler: str = "", xenstored: str = "", version: str = ""
 ) -> EngineClient:
     """Start an engine as a process of its own and connect to it. 0 leaves memory pool and physical CPUs to the engine, as an
-    empty name does the scheduler.
+    empty name does the scheduler. `xenstored`: path of the store's socket, "off" for none, "" for one of its own.
 
     Raises ConnectionError, with what the engine left, when it does not come up."""
-    process, end = EngineProcess.start(pool_mib=pool_mib, cpus=cpus, name=name, trace=trace, scheduler=scheduler)
+    process, end = EngineProcess.start(pool_mib=pool_mib, cpus=cpus, name=name, trace=trace, scheduler=scheduler, xenstored=xenstored)
     return await open_client(end, process, version)
 
 

@@ -19,7 +19,6 @@ import os
 import signal
 import socket
 import stat
-import struct
 import sys
 import threading
 from pathlib import Path
@@ -28,6 +27,7 @@ from typing import Final
 from emulator.control.hostapi import HostApi
 from emulator.control.server import Server
 from emulator.errors import UserError
+from emulator.unixsocket import bind_private, is_own_user
 
 PR_SET_PDEATHSIG: Final = 1  # <sys/prctl.h>
 STOP_SECONDS: Final = 4.0
@@ -64,7 +64,7 @@ class Engine:
             if self._options.fd >= 0:
                 tasks.append(asyncio.create_task(self._serve_inherited(server)))
             if self._options.listen:
-                listener = await _listen(_bind(Path(self._options.listen)), server)
+                listener = await _listen(bind_private(Path(self._options.listen)), server)
             await self._stop.wait()
         finally:
             if listener is not None:
@@ -115,32 +115,14 @@ def _make_host(options: argparse.Namespace) -> HostApi:
     pool_mib = options.pool_mib or max(MIN_POOL_MIB, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // (2 << 20))
     cpus = options.cpus or len(os.sched_getaffinity(0))
     kind = options.scheduler or DEFAULT_SCHEDULER
-    host: HostApi = Host(pool_kib=pool_mib * 1024, cpus=cpus, name=options.name, trace=not options.no_trace, scheduler=kind)
+    host = Host(pool_kib=pool_mib * 1024, cpus=cpus, name=options.name, trace=not options.no_trace, scheduler=kind)
     host.start()
+    try:
+        host.serve_store(options.xenstored)
+    except UserError:
+        host.stop()
+        raise
     return host
-
-
-def _bind(path: Path) -> socket.socket:
-    """A Unix socket that only its owner can open. Raises UserError when the path is taken."""
-    try:
-        if stat.S_ISSOCK(path.lstat().st_mode):
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-                try:
-                    probe.connect(str(path))
-                except ConnectionRefusedError:
-                    path.unlink()  # left by an engine that was killed
-    except FileNotFoundError:
-        pass
-    end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    mask = os.umask(0o177)
-    try:
-        end.bind(str(path))
-    except OSError as error:
-        end.close()
-        raise UserError("cannot listen", where=str(path), why=error.strerror or str(error)) from error
-    finally:
-        os.umask(mask)
-    return end
 
 
 def _remove(path: Path) -> None:
@@ -151,8 +133,7 @@ async def _listen(end: socket.socket, server: Server) -> asyncio.AbstractServer:
     """Serve each process of our own user that connects."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        credentials = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        if struct.unpack("3i", credentials)[1] != os.getuid():
+        if not is_own_user(writer.get_extra_info("socket")):
             writer.close()
             return
         await server.serve(reader, writer)
@@ -197,6 +178,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--cpus", type=int, default=0, help="physical CPUs; default: all that we may use")
     parser.add_argument("--name", default="", help="the host's name")
     parser.add_argument("--scheduler", default="", metavar="NAME", help="credit2, credit, rtds, bvt or null; default: credit2")
+    parser.add_argument("--xenstored", default="", metavar="PATH", help="Unix socket of xenstore; off: none; default: one of our own")
     parser.add_argument("--no-trace", action="store_true", help="keep no trace of hypercalls")
     parser.add_argument("--version", default="", help="what to call ourselves in the hello")
     options = parser.parse_args(argv)

@@ -85,6 +85,10 @@ class Host:
     def stop(self) -> None:
         self._tools.stop()
 
+    def serve_store(self, path: str) -> None:
+        """Serve the store on a Unix socket at `path`; "": on one of our own if that is possible, "off": on none. UserError."""
+        self._tools.serve_store(path)
+
     def listen(self, callback: Callable[[str, int], None]) -> Callable[[], None]:
         return self._tools.listen(callback)
 
@@ -212,7 +216,8 @@ class Host:
         return HostView(name=self._name, version=__version__, xen_version="4.17", started_unix=self._started_unix,
                         uptime_ns=time.monotonic_ns() - self._started, total_kib=pool.total * 4, free_kib=pool.free * 4, cpus=views,
                         engine_pid=os.getpid(), engine_cpu_ns=time.process_time_ns(), engine_rss_kib=rss, scheduler=cpus.scheduler,
-                        pools=tuple(PoolView(*astuple(report)) for report in self.cpupools.reports()))  # fmt: skip
+                        pools=tuple(PoolView(*astuple(report)) for report in self.cpupools.reports()),
+                        xenstored=str(self._tools.xenstored.path) if self._tools.xenstored else "")  # fmt: skip
 
     def _domain0(self) -> DomainView:
         """Domain-0 is this engine: its CPU time is what the guests did not use."""

@@ -36,7 +36,7 @@ class EngineProcess:
     @classmethod
     def start(
         cls, *, pool_mib: int = 0, cpus: int = 0, name: str = "", trace: bool = True, scheduler: str = "",
-        module: str = "emulator.control.engine",
+        xenstored: str = "",         module: str = "emulator.control.engine",
     ) -> tuple[EngineProcess, socket.socket]:  # fmt: skip
         """Start the engine (`python -m module`); returns the process and our end of the socketpair.
 
@@ -52,6 +52,7 @@ class EngineProcess:
         command += ["--name", name] if name else []
         command += [] if trace else ["--no-trace"]
         command += ["--scheduler", scheduler] if scheduler else []
+        command += ["--xenstored", xenstored] if xenstored else []
         try:
             popen = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[theirs.fileno()], env=_environment(),

@@ -52,6 +52,7 @@ class HostView(View, frozen=True):
     engine_rss_kib: int = 0
     scheduler: str = ""
     pools: tuple[PoolView, ...] = ()
+    xenstored: str = ""  # path of the store's Unix socket: what XENSTORED_PATH is to be for xenstore-ls and its like; "" when there is none
 
 
 class VcpuSummary(View, frozen=True):

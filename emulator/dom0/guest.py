@@ -225,4 +225,5 @@ def build_guest(config: DomainConfig, domid: int, store: Store, progress: Callab
     except BaseException:
         close_images(images)
         domain.close()
+        store.release(domid)
         raise

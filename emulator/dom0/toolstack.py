@@ -26,6 +26,7 @@ from emulator.dom0.storage.pool import StoragePool
 from emulator.dom0.transcript import Transcript
 from emulator.dom0.turns import in_turn
 from emulator.dom0.xenstore import Store
+from emulator.dom0.xenstore.socket import StoreSocket, serve
 from emulator.errors import UserError
 from emulator.hypervisor.domain import Domain
 from emulator.hypervisor.inspect import VcpuState, vcpu_state
@@ -85,6 +86,9 @@ class Toolstack:
         self.cpus = PhysicalCpus(cpus, self._failed, make_scheduler(scheduler, range(cpus)))
         self.cpupools = CpuPools(self)
         self.store = Store()
+        self.store.exists = self.domid_exists
+        self.store.log = lambda text: self.say("debug", 0, f"xenstore: {text}")
+        self.xenstored: StoreSocket | None = None
         self.networks = Networks()
         self.storage = StoragePool()
         self.guests: dict[int, Guest] = {}
@@ -108,10 +112,16 @@ class Toolstack:
         """Destroy all domains and join the threads."""
         for guest in list(self.guests.values()):
             self._remove(guest, "destroyed")  # nothing when it has just ended by itself
+        if self.xenstored is not None:
+            self.xenstored.close()
         self._ends.put(None)
         self._janitor.join(5)
         self.cpus.stop()
         self.networks.close()
+
+    def serve_store(self, path: str) -> None:
+        """See Host.serve_store."""
+        self.xenstored = serve(self.store, path, lambda level, text: self.say(level, 0, text))
 
     # --- telling ---------------------------------------------------------------------------------------------------------------
 
@@ -310,6 +320,7 @@ class Toolstack:
         if self.guests.get(domid) is not guest or not domain.ended:  # gone, or restored before we came to it
             return
         reason = domain.ended
+        self.store.shut_down(domid)
         if reason == "crash":
             self.autopsies[domid] = self._autopsy(domain)
         wanted = {"poweroff": guest.config.on_poweroff, "reboot": guest.config.on_reboot, "crash": guest.config.on_crash}

@@ -87,6 +87,7 @@ class Domain:
         self.mailbox = Mailbox()
         self.recording: list[Logged] | None = None
         self.replaying = False
+        self._holder = threading.get_ident()  # the thread in whose hands it is, its builder's at first; 0: nobody's
         self._stage = -1, Stage.NOT_BEGUN  # how far the turn at this count has come
         self._questions: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self.attention = False
@@ -146,6 +147,10 @@ class Domain:
         self._call()
         return future
 
+    def held_here(self) -> bool:
+        """Whether the calling thread holds it."""
+        return self.replaying or self._holder == threading.get_ident()
+
     def interrupt(self) -> None:
         """End the running slice at the next block; nothing changes for the guest."""
         self.attention = True
@@ -182,6 +187,13 @@ class Domain:
     def slice(self, budget: int, real_ns: int | None = None, stolen_ns: int = 0) -> None:
         """Serve questions and messages, then run the guest for at most `budget` counts. `real_ns`: the real clock; `stolen_ns`:
         for how long before it the domain would have run, but had no physical CPU."""
+        self._holder = threading.get_ident()
+        try:
+            self._slice(budget, real_ns, stolen_ns)
+        finally:
+            self._holder = 0
+
+    def _slice(self, budget: int, real_ns: int | None, stolen_ns: int) -> None:
         self.core.rouse()
         self.serve()
         if self.ended or self.paused:

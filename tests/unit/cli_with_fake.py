@@ -13,7 +13,7 @@ from tests.unit.fake_host import FakeHost
 from xenconsole.cli import main, session
 
 
-async def start_fake(*, trace: bool = True, scheduler: str = "", version: str = "") -> EngineClient:
+async def start_fake(*, trace: bool = True, scheduler: str = "", xenstored: str = "", version: str = "") -> EngineClient:
     host = FakeHost()
 
     async def ready() -> FakeHost:

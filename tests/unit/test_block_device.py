@@ -16,6 +16,7 @@ from emulator.dom0.storage import Done, RawImage
 from emulator.dom0.xenbus import FrontendWatch
 from emulator.dom0.xenstore import Perm, Store, standard_nodes
 from tests.unit.block_frontend import FRAMES, PlainGrants
+from tests.unit.xenstore_client import Holder
 
 DOMID, FRONT, BACK = 3, "/local/domain/3/device/vbd/51712", "/local/domain/0/backend/vbd/3/51712"
 
@@ -64,7 +65,7 @@ class Plugged:
         self.store.introduce(DOMID, "g", nodes=nodes)
         spec = parse_disk(f"vdev=xvda,access={access},target={path}")
         self.device = BlockDevice(spec, RawImage(path, readonly=spec.readonly), self.side, self.store, self.gone.append)
-        self.watch = FrontendWatch(self.store)
+        self.watch = FrontendWatch(self.store, Holder(), "vbd-states")
         self.device.advertise()
         self.watch.watch(f"{FRONT}/state", self.device.frontend_changed)
 

@@ -19,7 +19,8 @@ from emulator.abi.xenbus import (
 from emulator.dom0.xenbus import BackendHandshake, Connect, Disconnect, FrontendWatch, Remove, SwitchTo, Timeline, XenbusBackend
 from emulator.dom0.xenbus.timeline import NODES_KEPT, STEPS_KEPT, waiting
 from emulator.dom0.xenstore import Store
-from tests.unit.xenstore_client import introduced
+from emulator.hypervisor.mailbox import ToBackend
+from tests.unit.xenstore_client import Holder, introduced
 
 FRONT, BACK = "/local/domain/3/device/toy/0", "/local/domain/0/backend/toy/3/0"
 
@@ -82,10 +83,10 @@ class Bus:
     def __init__(self) -> None:
         self.store = Store()
         self.guest = introduced(self.store, 3)
-        self.side = Side()
+        self.side, self.holder = Side(), Holder()
         self.toy = Toy(self.side, self.store)
         self.toy.publish("toy", {"params": "none"}, {"virtual-device": "0"}, {"feature-toy": "1"})
-        self.watch = FrontendWatch(self.store)
+        self.watch = FrontendWatch(self.store, self.holder, "toy-states")
         self.watch.watch(f"{FRONT}/state", self.toy.frontend_changed)
 
     def say(self, **nodes: object) -> None:
@@ -155,6 +156,18 @@ def test_a_frontend_that_flaps_for_ever_fills_nothing() -> None:
     assert all(len(step.nodes) <= NODES_KEPT for step in timeline.steps)
     shown = "".join(name + value for step in timeline.steps for name, value in step.nodes)
     assert shown.isprintable() and len(shown) < STEPS_KEPT * NODES_KEPT * 400
+
+
+def test_what_others_change_is_looked_at_in_the_domains_own_turn() -> None:
+    bus = Bus()
+    bus.holder.held = False  # a tool of Domain-0's in another thread
+    bus.store.write(f"{FRONT}/ring-ref", "5")
+    bus.store.write(f"{FRONT}/state", str(XENBUS_CONNECTED))
+    assert not bus.toy.held
+    assert bus.holder.posted == [ToBackend("toy-states", b"")]
+    bus.holder.held = True
+    bus.holder.receivers["toy-states"](b"")
+    assert bus.toy.held
 
 
 def test_a_step_keeps_a_bounded_number_of_nodes() -> None:

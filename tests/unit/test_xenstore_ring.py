@@ -82,7 +82,7 @@ def test_a_kick_without_work_notifies_nobody() -> None:
 
 def test_messages_larger_than_the_ring_pass_through_it() -> None:
     guest = GuestRing(Store())
-    value = bytes(range(256)) * 8
+    value = (bytes(range(256)) * 8)[:2000]
     assert guest.exchange(wire.message(wire.XS_WRITE, 1, 0, b"data\0" + value)) == [Message(wire.XS_WRITE, 1, 0, b"OK\0")]
     assert guest.exchange(wire.message(wire.XS_READ, 2, 0, b"data\0")) == [Message(wire.XS_READ, 2, 0, value)]
 

@@ -129,23 +129,36 @@ class TestQuotas:
     def test_nodes(self, store: Store) -> None:
         guest = introduced(store, 1)
         owned = store.tree.owned[1]
-        for number in range(1000 - owned):
-            assert guest.write(f"data/{number}", "") == OK
+        assert all(guest.ask(wire.XS_MKDIR, f"data/{number}") == OK for number in range(4))
+        for number in range(1000 - owned - 4):
+            assert guest.write(f"data/{number % 4}/{number}", "") == OK
         assert guest.write("data/more", "") == b"!ENOSPC"
-        assert guest.write("data/1", "still") == OK
-        assert guest.ask(wire.XS_RM, "data/2") == OK
+        assert guest.write("data/1/1", "still") == OK
+        assert guest.ask(wire.XS_RM, "data/2/2") == OK
         assert guest.write("data/more/two", "") == b"!ENOSPC"
         assert guest.write("data/more", "") == OK
         store.write(f"{HOME}/data/by-dom0", "unbounded")
 
     def test_value_and_total_size(self, store: Store) -> None:
         guest = introduced(store, 1)
-        assert guest.write("data/v", "x" * 2049) == b"!ENOSPC"
+        most = 2048 - 20 - 8 - 1  # a header and one permission
+        assert guest.write("data/v", "x" * (most + 1)) == b"!ENOSPC"
         written = 0
-        while guest.write(f"data/{written}", "x" * 2048) == OK:
+        while guest.write(f"data/{written}", "x" * most) == OK:
             written += 1
-        assert 250 <= written <= 256
-        assert guest.write("data/0", "y" * 2048) == OK, "replacing takes no more"
+        assert 250 <= written <= 260
+        assert guest.write("data/0", "y" * most) == OK, "replacing takes no more"
+
+    def test_the_names_of_its_children_count_as_a_nodes_size(self, store: Store) -> None:
+        guest = introduced(store, 1)
+        made = 0
+        while guest.write(f"data/{made:099d}", "") == OK:
+            made += 1
+        assert made == (2048 - 20 - 8 - 1) // 100
+        assert guest.write("data/" + "0" * 99, "small") == OK
+        assert guest.write("data", "x" * 60) == b"!ENOSPC"
+        assert guest.ask(wire.XS_SET_PERMS, "data", "n1", "r2", "r3", "r4", "r5") == b"!ENOSPC"
+        store.write(f"{HOME}/data/by-dom0", "unbounded")
 
     def test_depth(self, store: Store) -> None:
         guest = introduced(store, 1)
@@ -155,7 +168,7 @@ class TestQuotas:
 
     def test_transactions(self, store: Store) -> None:
         guest = introduced(store, 1)
-        started = [guest.begin() for _ in range(10)]
+        started = [guest.begin() for _ in range(11)]  # one more than the quota, as in xenstored
         assert guest.ask(wire.XS_TRANSACTION_START, "") == b"!ENOSPC"
         assert guest.end(started[3], commit=False) == OK
         assert guest.begin() not in started
@@ -165,7 +178,7 @@ class TestQuotas:
         open_ones = [guest.begin() for _ in range(2)]
         for tx in open_ones:
             for number in range(600):
-                assert guest.write(f"data/{number}", "x", tx=tx) == OK
+                assert guest.write(f"data/{number % 3}/{number}", "x", tx=tx) == OK
                 if tx == open_ones[0] and number == 0:
                     assert guest.ask(wire.XS_MKDIR, f"attr/{tx}", tx=tx) == OK
         results = {guest.end(tx) for tx in open_ones}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from emulator.dom0.xenstore import Connection, Store, standard_nodes, wire
+from emulator.hypervisor.mailbox import Message as ToDomain
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,21 @@ class Client:
 
     def end(self, tx: int, commit: bool = True) -> bytes:
         return self.ask(wire.XS_TRANSACTION_END, "T" if commit else "F", tx=tx)
+
+
+class Holder:
+    """A domain as those who watch its devices see it; `held`: by the calling thread."""
+
+    def __init__(self) -> None:
+        self.receivers: dict[str, Callable[[bytes], None]] = {}
+        self.held = True
+        self.posted: list[ToDomain] = []
+
+    def held_here(self) -> bool:
+        return self.held
+
+    def post(self, message: ToDomain) -> None:
+        self.posted.append(message)
 
 
 def nodes(domid: int, name: str = "guest") -> dict[str, str]:

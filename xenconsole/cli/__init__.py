@@ -12,7 +12,7 @@ VERBS = ("create",)
 SCHEDULERS = ("credit2", "credit", "rtds", "bvt", "null")
 """Those that the engine knows; it is not loaded just to read their names."""
 HELP = """\
-usage: xenconsole [--scheduler NAME] [FILE.cfg ...]
+usage: xenconsole [--scheduler NAME] [--xenstored PATH] [FILE.cfg ...]
        xenconsole create -c FILE.cfg [KEY=VALUE ...] [options]
 
 Runs Xen PV guests on emulated x86-64 cores, with a console on them as Domain-0 has it.
@@ -22,6 +22,7 @@ Runs Xen PV guests on emulated x86-64 cores, with a console on them as Domain-0 
   xenconsole create -c FILE.cfg         boot one guest with its console on this terminal
   xenconsole create --help              more on that
   xenconsole --scheduler NAME ...       share the CPUs by credit2 (without it), credit, rtds, bvt or null
+  xenconsole --xenstored PATH ...       serve xenstore on this Unix socket (off: on none), for xenstore-ls with XENSTORED_PATH=PATH
   xenconsole --version                  the version
 
 examples:
@@ -47,16 +48,20 @@ def _dispatch(args: list[str]) -> int:
         return _print(HELP)
     if first in ("-V", "--version"):
         return _print(f"xenconsole {__version__}\n")
-    scheduler = ""
-    if first.partition("=")[0] == "--scheduler":
-        scheduler, args = (first.partition("=")[2], args[1:]) if "=" in first else ("".join(args[1:2]), args[2:])
-        if scheduler not in SCHEDULERS:
-            return _mistake(f"--scheduler: no scheduler {_quoted(scheduler)} (known: {', '.join(SCHEDULERS)})")
+    engine: dict[str, str] = {}
+    while first.partition("=")[0] in ("--scheduler", "--xenstored"):
+        name, _, value = first.partition("=")
+        value, args = (value, args[1:]) if "=" in first else ("".join(args[1:2]), args[2:])
+        if name == "--scheduler" and value not in SCHEDULERS:
+            return _mistake(f"--scheduler: no scheduler {_quoted(value)} (known: {', '.join(SCHEDULERS)})")
+        if not value:
+            return _mistake(f"{name}: a path, or off for no socket")
+        engine[name[2:]] = value
         first = args[0] if args else ""
     if first == "create":
         from xenconsole.cli.create import main as create
 
-        return create([*args[1:], *(["--scheduler", scheduler] if scheduler else [])])
+        return create([*args[1:], *(f"--{name}={value}" for name, value in engine.items())])
     if first.startswith("-"):
         return _mistake(f"no option {_quoted(first)} (xenconsole --help lists what there is)")
     if first and not _is_file(first):
@@ -67,7 +72,7 @@ def _dispatch(args: list[str]) -> int:
         return _mistake(f"no option {_quoted(bad)} (xenconsole --help lists what there is)")
     from xenconsole.app import main as app
 
-    return app(args, scheduler)
+    return app(args, **engine)
 
 
 def _fill_descriptors() -> None:

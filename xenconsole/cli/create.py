@@ -46,6 +46,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("-f", "--file", dest="option_file", default="", metavar="FILE", help="the cfg file, as xl has it")
     parser.add_argument("--name", default="", help="the guest's name, instead of the file's")
     parser.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="destroy it after so long, exit status 4")
+    parser.add_argument("--xenstored", default="", metavar="PATH", help="the Unix socket of xenstore; off: none; without it, one of its own")
     parser.add_argument("--scheduler", choices=SCHEDULERS, default="", help="how the CPUs are shared; credit2 without it")
     parser.add_argument("--raw", action="store_true", help="pass control sequences to the terminal unfiltered")
     parser.add_argument("words", nargs="*", metavar="FILE.cfg KEY=VALUE", help="the cfg file; settings that override it")

@@ -49,7 +49,7 @@ class Session:
 
     def __init__(self, options: argparse.Namespace, *, start: Start | None = None, terminal: Terminal | None = None) -> None:
         self._options = options
-        self._start = start or (lambda: start_engine(trace=False, scheduler=options.scheduler, version=__version__))
+        self._start = start or (lambda: start_engine(trace=False, scheduler=options.scheduler, xenstored=options.xenstored, version=__version__))
         self._terminal = terminal or Terminal(raw_output=options.raw)
         self._screen = asyncio.Lock()  # held while a question is on it
         self._over: asyncio.Future[_End] = asyncio.get_running_loop().create_future()

@@ -5,8 +5,9 @@ through a guest's page, `standard_nodes` is what libxl writes for a new PV guest
 """
 
 from emulator.dom0.xenstore.domains import standard_nodes
+from emulator.dom0.xenstore.holdings import ConnectionState
 from emulator.dom0.xenstore.ring import RingState, XenstoreRing
-from emulator.dom0.xenstore.server import Connection, ConnectionState
+from emulator.dom0.xenstore.server import Connection
 from emulator.dom0.xenstore.store import Store
 from emulator.dom0.xenstore.transaction import Change
 from emulator.dom0.xenstore.tree import Perm

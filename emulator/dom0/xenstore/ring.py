@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from emulator.dom0.xenstore import wire
-from emulator.dom0.xenstore.server import Connection, ConnectionState
+from emulator.dom0.xenstore.holdings import ConnectionState
+from emulator.dom0.xenstore.server import Connection
 from emulator.dom0.xenstore.wire import XENSTORE_RING_SIZE
 
 _U32: Final = struct.Struct("<I")
@@ -41,6 +42,8 @@ class XenstoreRing:
 
     def kick(self) -> bool:
         """Serves what the guest asked and hands it what waits for it; whether the guest must be notified."""
+        if self.connection.released:
+            return False
         if self._load(wire.CONNECTION) == wire.XENSTORE_RECONNECT and self._load(wire.SERVER_FEATURES) & 1:
             self._reconnect()
             return True

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from emulator.dom0.xenstore import wire
-from emulator.dom0.xenstore.transaction import Transaction, TransactionState
+from emulator.dom0.xenstore import control, domainrequests, wire
+from emulator.dom0.xenstore.holdings import Account, ConnectionState
+from emulator.dom0.xenstore.quotas import ClientBounds
+from emulator.dom0.xenstore.transaction import Transaction
 from emulator.dom0.xenstore.tree import READ, Node, parse_perm, valid_path
 from emulator.dom0.xenstore.watches import Watch
 from emulator.dom0.xenstore.wire import HEADER, XENSTORE_PAYLOAD_MAX, RefusedError
@@ -22,36 +23,21 @@ from emulator.dom0.xenstore.wire import HEADER, XENSTORE_PAYLOAD_MAX, RefusedErr
 if TYPE_CHECKING:
     from emulator.dom0.xenstore.store import Store
 
-QUOTA_WATCHES: Final = 128
-QUOTA_TRANSACTIONS: Final = 10
-REPLIES_HELD: Final = 20  # xenstored's quota_req_outstanding
 EVENT_BYTES_HELD: Final = 256 * 1024
 INPUT_BYTES_HELD: Final = HEADER.size + XENSTORE_PAYLOAD_MAX
 
 _OK: Final = b"OK\0"
-DOMID_SELF: Final = 0x7FF0
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionState:
-    """A saved connection, all plain values."""
-
-    domid: int
-    broken: str
-    received: bytes
-    output: tuple[bytes, ...]
-    output_taken: int  # bytes of output[0] that were sent
-    watches: tuple[tuple[str, bytes, bool], ...]  # path, token, relative
-    transactions: tuple[TransactionState, ...]
-    next_tx_id: int
-    events_lost: int
 
 
 class Connection:
-    def __init__(self, store: Store, domid: int, serial: int) -> None:
+    """`bounds`: of a client on the socket; a guest is bound by the store's quotas, Domain-0's own backends by nothing."""
+
+    def __init__(self, store: Store, domid: int, serial: int, bounds: ClientBounds | None = None) -> None:
         self.store = store
         self.domid = domid
         self.serial = serial
+        self.bounds = bounds
+        self.released = False  # XS_RELEASE: its ring is not looked at until the domain is introduced again
         self.home = f"/local/domain/{domid}"
         self.on_output: Callable[[], None] | None = None  # called without the lock, from any thread; must not block
         self.broken = ""  # why nothing is read from this connection any more
@@ -72,7 +58,7 @@ class Connection:
     @property
     def room(self) -> int:
         """Bytes that may be fed now; 0 while replies wait to be taken."""
-        if self.broken or self._replies >= REPLIES_HELD:
+        if self.broken or self._replies >= self.store.quotas.outstanding:
             return 0
         return max(0, INPUT_BYTES_HELD - len(self._received))
 
@@ -80,6 +66,9 @@ class Connection:
     def pending(self) -> bool:
         """Whether there is output to take."""
         return bool(self._output)
+
+    def account(self) -> Account:
+        return Account(len(self._watches), len(self._transactions), self._replies, sum(map(len, self._output)) - self._taken)
 
     def feed(self, data: bytes) -> None:
         """Takes request bytes in pieces of any size and answers the requests that are complete."""
@@ -121,7 +110,7 @@ class Connection:
         with self.store.changing(self):
             self.reset()
             self.broken = "closed"
-            self.store.connections.pop(self.serial, None)
+            self.store.disconnected(self)
 
     def save(self) -> ConnectionState:
         with self.store.changing(self):
@@ -188,7 +177,7 @@ class Connection:
             self._replies -= 1
 
     def _serve(self) -> None:
-        while self._replies < REPLIES_HELD and len(self._received) >= HEADER.size:
+        while self._replies < self.store.quotas.outstanding and len(self._received) >= HEADER.size:
             kind, req_id, tx_id, length = HEADER.unpack_from(self._received)
             if length > XENSTORE_PAYLOAD_MAX:
                 self.reset()
@@ -204,6 +193,9 @@ class Connection:
                 self.queue_event(watch, watch.path)
 
     def _answer(self, kind: int, req_id: int, tx_id: int, payload: bytes) -> bytes:
+        if self.store.tracing:
+            shown = payload[:200].replace(b"\0", b" ").decode("ascii", "backslashreplace")
+            self.store.log(f"domain {self.domid} connection {self.serial} {wire.NAMES.get(kind, str(kind))} tx {tx_id}: {shown}")
         try:
             reply = self._dispatch(kind, tx_id, payload)
             if len(reply) > XENSTORE_PAYLOAD_MAX:
@@ -213,20 +205,21 @@ class Connection:
         return wire.message(kind, req_id, tx_id, reply)
 
     def _dispatch(self, kind: int, tx_id: int, payload: bytes) -> bytes:
-        if kind in _PRIVILEGED and self.domid:
+        privileged = _PRIVILEGED.get(kind)
+        if privileged is not None and self.domid:
             raise RefusedError("EACCES")
         outside = _OUTSIDE.get(kind)
         if outside is not None:
             return outside(self, payload)
+        tx = self._transactions.get(tx_id) if tx_id else None
         handler = _HANDLERS.get(kind)
-        if handler is None:
+        if handler is None and privileged is None and kind not in _DOMAINS:
             raise RefusedError("ENOSYS")
-        tx = None
-        if tx_id:
-            tx = self._transactions.get(tx_id)
-            if tx is None:
-                raise RefusedError("ENOENT")
-        return handler(self, payload, tx)
+        if tx_id and tx is None:
+            raise RefusedError("ENOENT")
+        if handler is not None:
+            return handler(self, payload, tx)
+        return (privileged or _DOMAINS[kind])(self, payload)
 
     def _path(self, text: bytes) -> str:
         """An absolute path from what the client gave; EINVAL is left to the lookup, which checks it."""
@@ -267,10 +260,17 @@ class Connection:
         path, nul, value = payload.partition(b"\0")
         if not nul:
             raise RefusedError("EINVAL")
+        self._check_bounds(len(value))
         self.store.write_node(self.domid, self._path(path), value, tx)
         return _OK
 
+    def _check_bounds(self, more: int) -> None:
+        tree, bounds = self.store.tree, self.bounds
+        if bounds and (tree.owned.get(0, 0) >= bounds.nodes or tree.held.get(0, 0) + more > bounds.memory):
+            raise RefusedError("ENOSPC")
+
     def _mkdir(self, payload: bytes, tx: Transaction | None) -> bytes:
+        self._check_bounds(0)
         self.store.make_node(self.domid, self._path(wire.one_string(payload)), tx)
         return _OK
 
@@ -289,7 +289,8 @@ class Connection:
     def _transaction_start(self, payload: bytes, tx: Transaction | None) -> bytes:
         if tx is not None:
             raise RefusedError("EBUSY")
-        if self.domid and len(self._transactions) >= QUOTA_TRANSACTIONS:
+        most = self.bounds.transactions - 1 if self.bounds else self.store.quotas.transactions
+        if (self.domid or self.bounds) and len(self._transactions) > most:
             raise RefusedError("ENOSPC")
         while self._next_tx_id == 0 or self._next_tx_id in self._transactions:
             self._next_tx_id = (self._next_tx_id + 1) & 0xFFFFFFFF
@@ -309,13 +310,6 @@ class Connection:
             self.store.commit(self.domid, tx)
         return _OK
 
-    def _get_domain_path(self, payload: bytes, tx: Transaction | None) -> bytes:
-        return b"/local/domain/%d\0" % wire.decimal(wire.one_string(payload))
-
-    def _is_domain_introduced(self, payload: bytes, tx: Transaction | None) -> bytes:
-        domid = wire.decimal(wire.one_string(payload))
-        return b"T\0" if domid in (0, DOMID_SELF) or domid in self.store.introduced else b"F\0"
-
     def _watch_arguments(self, payload: bytes) -> tuple[str, bytes, bool]:
         given = wire.strings(payload)
         if len(given) != 2:
@@ -329,7 +323,8 @@ class Connection:
             raise RefusedError("EINVAL")
         if (path, token) in self._watches:
             raise RefusedError("EEXIST")
-        if self.domid and len(self._watches) >= QUOTA_WATCHES:
+        most = self.bounds.watches - 1 if self.bounds else self.store.quotas.watches
+        if (self.domid or self.bounds) and len(self._watches) > most:
             raise RefusedError("E2BIG")
         watch = self.store.watches.add(self, path, token, relative)
         self._watches[path, token] = watch
@@ -344,7 +339,7 @@ class Connection:
         self.store.watches.remove(watch)
         return _OK
 
-    def _reset_watches(self, payload: bytes) -> bytes:
+    def _reset_watches(self, payload: bytes, tx: Transaction | None) -> bytes:
         self._clear_watches()
         self._transactions.clear()
         return _OK
@@ -356,13 +351,18 @@ class Connection:
         self._later.clear()
 
 
-_PRIVILEGED: Final = frozenset(
-    (wire.XS_CONTROL, wire.XS_INTRODUCE, wire.XS_RELEASE, wire.XS_IS_DOMAIN_INTRODUCED, wire.XS_RESUME, wire.XS_SET_TARGET)
-)
+_PRIVILEGED: Final[dict[int, Callable[[Connection, bytes], bytes]]] = {  # Domain-0's alone
+    wire.XS_CONTROL: control.control,
+    wire.XS_INTRODUCE: domainrequests.introduce,
+    wire.XS_RELEASE: domainrequests.release,
+    wire.XS_IS_DOMAIN_INTRODUCED: domainrequests.is_domain_introduced,
+    wire.XS_RESUME: domainrequests.resume,
+    wire.XS_SET_TARGET: domainrequests.set_target,
+}
+_DOMAINS: Final = {wire.XS_GET_DOMAIN_PATH: domainrequests.get_domain_path}
 _OUTSIDE: Final[dict[int, Callable[[Connection, bytes], bytes]]] = {  # their tx_id means nothing
     wire.XS_WATCH: Connection._watch,
     wire.XS_UNWATCH: Connection._unwatch,
-    wire.XS_RESET_WATCHES: Connection._reset_watches,
 }
 _HANDLERS: Final[dict[int, Callable[[Connection, bytes, Transaction | None], bytes]]] = {
     wire.XS_DIRECTORY: Connection._directory,
@@ -375,6 +375,5 @@ _HANDLERS: Final[dict[int, Callable[[Connection, bytes, Transaction | None], byt
     wire.XS_RM: Connection._rm,
     wire.XS_TRANSACTION_START: Connection._transaction_start,
     wire.XS_TRANSACTION_END: Connection._transaction_end,
-    wire.XS_GET_DOMAIN_PATH: Connection._get_domain_path,
-    wire.XS_IS_DOMAIN_INTRODUCED: Connection._is_domain_introduced,
+    wire.XS_RESET_WATCHES: Connection._reset_watches,
 }

@@ -6,14 +6,15 @@ the lock is dropped, so a callback may take its own locks and may call the store
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
 from emulator.dom0.xenstore import domains
+from emulator.dom0.xenstore.quotas import NODE_HEADER_BYTES, PERM_BYTES, ClientBounds, Quotas
+from emulator.dom0.xenstore.reader import StoreReader
 from emulator.dom0.xenstore.server import Connection
-from emulator.dom0.xenstore.transaction import QUOTA_TRANSACTION_NODES, Change, Transaction, apply, grants
+from emulator.dom0.xenstore.transaction import Change, Transaction, apply, grants
 from emulator.dom0.xenstore.tree import (
     OWNER,
     READ,
@@ -32,26 +33,28 @@ from emulator.dom0.xenstore.tree import (
 from emulator.dom0.xenstore.watches import Watches
 from emulator.dom0.xenstore.wire import RefusedError
 
-QUOTA_NODES: Final = 1000
-QUOTA_VALUE_BYTES: Final = 2048
-QUOTA_TOTAL_BYTES: Final = 512 * 1024  # of values a domain owns; a transaction's copy counts by itself
-QUOTA_PERMS: Final = 5
 QUOTA_DEPTH: Final = 64  # ours: Xen bounds the length of a path only; see tree.py
 
 INTRODUCE_EVENT: Final = "@introduceDomain"
 RELEASE_EVENT: Final = "@releaseDomain"
 
 
-class Store:
+class Store(StoreReader):
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        super().__init__(Tree(Node(b"", (Perm(0, 0),), 1, {}), 1))
         self._depth = 0
         self._ready: dict[Connection, None] = {}
         self._serial = 0
-        self.tree = Tree(Node(b"", (Perm(0, 0),), 1, {}), 1)
         self.watches = Watches()
         self.connections: dict[int, Connection] = {}
+        self._rings: dict[int, Connection] = {}
         self.introduced: set[int] = set()
+        self.exists: Callable[[int], bool] = lambda domid: self.ring_of(domid) is not None  # to the hypervisor, introduced or not
+        self.targets: dict[int, int] = {}  # XS_SET_TARGET: domain -> the one whose rights it has too
+        self.quotas = Quotas()
+        self.tracing = False  # every request goes to `log`
+        self.log: Callable[[str], None] = lambda text: None
+        self._shut: set[int] = set()  # domains whose shutdown was told
         self._special: dict[str, Perms] = {}
         for path, value in domains.DOM0_NODES.items():
             self.write(path, value)
@@ -71,27 +74,68 @@ class Store:
     def release(self, domid: int) -> None:
         """The domain is gone: its connection is closed, its nodes and those it owned elsewhere removed; @releaseDomain."""
         with self.changing():
-            for connection in [one for one in self.connections.values() if one.domid == domid]:
+            if (connection := self.ring_of(domid)) is not None:
                 connection.close()
             self._forget(domid)
-            self.introduced.discard(domid)
-            self._fire(RELEASE_EVENT, exact=True, grants=())
+            if domid in self.introduced:
+                self._gone(domid)
+
+    def let_go(self, domid: int) -> None:
+        """XS_RELEASE: the domain's ring is served no more, what it owns is removed; its directories stay, the toolstack's to remove."""
+        with self.changing():
+            connection = self.ring_of(domid)
+            if connection is not None:
+                connection.reset()
+                connection.released = True
+            self._forget_owned(domid)
+            self._gone(domid)
+
+    def reintroduce(self, domid: int) -> bool:
+        """XS_INTRODUCE of a domain that the toolstack made: its ring starts anew. False when there is no such domain."""
+        with self.changing():
+            connection = self.ring_of(domid)
+            if connection is None or not self.exists(domid):
+                return False
+            connection.reset()
+            connection.released = False
+            if domid not in self.introduced:
+                self.introduced.add(domid)
+                self._fire(INTRODUCE_EVENT, exact=True, grants=())
+            self.announce(connection)
+            return True
 
     def shut_down(self, domid: int) -> None:
-        """The domain shut down or crashed but is still there: watchers of @releaseDomain hear of that too."""
+        """The domain shut down or crashed but is still there: watchers of @releaseDomain hear of that too, once (domain_cleanup)."""
         with self.changing():
-            if domid in self.introduced:
+            if domid in self.introduced and domid not in self._shut:
+                self._shut.add(domid)
                 self._fire(RELEASE_EVENT, exact=True, grants=())
 
-    def connect(self, domid: int) -> Connection:
+    def resumed(self, domid: int) -> None:
+        """It goes on after its shutdown."""
+        with self.changing():
+            self._shut.discard(domid)
+
+    def connect(self, domid: int, bounds: ClientBounds | None = None) -> Connection:
         """A new connection. A guest has one, for its ring; Domain-0 may have many."""
         with self.changing():
-            if domid and any(one.domid == domid for one in self.connections.values()):
+            if domid and self.ring_of(domid) is not None:
                 raise ValueError(f"domain {domid} is connected to xenstore already")
             self._serial += 1
-            connection = Connection(self, domid, self._serial)
+            connection = Connection(self, domid, self._serial, bounds)
             self.connections[connection.serial] = connection
+            if domid:
+                self._rings[domid] = connection
             return connection
+
+    def disconnected(self, connection: Connection) -> None:
+        self.connections.pop(connection.serial, None)
+        if self._rings.get(connection.domid) is connection:
+            del self._rings[connection.domid]
+
+    def ring_of(self, domid: int) -> Connection | None:
+        """A guest's connection."""
+        return self._rings.get(domid)
 
     def write(self, path: str, value: str | bytes) -> None:
         """Writes as Domain-0, making what is missing; ValueError for a malformed path."""
@@ -110,30 +154,6 @@ class Store:
             self.remove_node(0, path, None)
             return True
 
-    def read(self, path: str) -> str | None:
-        """A value as text (undecodable bytes shown as \\xNN), None where there is no such node."""
-        data = self.read_bytes(path)
-        return None if data is None else data.decode("utf-8", "backslashreplace")
-
-    def read_bytes(self, path: str) -> bytes | None:
-        node = find(self.snapshot(), path) if valid_path(path) else None
-        return None if node is None else node.value
-
-    def directory(self, path: str) -> tuple[str, ...]:
-        node = find(self.snapshot(), path) if valid_path(path) else None
-        return () if node is None else tuple(node.children)
-
-    def subtree(self, path: str, most: int = 0) -> tuple[tuple[str, str], ...]:
-        """(absolute path, value as text) of a node and all below it, parents first, the first `most` if that is given; empty where
-        there is no such node."""
-        node = find(self.snapshot(), path) if valid_path(path) else None
-        found = walk(path, node, most) if node is not None else []
-        return tuple((at, one.value.decode("utf-8", "backslashreplace")) for at, one in found)
-
-    def permissions(self, path: str) -> Perms:
-        node = find(self.snapshot(), path) if valid_path(path) else None
-        return () if node is None else node.perms
-
     def set_permissions(self, path: str, perms: Perms) -> None:
         """Sets a node's permissions as Domain-0, or who may hear @introduceDomain or @releaseDomain."""
         with self.changing():
@@ -141,21 +161,6 @@ class Store:
                 self.set_perms(0, path, perms, None)
             except RefusedError as refused:
                 raise ValueError(f"xenstore path {path!r}: {refused.name}") from refused
-
-    def snapshot(self) -> Node:
-        """The root as it is now; it never changes."""
-        with self._lock:
-            return self.tree.root
-
-    def save_domain(self, domid: int) -> tuple[Change, ...]:
-        """All nodes of a domain as plain values, for a snapshot."""
-        root = self.snapshot()
-        found: list[Change] = []
-        for path in domains.roots(domid, root):
-            node = find(root, path)
-            if node is not None:
-                found.extend(Change(at, one.value, one.perms) for at, one in walk(path, node))
-        return tuple(found)
 
     def load_domain(self, domid: int, saved: tuple[Change, ...]) -> None:
         """Brings a domain's nodes back to what was saved, order of children included; only what differs fires watches. Load
@@ -211,14 +216,12 @@ class Store:
             above, parent = nearest(tree.root, path)
             if tx:
                 self._touch(who, tx, above)
-            raise RefusedError("ENOENT" if access_of(who, parent.perms) & need else "EACCES")
-        if access_of(who, node.perms) & need != need:
+            raise RefusedError("ENOENT" if self._access(who, parent.perms) & need else "EACCES")
+        if self._access(who, node.perms) & need != need:
             raise RefusedError("EACCES")
         return node
 
     def write_node(self, who: int, path: str, value: bytes, tx: Transaction | None) -> None:
-        if who and len(value) > QUOTA_VALUE_BYTES:
-            raise RefusedError("ENOSPC")
         try:
             node = self.lookup(who, path, WRITE, tx)
         except RefusedError as refused:
@@ -227,6 +230,7 @@ class Store:
             self._create(who, path, value, tx)
             return
         tree = tx.tree if tx else self.tree
+        self._check_size(who, len(value), node.perms, node)
         self._check_bytes(who, tree, len(value) - (len(node.value) if node.perms[0].domid == who else 0))
         tree.change(path, value, node.perms)
         self._changed(path, tx)
@@ -267,7 +271,7 @@ class Store:
             self._fire(at, exact=at != path, grants=(one.perms, above.perms) if above else (one.perms,))
 
     def set_perms(self, who: int, path: str, perms: Perms, tx: Transaction | None) -> None:
-        if who and len(perms) > QUOTA_PERMS:
+        if who and len(perms) > self.quotas.permissions:
             raise RefusedError("ENOSPC")
         if path.startswith("@"):
             if path not in (INTRODUCE_EVENT, RELEASE_EVENT):
@@ -279,6 +283,7 @@ class Store:
         node = self.lookup(who, path, WRITE | OWNER, tx)
         if who and perms[0].domid != node.perms[0].domid:
             raise RefusedError("EPERM")
+        self._check_size(who, len(node.value), perms, node)
         base = self.tree.root
         (tx.tree if tx else self.tree).change(path, node.value, perms)
         self._changed(path, tx, base)
@@ -289,7 +294,7 @@ class Store:
             raise RefusedError("ENOMEM")
         if who:
             nodes, held = tx.growth(who)
-            if nodes > 0 and self.tree.owned.get(who, 0) + nodes > QUOTA_NODES:
+            if nodes > 0 and self.tree.owned.get(who, 0) + nodes > self.quotas.nodes:
                 raise RefusedError("ENOSPC")
             self._check_bytes(who, self.tree, held)
         if tx.conflicts(self.tree):
@@ -304,10 +309,13 @@ class Store:
         tree = tx.tree if tx else self.tree
         above, parent = nearest(tree.root, path)
         levels = path.count("/") - (0 if above == "/" else above.count("/"))
-        if who and (tree.owned.get(who, 0) + levels > QUOTA_NODES or path.count("/") > QUOTA_DEPTH):
+        if who and (tree.owned.get(who, 0) + levels > self.quotas.nodes or path.count("/") > QUOTA_DEPTH):
             raise RefusedError("ENOSPC")
         self._check_bytes(who, tree, len(value))
+        first = path[1 if above == "/" else len(above) + 1 :].partition("/")[0]
+        self._check_size(who, len(parent.value) + len(first) + 1, parent.perms, parent)
         perms = (Perm(who, parent.perms[0].access), *parent.perms[1:]) if who else parent.perms
+        self._check_size(who, len(value), perms, None)
         made = tree.create(path, value, perms)
         if tx:
             for at in (above, *made):
@@ -315,8 +323,24 @@ class Store:
                 tx.note_modified(at)
         self._changed(path, tx)
 
+    def _check_size(self, who: int, size: int, perms: Perms, node: Node | None) -> None:
+        """A node's size as xenstored stores it (write_node_raw): `size` bytes of value, and its children's names."""
+        if who:
+            size += NODE_HEADER_BYTES + PERM_BYTES * len(perms) + (sum(map(len, node.children)) + len(node.children) if node else 0)
+            if size >= self.quotas.node_size:
+                raise RefusedError("ENOSPC")
+
+    def _access(self, who: int, perms: Perms) -> int:
+        return access_of(who, perms, self.targets[who]) if who in self.targets else access_of(who, perms)
+
+    def _gone(self, domid: int) -> None:
+        self.introduced.discard(domid)
+        self._shut.discard(domid)
+        self.targets = {one: target for one, target in self.targets.items() if domid not in (one, target)}
+        self._fire(RELEASE_EVENT, exact=True, grants=())
+
     def _check_bytes(self, who: int, tree: Tree, more: int) -> None:
-        if who and more > 0 and tree.held.get(who, 0) + more > QUOTA_TOTAL_BYTES:
+        if who and more > 0 and tree.held.get(who, 0) + more > self.quotas.memory:
             raise RefusedError("ENOSPC")
 
     def _changed(self, path: str, tx: Transaction | None, base: Node | None = None) -> None:
@@ -327,7 +351,7 @@ class Store:
             self._fire(path, exact=False, grants=grants(base, self.tree.root, path))
 
     def _touch(self, who: int, tx: Transaction, path: str) -> None:
-        if who and path not in tx.seen and len(tx.seen) >= QUOTA_TRANSACTION_NODES:
+        if who and path not in tx.seen and len(tx.seen) >= self.quotas.transaction_nodes:
             tx.failed = True
             raise RefusedError("ENOSPC")
         tx.note(path)
@@ -336,7 +360,7 @@ class Store:
         for watch in self.watches.match(path, exact):
             who = watch.connection.domid
             allowed = grants if not path.startswith("@") else (self._special.get(path, (Perm(0, 0),)),)
-            if any(access_of(who, perms) & READ for perms in allowed):
+            if any(self._access(who, perms) & READ for perms in allowed):
                 watch.connection.queue_event(watch, path)
 
     def _put(self, change: Change) -> None:
@@ -355,6 +379,10 @@ class Store:
         for path in domains.roots(domid, self.tree.root):
             if self.tree.get(path) is not None:
                 self.remove_node(0, path, None)
+        self._forget_owned(domid)
+
+    def _forget_owned(self, domid: int) -> None:
+        """domain_tree_remove."""
         if not self.tree.owned.get(domid) and not self.tree.mentioned.get(domid):
             return
         for path, node in walk("/", self.tree.root):

@@ -7,11 +7,8 @@ which copies nodes as they are touched, it reads from the whole tree as it was a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 from emulator.dom0.xenstore.tree import Node, Perm, Perms, Tree, find, nearest
-
-QUOTA_TRANSACTION_NODES: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)

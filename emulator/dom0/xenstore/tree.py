@@ -59,12 +59,12 @@ def parse_perm(text: bytes) -> Perm:
     return Perm(domid, access)
 
 
-def access_of(domid: int, perms: Perms) -> int:
-    """What a domain may do with a node: READ, WRITE, OWNER bits (perm_for_conn); Domain-0 may do all."""
-    if domid == 0 or perms[0].domid == domid:
+def access_of(domid: int, perms: Perms, target: int = -1) -> int:
+    """What a domain may do with a node: READ, WRITE, OWNER bits (perm_for_conn); Domain-0 may do all. `target`: XS_SET_TARGET's."""
+    if domid == 0 or perms[0].domid in (domid, target):
         return READ | WRITE | OWNER
     for perm in perms[1:]:
-        if perm.domid == domid:
+        if perm.domid in (domid, target):
             return perm.access
     return perms[0].access
 

@@ -30,6 +30,8 @@ XS_SET_TARGET: Final = 19
 XS_RESET_WATCHES: Final = 21
 XS_DIRECTORY_PART: Final = 22
 
+NAMES: Final = {number: name[3:] for name, number in tuple(globals().items()) if name.startswith("XS_")}
+
 XENSTORE_PAYLOAD_MAX: Final = 4096
 XENSTORE_ABS_PATH_MAX: Final = 3072
 XENSTORE_REL_PATH_MAX: Final = 2048

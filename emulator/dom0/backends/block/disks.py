@@ -192,7 +192,7 @@ class GuestDisks:
 
     def _add(self, spec: DiskSpec, image: Image) -> BlockDevice:
         if self._side is None or self._watch is None:
-            self._side, self._watch = DiskSide(self._domain), FrontendWatch(self._store)
+            self._side, self._watch = DiskSide(self._domain), FrontendWatch(self._store, self._domain, "vbd-states")
         device = BlockDevice(spec, image, self._side, self._store, self._removed)
         device.live = not self._domain.replaying
         self.devices[spec.devid] = device

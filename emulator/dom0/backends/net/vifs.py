@@ -80,7 +80,7 @@ class GuestVifs:
         if spec.devid in self.devices:
             raise UserError(f"interface {spec.devid} is there already", fix="another devid=, or network-detach it first")
         if self._side is None or self._watch is None:
-            self._side, self._watch = VifSide(self._domain, self._networks), FrontendWatch(self._store)
+            self._side, self._watch = VifSide(self._domain, self._networks), FrontendWatch(self._store, self._domain, "vif-states")
         if spec.uplink is not None and not self._domain.replaying:
             self._networks.grant(spec.bridge, spec.mac, spec.uplink)
         network = self._networks.get(spec.bridge)
