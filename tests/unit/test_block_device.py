@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -26,6 +27,7 @@ class Side:
 
     def __init__(self) -> None:
         self.domid = DOMID
+        self.recorded = False
         self.memory = memoryview(bytearray(FRAMES * 4096))
         self.plain = PlainGrants()
         self.grants: GrantLook = self.plain
@@ -191,6 +193,7 @@ def test_a_raw_disk_that_is_written_cannot_go_back(plugged: Plugged) -> None:
 def test_recorded_answers_replace_the_disk(plugged: Plugged) -> None:
     """Back at a saved moment with a request in flight, and no disk: the answers of the log fit."""
     device, side = plugged.device, plugged.side
+    side.recorded = True
     plugged.connect()
     side.memory[4096 + 64 :][:112] = bytes([0, 1]) + bytes(6) + bytes([5]) + bytes(15) + bytes([120, 0, 0, 0, 0, 0]) + bytes(82)
     side.memory[4096] = 1
@@ -208,6 +211,35 @@ def test_recorded_answers_replace_the_disk(plugged: Plugged) -> None:
     for done in log:
         device.answered(done)
     assert bytes(side.memory) == after and not side.posted
+
+
+def test_what_the_host_has_in_memory_is_read_at_once_but_not_behind_a_write(plugged: Plugged) -> None:
+    plugged.connect()
+    assert plugged.read_first_sector() == bytes(range(256)) * 2 and not plugged.side.posted
+    assert (plugged.device.counters.answered, plugged.device.counters.read_bytes) == (1, 512)
+    held = threading.Event()
+    write = plugged.device.image.write
+
+    def late(offset: int, data: bytes) -> None:
+        held.wait(10)
+        write(offset, data)
+
+    plugged.device.image.write = late  # type: ignore[method-assign]
+    memory = plugged.side.memory
+    memory[20 * 4096 : 20 * 4096 + 512] = b"w" * 512
+    request = bytes([0, 1]) + bytes(6) + bytes([6]) + bytes(15) + bytes([120, 0, 0, 0, 0, 0]) + bytes(82)
+    memory[4096 + 64 + 112 :][:112] = b"\x01" + request[1:]
+    memory[4096 + 64 + 224 :][:112] = request[:8] + b"\x07" + request[9:24] + bytes([121]) + request[25:]
+    memory[4096] = 2
+    plugged.device.kick()
+    memory[4096] = 3
+    plugged.device.kick()
+    assert plugged.device.queues[0].ring.in_flight == 2
+    held.set()
+    plugged.device.worker.drain()
+    for done in plugged.side.posted:
+        plugged.device.answered(done)
+    assert bytes(memory[21 * 4096 : 21 * 4096 + 512]) == b"w" * 512
 
 
 def queues(count: int) -> dict[str, object]:

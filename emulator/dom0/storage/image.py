@@ -43,6 +43,9 @@ class Image(Protocol):
     def read_cached(self, offset: int, size: int) -> bytes | bytearray | None:
         """The bytes if the host has them in memory, without waiting; else None."""
 
+    def read_into(self, offset: int, size: int, views: list[memoryview]) -> bool:
+        """The same into memory of `size` bytes together; false, and anything in it, when the host would have to wait."""
+
     def write(self, offset: int, data: bytes) -> None: ...
 
     def flush(self) -> None:
@@ -135,6 +138,24 @@ def read_nowait(descriptor: int, offset: int, size: int) -> bytearray | None:
         if bad.errno not in (errno.EAGAIN, errno.EOPNOTSUPP, errno.ENOSYS):
             raise
     return None
+
+
+def read_into_nowait(descriptor: int, offset: int, size: int, views: list[memoryview]) -> bool:
+    """Whether `views`, `size` bytes together, were filled from the page cache."""
+    try:
+        return os.preadv(descriptor, views, offset, os.RWF_NOWAIT) == size
+    except OSError as bad:
+        if bad.errno not in (errno.EAGAIN, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+    return False
+
+
+def scatter(data: bytes | bytearray, views: list[memoryview]) -> None:
+    """One piece of bytes over memory in pieces."""
+    source, at = memoryview(data), 0
+    for view in views:
+        view[:] = source[at : at + len(view)]
+        at += len(view)
 
 
 def write_exactly(descriptor: int, offset: int, data: bytes) -> None:

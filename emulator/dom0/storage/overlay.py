@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from emulator.dom0.storage.image import Usage, open_file, read_exactly, read_nowait, write_exactly
+from emulator.dom0.storage.image import Usage, open_file, read_exactly, read_into_nowait, read_nowait, scatter, write_exactly
 from emulator.dom0.storage.layout import BASE, OWN, ZERO, Layout, over
 from emulator.dom0.storage.overlayfile import MAP_AT, MAP_PIECE, read_header
 from emulator.errors import UserError
@@ -151,6 +151,23 @@ class OverlayImage:
                 return None
             parts.append(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def read_into(self, offset: int, size: int, views: list[memoryview]) -> bool:
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            runs = self._runs(offset, size)
+        finally:
+            self._lock.release()
+        if len(runs) == 1 and runs[0][0] >= 0:
+            return read_into_nowait(self._descriptor, runs[0][0], size, views)
+        base = self._base
+        if len(runs) == 1 and runs[0][0] == -2 and base is not None and offset + size <= base.size:
+            return base.read_into(offset, size, views)
+        data = self.read_cached(offset, size)
+        if data is not None:
+            scatter(data, views)
+        return data is not None
 
     # --- writing ---------------------------------------------------------------------------------------------------------------
 

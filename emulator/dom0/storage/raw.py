@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from emulator.dom0.storage.image import Image, Usage, open_file, punch_hole, read_exactly, read_nowait, size_of, write_exactly
+from emulator.dom0.storage.image import Image, Usage, open_file, punch_hole, read_exactly, read_into_nowait, read_nowait, size_of, write_exactly
 from emulator.dom0.storage.layout import Layout, file_layout
 from emulator.errors import UserError
 
@@ -28,6 +28,9 @@ class RawImage:
 
     def read_cached(self, offset: int, size: int) -> bytearray | None:
         return read_nowait(self.descriptor, offset, size)
+
+    def read_into(self, offset: int, size: int, views: list[memoryview]) -> bool:
+        return read_into_nowait(self.descriptor, offset, size, views)
 
     def write(self, offset: int, data: bytes) -> None:
         write_exactly(self.descriptor, offset, data)

@@ -23,6 +23,9 @@ class RecordedImage:
     def read_cached(self, offset: int, size: int) -> bytes | bytearray | None:
         return None
 
+    def read_into(self, offset: int, size: int, views: list[memoryview]) -> bool:
+        return False
+
     def write(self, offset: int, data: bytes) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 

@@ -57,6 +57,11 @@ class DiskWorker:
         self._stopping = False
         self._thread: threading.Thread | None = None
 
+    @property
+    def idle(self) -> bool:
+        """Nothing is being done or waits; nobody but the caller gives it work."""
+        return not self._jobs and not self._busy
+
     def submit(self, jobs: Sequence[Job]) -> None:
         """Do these; never blocks."""
         later: list[Job] = []

@@ -1,15 +1,16 @@
 """One virtual disk of one guest: the handshake, the ring when there is one, and the image's worker.
 
-All but the worker's threads runs in the domain's holder. What the disk answers comes back as a message (`DiskAnswer`) and carries
-the data read, so that the log of messages is enough to run the domain again without the disk: with `live` off, requests are taken
-and their data copied as before, but go nowhere, and the answers are those of the log, found by their tags.
+All but the worker's threads runs in the domain's holder. Reads that the host has in memory are done in the guest's own hypercall,
+straight into its frames. All else goes to the worker, and so do these while a recording is made: what the disk answers then comes back as a
+message (`DiskAnswer`) and carries the data read, so that the log of messages is enough to run the domain again without the disk. With `live`
+off, requests are taken and their data copied as before, but go nowhere, and the answers are those of the log, found by their tags.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from emulator.abi.blkif import SECTOR, VDISK_CDROM, VDISK_READONLY
 from emulator.dom0.backends.block.queue import MAX_QUEUES, MAX_RING_ORDER, PersistentGrants, Queue, QueueNodes, QueueState, read_queues
@@ -22,6 +23,9 @@ from emulator.dom0.xenbus import XenbusBackend
 from emulator.dom0.xenstore import Store
 from emulator.errors import UserError
 
+MAX_AT_ONCE: Final = 1 << 20
+"""Bytes that are read in the guest's own hypercall, where nothing else of it goes on; what is beyond goes to the worker."""
+
 
 class GuestSide(Protocol):
     """What a device needs of its guest."""
@@ -29,6 +33,10 @@ class GuestSide(Protocol):
     domid: int
     memory: memoryview
     grants: GrantLook
+
+    @property
+    def recorded(self) -> bool:
+        """Whether what reaches the guest is kept, so that it can be run again."""
 
     def bind(self, port: int, name: str) -> None:
         """Take the far end of an event channel that the guest offers to Domain-0. ValueError says why not."""
@@ -86,6 +94,7 @@ class BlockDevice(XenbusBackend):
         self.counters = RingCounters()
         self._tags = Tags()
         self.live = True
+        self._at_once = 0
 
     # --- xenstore --------------------------------------------------------------------------------------------------------------
 
@@ -164,9 +173,18 @@ class BlockDevice(XenbusBackend):
     def kick(self) -> None:
         """The frontend sent an event. All queues are looked at: an empty one costs a word read."""
         for queue in self.queues:
-            jobs = queue.ring.take()
-            self._submit(jobs)
+            self._at_once = MAX_AT_ONCE
+            # A read must not overtake a write that came before it, and a recording needs every answer as a message.
+            at_once = self.live and self.worker.idle and not self._side.recorded
+            self._submit(queue.ring.take(self._read_now if at_once else None))
         self._push()
+
+    def _read_now(self, offset: int, size: int, views: list[memoryview]) -> bool:
+        self._at_once -= size
+        try:
+            return self._at_once >= 0 and self.image.read_into(offset, size, views)
+        except OSError:
+            return False  # the worker tries again, and tells
 
     def _submit(self, jobs: list[Job]) -> None:
         if jobs and self.live:

@@ -89,6 +89,10 @@ class DomainSide:
         self.grants: GrantAccess = TableGrants(domain.grants)
         self.closed = False
 
+    @property
+    def recorded(self) -> bool:
+        return self._domain.recording is not None
+
     def bind(self, port: int, name: str) -> None:
         found = self._domain.events.ports.get(port)
         if found is None or found.kind != UNBOUND or found.remote_domain != 0:
