@@ -88,6 +88,11 @@ class Tiny:
         core.regs[RAX] = HYPERCALL_NUMBER[name] if isinstance(name, str) else name
         for register, value in zip(_REGISTERS, arguments, strict=False):
             core.regs[register] = value & MASK64
+        return self.again()
+
+    def again(self) -> int:
+        """The hypercall that the registers hold, begun or interrupted; its result, signed."""
+        core = self.domain.core
         rip = core.rip
         for _ in range(self.patience):  # a long hypercall begins again where it was interrupted
             core.on_trap(VECTOR_SYSCALL)
