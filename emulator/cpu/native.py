@@ -15,14 +15,14 @@ import mmap
 from functools import cache
 from typing import TYPE_CHECKING
 
-from emulator.cpu import crossing
+from emulator.cpu import budget, crossing
 from emulator.errors import UserError
 
 if TYPE_CHECKING:
     from emulator.cpu.libunicorn import LibUnicorn
 
 (COUNT, LIMIT, ENV, RAISE, TSC_BASE, TSC_COST, IO_ALLOWED, TSC_AUX, CROSSING, VCPU, MEMORY, CPU, READ_EFLAGS, TLB_FLUSH, SYSCALL_COST, IRET_COST,
- SYSTEM_CALLS, IRETS) = range(18)  # fmt: skip
+ SYSTEM_CALLS, IRETS, INLINE) = range(19)  # fmt: skip
 """Indices of the control block's 64-bit words.
 
 COUNT: bytes of the blocks entered since the domain's start, plus the virtual cost of traps: the deterministic clock.
@@ -31,29 +31,16 @@ ENV: address of CPUX86State. RAISE: address of raise_exception.
 TSC_BASE: ns added to COUNT >> COUNT_SHIFT to give the guest's TSC at 1 GHz. TSC_COST: charge for one read of it.
 IO_ALLOWED: 1 when IN and OUT answer at once (all ones, and nothing), 0 when they raise #GP.
 CROSSING: 1 when `crossing` may work. VCPU: address of the running vCPU's words there. MEMORY: address of machine frame 0. CPU: address of CPUState.
-READ_EFLAGS, TLB_FLUSH: addresses of those functions. SYSCALL_COST, IRET_COST: charge for one. SYSTEM_CALLS, IRETS: how many were done."""
+READ_EFLAGS, TLB_FLUSH: addresses of those functions. SYSCALL_COST, IRET_COST: charge for one. SYSTEM_CALLS, IRETS: how many were done.
+INLINE: 1 when the budget may be put into the blocks (see `budget`)."""
 
-CONTROL_WORDS = 18
+CONTROL_WORDS = 19
 COUNT_SHIFT = 3
 """Eight counts (bytes of guest code) a nanosecond: faster than any measured core, so that virtual time lags the real
 clock within a slice and is brought level after it, never back."""
 
 VECTOR_SYSCALL, VECTOR_SYSENTER, VECTOR_CPUID, VECTOR_BUDGET = 0x100, 0x101, 0x102, 0x103
 """Exception numbers of our own, above the architecture's 256, by which instructions (and a spent budget) reach the interrupt hook."""
-
-# void block(uc, u64 address, u32 size, control): refuse the block when the budget is spent, else charge it.
-# The charge comes after the comparison: a refused block costs nothing. RIP is the block's already.
-BLOCK = bytes.fromhex(
-    "488b01"  # mov rax, [rcx+COUNT]
-    "483b4108"  # cmp rax, [rcx+LIMIT]
-    "7306"  # jae stop
-    "89d2"  # mov edx, edx          the size is 32 bits wide
-    "480111"  # add [rcx+COUNT], rdx
-    "c3"  # ret
-    "488b7910"  # stop: mov rdi, [rcx+ENV]
-    f"be{VECTOR_BUDGET.to_bytes(4, 'little').hex()}"  # mov esi, vector
-    "ff6118"  # jmp [rcx+RAISE]      does not return
-)
 
 # u32 in(uc, u32 port, int size, control): all ones for a guest that may, #GP for one that may not.
 IN = bytes.fromhex(
@@ -136,7 +123,7 @@ FORGET = bytes.fromhex(
     "c3"  # ret
 )
 
-STUBS: dict[str, bytes] = {"block": BLOCK, "in": IN, "out": OUT, "rdtsc": RDTSC, "rdtscp": RDTSCP,
+STUBS: dict[str, bytes] = {"block": budget.BLOCK, "in": IN, "out": OUT, "rdtsc": RDTSC, "rdtscp": RDTSCP,
                            "syscall": crossing.CROSSING, "sysenter": SYSENTER, "cpuid": CPUID, "forget": FORGET}  # fmt: skip
 
 
@@ -145,7 +132,7 @@ def control_block(memory: int, lib: LibUnicorn) -> ctypes.Array[ctypes.c_uint64]
     words = (ctypes.c_uint64 * CONTROL_WORDS)()
     words[MEMORY] = memory
     words[RAISE], words[READ_EFLAGS], words[TLB_FLUSH] = lib.raise_exception_address, lib.read_eflags_address, lib.tlb_flush_address
-    words[TSC_COST] = 100 << COUNT_SHIFT
+    words[TSC_COST], words[INLINE] = 100 << COUNT_SHIFT, 1
     return words
 
 

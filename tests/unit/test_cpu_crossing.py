@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import capstone
 import pytest
 
 from emulator.abi.xen import VI_UPCALL_MASK, VI_UPCALL_PENDING
@@ -19,58 +16,21 @@ from emulator.hypervisor.state import DomainState, save_domain
 from emulator.hypervisor.trace import Trace
 from emulator.hypervisor.vcpu import Callback
 from tests.unit.domains import CODE, DATA, PT_L1, STACK, Tiny, tiny, va
+from tests.unit.machinecode import check, disassembled
 
-LINE = re.compile(r'^    "([0-9a-f]+)"  # (.+)$', re.MULTILINE)
-WORD = re.compile(r"\b[A-Z][A-Z0-9_]+\b")
+
+def names() -> dict[str, dict[str, int]]:
+    """What lies beside RBP (the control block), RBX (the vCPU's words) and R12 (CPUX86State)."""
+    control = {name: 8 * value for name, value in vars(native).items() if isinstance(value, int)}
+    words = {name: 8 * value for name, value in vars(crossing).items() if isinstance(value, int)}
+    return {"rbp": control, "rbx": words, "r12": {name: value for name, value in vars(crossing).items() if name.startswith("E_")}}
 
 
 # --- the bytes -----------------------------------------------------------------------------------------------------------------
 
 
-def disassembled(code: bytes) -> list[capstone.CsInsn]:
-    found = list(capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64).disasm(code, 0))
-    assert sum(instruction.size for instruction in found) == len(code), "bytes that are no instruction"
-    return found
-
-
-def commented() -> list[tuple[str, str, str]]:
-    """(bytes, label, instruction) of every line."""
-    found = []
-    for code, comment in LINE.findall(Path(crossing.__file__).read_text()):
-        text = re.split(r"\s{2,}", comment)[0]
-        label, colon, rest = text.partition(": ")
-        found.append((code, label if colon else "", rest if colon else text))
-    return found
-
-
-def normal(text: str) -> str:
-    """Names by their values: of the control block beside RBP, of the vCPU's words beside RBX, of CPUX86State beside R12."""
-
-    def value(match: re.Match[str]) -> str:
-        name = match[0]
-        if name.startswith("E_"):
-            return str(getattr(crossing, name))
-        return str(8 * (getattr(native, name) if "[rbp" in text else getattr(crossing, name)))
-
-    plain = WORD.sub(value, text)
-    plain = re.sub(r"0x([0-9a-f]+)", lambda m: str(int(m[1], 16)), plain)
-    plain = re.sub(r"\b(\d+) \+ (\d+)", lambda m: str(int(m[1]) + int(m[2])), plain)
-    plain = re.sub(r" \+ 0\]", "]", plain)
-    return re.sub(r"-(\d+)$", lambda m: str((1 << 64) - int(m[1])), plain).replace(" ", "")
-
-
 def test_every_line_disassembles_to_its_comment_and_the_jumps_go_where_they_say() -> None:
-    lines = commented()
-    assert bytes.fromhex("".join(code for code, _, _ in lines)) == crossing.CROSSING
-    instructions = disassembled(crossing.CROSSING)
-    assert len(lines) == len(instructions)
-    labels = {label: instruction.address for (_, label, _), instruction in zip(lines, instructions, strict=True) if label}
-    for (_, _, text), instruction in zip(lines, instructions, strict=True):
-        mnemonic, _, target = text.partition(" ")
-        if target in labels:
-            assert (mnemonic, labels[target]) == (instruction.mnemonic, int(instruction.op_str, 16))
-        else:
-            assert normal(text) == normal(f"{instruction.mnemonic} {instruction.op_str}".strip())
+    check(crossing.__file__, crossing.CROSSING, names(), {})
 
 
 def test_the_offsets_are_those_of_the_layout() -> None:
