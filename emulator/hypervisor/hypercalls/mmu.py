@@ -86,6 +86,8 @@ def mmu_update(vcpu: Vcpu, updates: int, count: int, done_at: int, foreign: int,
     count &= 0xFFFFFFFF
     if count == _PREEMPTED and not updates:
         return _signed(foreign)
+    if count == 1 and foreign == DOMID_SELF and not done_at and _leaf(domain, updates):
+        return 0
     count, before = _done_so_far(vcpu, count, done_at)
     domain.guest.check_range(updates)
     table_owner = foreign >> 16 & 0xFFFF
@@ -112,6 +114,25 @@ def mmu_update(vcpu: Vcpu, updates: int, count: int, done_at: int, foreign: int,
     if done < count or frames.unfinished:
         raise Preempted(updates + done * 16, count - done | _PREEMPTED, done_at, foreign)
     return 0
+
+
+def _leaf(domain: Domain, at: int) -> bool:
+    """The commonest list: one L1 entry. False when it is anything else: nothing has happened then. Raises Refusal."""
+    if at & 7 or at & 0xFFF > 4096 - _UPDATE.size:
+        return False
+    domain.guest.check_range(at)
+    words, frames = domain.memory.words, domain.frames
+    place = domain.guest.offset(at) >> 3
+    pointer, value = words[place], words[place + 1]
+    mfn, command = pointer >> 12, pointer & 7
+    if command not in (xen.MMU_NORMAL_PT_UPDATE, xen.MMU_PT_UPDATE_PRESERVE_AD):
+        return False
+    if mfn >= frames.frames or frames.type[mfn] != L1 or frames.owner[mfn] != GUEST:
+        return False
+    domain.tables.allowance -= 1
+    domain.tables.write_l1(pointer >> 3, value, command == xen.MMU_PT_UPDATE_PRESERVE_AD)
+    domain.stats.mmu_entries += 1
+    return True
 
 
 class _Partly(Exception):
