@@ -11,13 +11,13 @@ import sys
 import time
 import traceback
 
-from tests.benchmarks import block_speed, boot, console, echo, grant_speed, hypercalls, memory_speed, net_speed, soak, table, userland
+from tests.benchmarks import block_speed, boot, console, echo, grant_speed, hypercalls, memory_speed, net_speed, soak, table, thousand, userland
 from tests.benchmarks.linux import Missing
 from tests.benchmarks.table import Row
 
 BENCHMARKS = {
     "boot": boot.run, "userland": userland.run, "hypercalls": hypercalls.run, "memory": memory_speed.run, "echo": echo.run, "console": console.run,
-    "block": block_speed.run, "network": net_speed.run, "grants": grant_speed.run, "soak": soak.run,
+    "block": block_speed.run, "network": net_speed.run, "grants": grant_speed.run, "thousand": thousand.run, "soak": soak.run,
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from emulator.control.views import FRAME_TYPES
 from xenconsole.explain import explain, table
 from xenconsole.widgets.graph import Series, graph, nice
 from xenconsole.widgets.lines import EMPTY, Span, beside, cut, harmless, line, pad, plain, resolve, width_of
+from xenconsole.widgets.pane import Rows
 from xenconsole.widgets.text import hex_lines, tail_lines, visible_bytes, word_lines
 
 
@@ -121,3 +122,18 @@ def test_a_graph_says_what_is_now_and_how_high_it_can_be() -> None:
     first, _middle, last = text.splitlines()
     assert first.startswith("sends 8 B") and last.startswith("≤ 10 B") and last.rstrip()[-1] != "│"
     assert len(graph(Series("x", "graph", str), (), 30, 2)) == 2
+
+
+def test_rows_of_a_long_list_are_made_only_when_they_are_looked_at() -> None:
+    made: list[int] = []
+
+    def make(row: int) -> tuple[Span, ...]:
+        made.append(row)
+        return (Span(str(row)),)
+
+    rows = Rows([line("head")], 1_000_000, make)
+    assert len(rows) == 1_000_001 and made == []
+    assert plain(rows[:1]) == "head" and plain(rows[500_000:500_002]) == "499999\n500000" and made == [499_999, 500_000]
+    assert rows[-2:] == [(Span("999998"),), (Span("999999"),)]
+    with pytest.raises(IndexError):
+        rows[1_000_001]

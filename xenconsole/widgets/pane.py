@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import ClassVar
+from typing import ClassVar, overload
 
 from rich.cells import cell_len
 from rich.segment import Segment
@@ -55,7 +55,7 @@ class Pane(Widget, can_focus=True):
 
     def __init__(self, title: str = "", *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
-        self.lines: list[Line] = []
+        self.lines: Sequence[Line] = []
         self.top = 0
         self.at_end = self.follows
         self.explaining = False
@@ -86,14 +86,15 @@ class Pane(Widget, can_focus=True):
         if width <= 0 or height <= 0:
             return
         before = self._painted
-        self.lines = list(self.build(width, height))
+        built = self.build(width, height)
+        self.lines = built if isinstance(built, Rows) else list(built)
         self.top = self._limit if self.at_end else min(self.top, self._limit)
         self._repaint(before)
 
     def shown(self) -> list[Line]:
         """What stands in the pane now, a line a row, without a character that could steer the terminal."""
         height = self.content_size.height
-        body = self.lines[: self.pinned] + self.lines[self.pinned + self.top : self.top + height]
+        body = [*self.lines[: self.pinned], *self.lines[self.pinned + self.top : self.top + height]]
         return [harmless(spans) for spans in body[:height]] + [EMPTY] * (height - len(body))
 
     def _repaint(self, before: list[Line]) -> None:
@@ -264,6 +265,27 @@ class Pane(Widget, can_focus=True):
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
         return len(self.build(width, container.height))
+
+
+class Rows(Sequence[Line]):
+    """Lines of which only those that are looked at are made: a head, then `count` rows by `make`. For lists of thousands."""
+
+    def __init__(self, head: Sequence[Line], count: int, make: Callable[[int], Line]) -> None:
+        self._head, self._count, self._make = list(head), count, make
+
+    def __len__(self) -> int:
+        return len(self._head) + self._count
+
+    @overload
+    def __getitem__(self, at: int) -> Line: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Line]: ...
+    def __getitem__(self, at: int | slice) -> Line | list[Line]:
+        if isinstance(at, slice):
+            return [self[one] for one in range(*at.indices(len(self)))]
+        if not 0 <= at < len(self):
+            raise IndexError(at)
+        return self._head[at] if at < len(self._head) else self._make(at - len(self._head))
 
 
 class ListPane(Pane):

@@ -7,10 +7,10 @@ from itertools import groupby
 
 import msgspec
 
-from emulator.control.views import DomainView, HostView, RunQueueView
+from emulator.control.views import DomainView, HostView, RunQueueView, VcpuSummary
 from xenconsole.units import clock, fit, gauge, printable, size
 from xenconsole.widgets.lines import EMPTY, Line, Span, cut, line
-from xenconsole.widgets.pane import ListPane, Pane
+from xenconsole.widgets.pane import ListPane, Pane, Rows
 from xenconsole.widgets.vcpu_panel import state_span
 
 SIGNS = "123456789abcdefghijklmnopqrstuvwxyz"
@@ -168,53 +168,54 @@ class VcpuTimes(ListPane):
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__("vCPUs", id=id)
-        self.domains: tuple[DomainView, ...] = ()
+        self._places: list[tuple[DomainView, VcpuSummary]] = []
         self.used: Mapping[int, tuple[float, ...]] = {}
         self.steal: Mapping[str, float] = {}
 
     def show(self, domains: Sequence[DomainView], used: Mapping[int, tuple[float, ...]], steal: Mapping[str, float]) -> None:
         """`used` is percent of a CPU by domain and vCPU; `steal` nanoseconds a second by "domid.vcpu"."""
-        self.domains, self.used, self.steal = tuple(domains), used, steal
+        self.used, self.steal = used, steal
+        self._places = [(view, vcpu) for view in domains for vcpu in view.vcpus]
         self.rebuild()
 
     @property
     def chosen(self) -> int:
         """The domain of the row under the cursor, -1 for none."""
-        rows = [view.domid for view in self.domains for _ in view.vcpus]
-        return rows[min(self.cursor, len(rows) - 1)] if rows else -1
+        return self._places[min(self.cursor, len(self._places) - 1)][0].domid if self._places else -1
+
+    def rows(self) -> int:
+        return len(self._places)
 
     def subtitle(self) -> str:
-        return f"{sum(len(view.vcpus) for view in self.domains)} vCPUs"
+        return f"{len(self._places):,} vCPUs"
 
     def build(self, width: int, height: int) -> Sequence[Line]:
         room = min(max(width // 6, 12), 28)
         bar = min(max(width - 68 - room, 0), 30)
         head = f"  {fit('domain', room)} vCPU state     CPU   used  {' ' * bar} steal  stolen      time  in Xen"
-        out: list[Line] = [line((head, "dim"))]
-        row = 0
-        for view in self.domains:
-            used = self.used.get(view.domid, ())
-            for vcpu in view.vcpus:
-                share = used[vcpu.vcpu] if vcpu.vcpu < len(used) else 0.0
-                steal = self.steal.get(f"{view.domid}.{vcpu.vcpu}", 0.0) / 1e7
-                full, empty = gauge(share / 100, bar)
-                word = Span("waiting", "state-paused", "sched:steal") if vcpu.state == "-" else state_span(vcpu.state)
-                spans = line(
-                    Span(fit(f"{view.domid} {printable(view.name)}", room) + " "),
-                    Span(f"{vcpu.vcpu:>4} "),
-                    word._replace(text=fit(word.text, 9) + " "),
-                    Span(f"{vcpu.cpu if vcpu.cpu >= 0 else '–':>3} ", "dim", "cpu:physical"),
-                    Span(f"{share:>5.1f}% ", "", "time:guest"),
-                    Span(full, "graph"),
-                    Span(empty, "rule"),
-                    Span(f" {steal:>5.1f}% ", "notice" if steal >= 5 else "" if steal else "dim", "sched:steal"),
-                    Span(f"{clock(vcpu.steal_ns / 1e9):>7} ", "dim", "sched:steal"),
-                    Span(f"{clock(vcpu.cpu_ns / 1e9):>9} ", "dim", "time:guest"),
-                    Span(f"{clock(vcpu.xen_ns / 1e9):>7}", "dim", "time:xen"),
-                )
-                out.append(self.marked(row, spans, width))
-                row += 1
-        return out if row else [*out, line(("no guest", "dim"))]
+        if not self._places:
+            return [line((head, "dim")), line(("no guest", "dim"))]
+        return Rows([line((head, "dim"))], len(self._places), lambda row: self.marked(row, self._row(*self._places[row], room, bar), width))
+
+    def _row(self, view: DomainView, vcpu: VcpuSummary, room: int, bar: int) -> Line:
+        used = self.used.get(view.domid, ())
+        share = used[vcpu.vcpu] if vcpu.vcpu < len(used) else 0.0
+        steal = self.steal.get(f"{view.domid}.{vcpu.vcpu}", 0.0) / 1e7
+        full, empty = gauge(share / 100, bar)
+        word = Span("waiting", "state-paused", "sched:steal") if vcpu.state == "-" else state_span(vcpu.state)
+        return line(
+            Span(fit(f"{view.domid} {printable(view.name)}", room) + " "),
+            Span(f"{vcpu.vcpu:>4} "),
+            word._replace(text=fit(word.text, 9) + " "),
+            Span(f"{vcpu.cpu if vcpu.cpu >= 0 else '–':>3} ", "dim", "cpu:physical"),
+            Span(f"{share:>5.1f}% ", "", "time:guest"),
+            Span(full, "graph"),
+            Span(empty, "rule"),
+            Span(f" {steal:>5.1f}% ", "notice" if steal >= 5 else "" if steal else "dim", "sched:steal"),
+            Span(f"{clock(vcpu.steal_ns / 1e9):>7} ", "dim", "sched:steal"),
+            Span(f"{clock(vcpu.cpu_ns / 1e9):>9} ", "dim", "time:guest"),
+            Span(f"{clock(vcpu.xen_ns / 1e9):>7}", "dim", "time:xen"),
+        )
 
 
 def pool_line(total_kib: int, free_kib: int, own_kib: int, width: int) -> Line:
