@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from emulator.abi.netif import REQ_PROD
 from emulator.control.networkportraits import Networkscape
 from emulator.dom0 import networkverbs
 from emulator.dom0.config import parse_config
@@ -131,6 +132,31 @@ def test_tcpdump_reads_a_capture_and_says_what_our_tail_says(host: Host, tmp_pat
     read = subprocess.run(["tcpdump", "-n", "-t", "-r", str(tmp_path / "pong.pcapng")], capture_output=True, text=True, check=True)
     tail, _ = host.tools.networks.get("net0").tail(0, 100)
     assert read.stdout.splitlines() == [one_line(seen.data, seen.length) for seen in tail if not seen.why]
+
+
+def test_a_hostile_frontend_is_closed_with_a_reason_and_its_neighbours_lose_nothing(host: Host) -> None:
+    """Its ring's index jumps while two others talk; then a flood from it that nobody asked for."""
+    host.create(ours("pong", "ip=10.7.0.2"))
+    host.create('name="evil"\nkernel="images/pong.elf"\nextra="ip=10.7.0.3"\nmemory=4\nvif=["bridge=net0"]\non_crash="preserve"\n')
+    host.until("evil", "pong: 10.7.0.3")
+    host.create(ours("ping", "ip=10.7.0.1 peer=10.7.0.2 count=300 rounds=1"))
+    host.until("ping", "datagrams")
+    evil = host.tools.guests[host.domids["evil"]]
+    vif = evil.vifs.devices[0]
+
+    def jump() -> None:
+        head = vif.queues[0].place.frames[0] * 4096
+        evil.domain.memory.bytes[head + REQ_PROD : head + REQ_PROD + 4] = b"\xff\xff\0\0"
+        vif.kick()
+
+    vif.network.send(vif.port, [Frame(b"\xff" * 6 + vif.spec.mac + b"\x08\x00" + bytes(50))] * 20_000)
+    evil.domain.ask(jump).result(30)
+    host.until("ping", "300 sent, 0 lost")
+    (report,) = networkverbs.reports(evil)
+    assert "sending: req_prod 0xffff is" in report.trouble and report.backend_state == "closing"
+    assert any(f"{vif.name} closed: sending: req_prod" in line.text for line in host.tools.log)
+    (shown,) = (one for one in Networkscape(host.tools.networks).view([evil]).vifs)
+    assert shown.alarm.startswith("closed: sending: req_prod")
 
 
 def test_a_rate_limit_holds(host: Host) -> None:
