@@ -65,6 +65,15 @@ COMMANDS: tuple[Command, ...] = (
         loses="Its memory, its vCPUs and its snapshots are gone at once. This cannot be undone.",
     ),
     Command(
+        "dump-core",
+        "write a domain's memory and vCPUs to a file in Xen's core format",
+        "domains",
+        (DOMAIN, Argument("file", "text", "a file, replaced when there is one")),
+        xl="xl dump-core {domid} {file}",
+        engine=True,
+        tells=True,
+    ),
+    Command(
         "rename",
         "give a domain another name",
         "domains",

@@ -28,6 +28,12 @@ XEN_ELFNOTE_MOD_START_PFN: Final = 16
 XEN_ELFNOTE_SUPPORTED_FEATURES: Final = 17
 XEN_ELFNOTE_PHYS32_ENTRY: Final = 18
 
+XEN_ELFNOTE_DUMPCORE_NONE: Final = 0x2000000
+XEN_ELFNOTE_DUMPCORE_HEADER: Final = 0x2000001
+XEN_ELFNOTE_DUMPCORE_XEN_VERSION: Final = 0x2000002
+XEN_ELFNOTE_DUMPCORE_FORMAT_VERSION: Final = 0x2000003
+"""Of core dumps: dom0/coredump."""
+
 XENFEAT_writable_page_tables: Final = 0
 XENFEAT_writable_descriptor_tables: Final = 1
 XENFEAT_auto_translated_physmap: Final = 2

@@ -98,6 +98,10 @@ def _rename(host: HostApi, args: Arguments) -> CommandResult:
     return CommandResult(ok=True, domid=args.domid(), message=f"domain {args.domid()} renamed to {args.get('new', '')}")
 
 
+def _dump_core(host: HostApi, args: Arguments) -> CommandResult:
+    return CommandResult(ok=True, domid=args.domid(), message=host.dump_core(args.domid(), args.get("file", "")))
+
+
 def _snapshot(host: HostApi, args: Arguments) -> CommandResult:
     taken = host.snapshot(args.domid(), args.get("name", ""))
     return CommandResult(ok=True, domid=args.domid(), message=f"snapshot {taken.name} of domain {args.domid()}", snapshot=taken)
@@ -243,6 +247,7 @@ COMMANDS: Mapping[str, Command] = {
     "shutdown": Command(_act("asked to power off", lambda host, domid: host.shutdown(domid, "poweroff")), _DOMID, {}),
     "reboot": Command(_act("asked to reboot", lambda host, domid: host.shutdown(domid, "reboot")), _DOMID, {}),
     "destroy": Command(_act("destroyed", lambda host, domid: host.destroy(domid)), _DOMID, {}),
+    "dump-core": Command(_dump_core, {**_DOMID, "file": str}, {}),
     "rename": Command(_rename, {**_DOMID, "new": str}, {}),
     "mem-set": Command(_mem_set, {**_DOMID, "kib": int}, {}),
     "mem-max": Command(_mem_max, {**_DOMID, "kib": int}, {}),

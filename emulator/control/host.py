@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
+from pathlib import Path
 from typing import Any
 
 from emulator import __version__
@@ -35,7 +36,7 @@ from emulator.control.views import (
     SnapshotView,
     VcpuSummary,
 )
-from emulator.dom0 import blockverbs, networkverbs, scheduling
+from emulator.dom0 import blockverbs, coredump, networkverbs, scheduling
 from emulator.dom0.config import DomainConfig
 from emulator.dom0.cpupools import CpuPools
 from emulator.dom0.guest import Guest
@@ -108,6 +109,9 @@ class Host:
 
     def shutdown(self, domid: int, reason: str) -> None:
         self._tools.shutdown(domid, reason)
+
+    def dump_core(self, domid: int, path: str) -> str:
+        return coredump.write(self._tools, self._tools.guest(domid), Path(path).absolute())
 
     def rename(self, domid: int, name: str) -> None:
         self._tools.rename(domid, name)

@@ -14,7 +14,7 @@ import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from emulator.cpu import native
+from emulator.cpu import fpu, native
 from emulator.cpu.instance import Instance
 from emulator.cpu.layout import (
     ENV_CC_OP,
@@ -67,6 +67,7 @@ class Core:
         self._running = False
         self._state: bytes | None = None  # the processor's, while the core rests
         self._open()
+        fpu.reset(self)
         self._enter_ring3()
 
     def _open(self) -> None:
@@ -310,6 +311,16 @@ class Core:
         else:
             self.env[ENV_CR] &= ~8 & MASK64
             self.env32[ENV_HFLAGS] &= ~_HF_TS & 0xFFFFFFFF
+
+    def read_register(self, number: int, size: int) -> bytes:
+        """One of Unicorn's registers by its number (uc_x86_reg), for what lies at no fixed place in `env`."""
+        cell = (ctypes.c_uint8 * 16)()
+        self._lib.check(self._lib.reg_read(self._engine, number, ctypes.addressof(cell)), f"read of register {number}")
+        return bytes(cell[:size])
+
+    def write_register(self, number: int, value: bytes) -> None:
+        cell = (ctypes.c_uint8 * 16)(*value)
+        self._lib.check(self._lib.reg_write(self._engine, number, ctypes.addressof(cell)), f"write of register {number}")
 
     # --- translations (none while the core rests) ---
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
-from emulator.dom0 import scheduling
+from emulator.dom0 import coredump, scheduling
 from emulator.dom0.config import DomainConfig
 from emulator.dom0.cpupools import CpuPools
 from emulator.dom0.guest import Guest, build_guest
@@ -330,6 +330,8 @@ class Toolstack:
         self.tell("state", domid)
         if action == "preserve":
             return
+        if action.startswith("coredump-"):
+            coredump.keep(self, guest)
         restart = action in ("restart", "rename-restart", "coredump-restart", "soft-reset")
         if restart and not self._may_restart(guest):
             restart = False

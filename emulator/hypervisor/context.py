@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from emulator.abi import xen
 from emulator.abi.errno import EINVAL
-from emulator.cpu.core import DS, ES, FS, GDT, GS, IF, IOPL, LDT, MASK64, RSP, VM
+from emulator.cpu import fpu
+from emulator.cpu.core import CS, DS, ES, FS, GDT, GS, IF, IOPL, LDT, MASK64, RSP, SS, VM
 from emulator.hypervisor.emulation.control import CR0_TS, fix_cr4
 from emulator.hypervisor.emulation.msrs import canonical
 from emulator.hypervisor.memory.frames import L4, SEG_DESC
@@ -23,7 +24,8 @@ _USER_REGS: Final = Struct("<15QIIQHxxB3xQQH6xH6xH6xH6xH6x")
 _REGISTER_ORDER: Final = (15, 14, 13, 12, 5, 3, 11, 10, 9, 8, 0, 1, 2, 6, 7)  # in x86 encoding
 _TRAP_INFO: Final = Struct("<BBHxxxxQ")
 _TAIL: Final = Struct("<2Q16QQ2Q8Q8Q3QQ3Q")  # ldt gdt kernel stack, control and debug registers, callbacks, vm_assist, segment bases
-_FPU_BYTES: Final = 512
+_FPU_BYTES: Final = fpu.FXSAVE_BYTES
+_CR0: Final = 0x80050033
 _REGS_AT: Final = _FPU_BYTES + 8
 _TRAPS_AT: Final = _REGS_AT + _USER_REGS.size
 _TAIL_AT: Final = _TRAPS_AT + 256 * _TRAP_INFO.size
@@ -45,6 +47,7 @@ class GuestContext:
     fs_base: int
     gs_base: int
     task_switched: bool
+    fpu: bytes = b""  # an FXSAVE image, empty: as after a reset
 
     def enter(self, vcpu: Vcpu) -> None:
         """The core holds a blank state: make it this one."""
@@ -61,6 +64,8 @@ class GuestContext:
             vcpu.load_data_segment(number, selector)
         core.set_segment_base(FS, self.fs_base)
         core.set_segment_base(GS, self.gs_base)
+        if self.fpu:
+            fpu.load(core, self.fpu)
         core.task_switched = self.task_switched
         vcpu.load_code(self.cs, self.ss)
 
@@ -107,9 +112,47 @@ def set_info(vcpu: Vcpu, data: bytes) -> None:
     for number in (0, 1, 2, 3, 6, 7):
         vcpu.debug.write(number, debug[number], cr4=vcpu.cr4)
     vcpu.context = GuestContext((*general, rsp), rip, rflags & ~(IOPL | VM) & MASK64 | IF, cs | 3, ss | 3, (es, ds, fs, gs),
-                                fs_base, gs_kernel if in_kernel else gs_user, bool(control[0] & CR0_TS))  # fmt: skip
+                                fs_base, gs_kernel if in_kernel else gs_user, bool(control[0] & CR0_TS),
+                                data[:_FPU_BYTES] if flags & VGCF_I387_VALID else b"")  # fmt: skip
     vcpu.initialised = True
     vcpu.up = bool(flags & VGCF_ONLINE)
+
+
+def get_info(vcpu: Vcpu) -> bytes:
+    """arch_get_info_guest: the context of a vCPU as a question between two slices, or on a domain that nobody holds."""
+    domain, core = vcpu.domain, vcpu.core
+    data = bytearray(CONTEXT_BYTES)
+    flags = (VGCF_ONLINE if vcpu.up else 0) | (VGCF_IN_KERNEL if vcpu.kernel_mode else 0)
+    waiting, cr0 = vcpu.context, _CR0
+    rest: tuple[int, ...]
+    if waiting is not None:  # it had no turn yet
+        general, rest = waiting.registers[:15], (waiting.rip, waiting.cs, waiting.rflags, waiting.registers[15], waiting.ss, *waiting.data)
+        fs_base, gs_base, cr0 = waiting.fs_base, waiting.gs_base, _CR0 | (CR0_TS if waiting.task_switched else 0)
+        data[: len(waiting.fpu)] = waiting.fpu
+        flags |= VGCF_I387_VALID if waiting.fpu else 0
+    else:
+        with domain.rotation.borrowed(vcpu):
+            general = tuple(core.regs[number] for number in _REGISTER_ORDER)
+            selectors = [core.segment(number)[0] for number in (ES, DS, FS, GS)]
+            rest = (core.rip, core.segment(CS)[0], core.rflags, core.regs[RSP], core.segment(SS)[0], *selectors)
+            fs_base, gs_base, cr0 = core.segment(FS)[1], core.segment(GS)[1], _CR0 | (CR0_TS if core.task_switched else 0)
+            data[:_FPU_BYTES] = fpu.save(core)
+        flags |= VGCF_I387_VALID
+    rip, cs, rflags, rsp, ss, es, ds, fs, gs = rest
+    Struct("<Q").pack_into(data, _FPU_BYTES, flags)
+    _USER_REGS.pack_into(data, _REGS_AT, *general, 0, 0, rip, cs, vcpu.upcall_masked if vcpu.info else 1, rflags | vcpu.iopl, rsp, ss, es, ds, fs, gs)
+    for index, trap in vcpu.handlers.traps.items():
+        _TRAP_INFO.pack_into(data, _TRAPS_AT + 16 * index, index, trap.dpl | 4 * trap.masks, trap.cs, trap.address)
+    frames = (*vcpu.gdt_frames, *([0] * 16))[:16]
+    cr2 = domain.memory.words[(vcpu.info + xen.VI_CR2) >> 3] if vcpu.info else 0
+    control = (cr0, vcpu.cr3_user << 12, cr2, vcpu.cr3_kernel << 12, fix_cr4(vcpu.cr4), 0, 0, 0)
+    debug = tuple(vcpu.debug.read(number, cr4=0) or 0 if number not in (4, 5) else 0 for number in range(8))
+    kernel_gs, user_gs = (gs_base, vcpu.gs_base_other) if vcpu.kernel_mode else (vcpu.gs_base_other, gs_base)
+    handlers = vcpu.handlers
+    _TAIL.pack_into(data, _TAIL_AT, vcpu.ldt_base if vcpu.ldt_entries else 0, vcpu.ldt_entries, *frames, vcpu.gdt_entries, vcpu.kernel_ss,
+                    vcpu.kernel_sp, *control, *debug, handlers.event.address, handlers.failsafe.address, handlers.syscall.address,
+                    domain.vm_assist, fs_base, kernel_gs, user_gs)  # fmt: skip
+    return bytes(data)
 
 
 def _take_frames(vcpu: Vcpu, gdt: tuple[int, ...], kernel: int, user: int) -> None:

@@ -194,6 +194,9 @@ class FakeHost:
         self._guest(domid)
         self.calls.append(f"shutdown {reason}")
 
+    def dump_core(self, domid: int, path: str) -> str:
+        return f"core of {self._guest(domid).name} written to {path}"
+
     def rename(self, domid: int, name: str) -> None:
         self._guest(domid).name = name
 

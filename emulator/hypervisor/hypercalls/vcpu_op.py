@@ -40,16 +40,14 @@ def vcpu_op(vcpu: Vcpu, command: int, number: int, argument: int, *_: int) -> in
         guest.write(area, domain.time.runstate(target))
         target.runstate_area = area
     elif command == xen.VCPUOP_set_periodic_timer:
-        _own(vcpu, number)
         period = guest.read_u64(argument)
         if period < _MIN_PERIOD_NS:
             raise Refusal(EINVAL, f"a period of {period} ns is shorter than {_MIN_PERIOD_NS}")
-        if period > 1 << 62:
+        if period >= 1 << 62:  # STIME_DELTA_MAX
             raise Refusal(EINVAL, f"a period of {period} ns is too long")
         target.timers.period, target.timers.next_period = period, domain.clock.now() + period
         domain.time.timer_changed(target)
     elif command == xen.VCPUOP_stop_periodic_timer:
-        _own(vcpu, number)
         target.timers.period = target.timers.next_period = 0
     elif command == xen.VCPUOP_register_vcpu_info:
         _move_info(target, guest.read_u64(argument), guest.read_u32(argument + 8))

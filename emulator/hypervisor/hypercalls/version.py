@@ -15,11 +15,16 @@ MAJOR, MINOR = 4, 17
 _FEATURES: Final = (1 << xen.XENFEAT_mmu_pt_update_preserve_ad | 1 << xen.XENFEAT_highmem_assist | 1 << xen.XENFEAT_gnttab_map_avail_bits
                     | 1 << xen.XENFEAT_memory_op_vnode_supported | 1 << xen.XENFEAT_direct_mapped)  # fmt: skip
 _DENIED: Final = b"<denied>\0"  # xen_deny(): for what only Domain-0 may know
-_CAPABILITIES: Final = b"xen-3.0-x86_64 \0"
 
 
 def _text(value: bytes, size: int) -> bytes:
     return value[: size - 1].ljust(size, b"\0")
+
+
+EXTRAVERSION: Final = _text(b".xenconsole", 16)
+COMPILE_INFO: Final = _text(b"Unicorn TCG", 64) + _text(b"xenconsole", 16) + _text(b"", 32) + _text(b"", 32)
+CAPABILITIES: Final = _text(b"xen-3.0-x86_64 \0", 1024)
+CHANGESET: Final = _text(b"unavailable", 64)
 
 
 def xen_version(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
@@ -27,13 +32,13 @@ def xen_version(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
     if command == xen.XENVER_version:
         return MAJOR << 16 | MINOR
     if command == xen.XENVER_extraversion:
-        guest.write(argument, _text(b".xenconsole", 16))
+        guest.write(argument, EXTRAVERSION)
     elif command == xen.XENVER_compile_info:
-        guest.write(argument, _text(b"Unicorn TCG", 64) + _text(b"xenconsole", 16) + _text(b"", 32) + _text(b"", 32))
+        guest.write(argument, COMPILE_INFO)
     elif command == xen.XENVER_capabilities:
-        guest.write(argument, _text(_CAPABILITIES, 1024))
+        guest.write(argument, CAPABILITIES)
     elif command == xen.XENVER_changeset:
-        guest.write(argument, _text(b"unavailable", 64))
+        guest.write(argument, CHANGESET)
     elif command == xen.XENVER_platform_parameters:
         guest.write_u64(argument, xen.HYPERVISOR_VIRT_START)
     elif command == xen.XENVER_get_features:

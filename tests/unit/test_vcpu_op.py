@@ -1,0 +1,162 @@
+"""vcpu_op beyond timers: a vCPU is given its first context, comes up and goes down; NMIs; run state and time in the guest's memory."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from emulator.abi.errno import EEXIST, EINVAL, ENOENT
+from emulator.cpu import fpu
+from emulator.hypervisor.context import CONTEXT_BYTES, VGCF_I387_VALID, VGCF_IN_KERNEL, VGCF_ONLINE, get_info
+from tests.unit.cores import DATA as BARE_DATA
+from tests.unit.cores import Bare
+from tests.unit.domains import CODE, DATA, FREE_SLOT, SPARE, STACK, Tiny, va
+
+INITIALISE, UP, DOWN, IS_UP, RUNSTATE, RUNSTATE_AREA, PERIODIC, STOP_PERIODIC, INFO, NMI, PHYSID, TIME_AREA = 0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12, 13
+FLAGS_AT, RAX_AT, RIP_AT, RSP_AT = 512, 520 + 10 * 8, 520 + 16 * 8, 520 + 19 * 8
+SPIN, FXSAVE_RAX = "ebfe", "480fae00"
+
+
+@pytest.fixture
+def guest() -> Iterator[Tiny]:
+    made = Tiny(vcpus=2)
+    yield made
+    made.domain.close()
+
+
+def first_context(guest: Tiny, flags: int, image: bytes = bytes(512), code: str = SPIN) -> int:
+    """A context like vCPU 0's, but for these; its address."""
+    data = bytearray(get_info(guest.domain.vcpus[0]))
+    assert len(data) == CONTEXT_BYTES
+    data[:512] = image
+    struct.pack_into("<Q", data, FLAGS_AT, flags)
+    struct.pack_into("<Q", data, RAX_AT, va(SPARE))
+    struct.pack_into("<Q", data, RIP_AT, guest.put(CODE, code, 0x800))
+    struct.pack_into("<Q", data, RSP_AT, va(STACK, 2048))
+    for page in range(0, len(data), 4096):
+        guest.put(DATA + page // 4096, bytes(data[page : page + 4096]))
+    return va(DATA)
+
+
+def test_a_vcpu_begins_with_the_fpu_state_it_was_given(guest: Tiny) -> None:
+    image = bytearray(512)
+    struct.pack_into("<HHB", image, 0, 0x27F, 5 << 11, 0b1110_0000)  # double precision, top of stack 5, three registers in use
+    struct.pack_into("<I", image, 24, 0x1FA0)
+    for number in range(3):
+        image[32 + 16 * number : 42 + 16 * number] = struct.pack("<QH", (1 << 63) | 0x1111 * (number + 1), 0x3FFF + number)
+    for number in range(16):
+        image[160 + 16 * number : 176 + 16 * number] = bytes(range(number, number + 16))
+    at = first_context(guest, VGCF_ONLINE | VGCF_IN_KERNEL | VGCF_I387_VALID, bytes(image), FXSAVE_RAX + SPIN)
+    assert guest.call("vcpu_op", INITIALISE, 1, at) == 0
+    assert guest.call("vcpu_op", IS_UP, 1) == 1
+    guest.run(SPIN, budget=10_000_000)
+    seen = guest.get(SPARE, 512)
+    assert seen[:5] == image[:5]
+    assert seen[24:28] == image[24:28]
+    assert seen[32 : 32 + 3 * 16] == image[32 : 32 + 3 * 16]
+    assert seen[160 : 160 + 256] == image[160 : 160 + 256]
+
+
+def test_without_the_flag_the_image_is_not_looked_at(guest: Tiny) -> None:
+    at = first_context(guest, VGCF_ONLINE | VGCF_IN_KERNEL, b"\xff" * 512, FXSAVE_RAX + SPIN)
+    assert guest.call("vcpu_op", INITIALISE, 1, at) == 0
+    guest.run(SPIN, budget=10_000_000)
+    seen = guest.get(SPARE, 512)
+    assert struct.unpack_from("<HHB", seen) == (0x37F, 0, 0)
+    assert seen[160 : 160 + 256] == bytes(256)
+
+
+def test_a_vcpu_is_initialised_once_and_comes_and_goes(guest: Tiny) -> None:
+    at = first_context(guest, VGCF_IN_KERNEL)
+    assert guest.call("vcpu_op", UP, 1) == -EINVAL
+    assert guest.call("vcpu_op", INITIALISE, 1, at) == 0
+    assert guest.call("vcpu_op", INITIALISE, 1, at) == -EEXIST
+    assert guest.call("vcpu_op", INITIALISE, 2, at) == -ENOENT
+    assert guest.call("vcpu_op", IS_UP, 1) == 0
+    for _ in range(2):
+        assert guest.call("vcpu_op", UP, 1) == 0
+        assert guest.call("vcpu_op", IS_UP, 1) == 1
+    assert guest.call("vcpu_op", DOWN, 1) == 0
+    assert guest.call("vcpu_op", IS_UP, 1) == 0
+    assert guest.call("vcpu_op", IS_UP, 0) == 1
+    guest.call("vcpu_op", DOWN, 0)
+    assert guest.domain.ended == "poweroff", "the last one that goes down"
+
+
+def test_an_nmi_comes_masked_or_not_once(guest: Tiny) -> None:
+    vcpu = guest.domain.vcpus[0]
+    assert guest.call_with("callback_op", 0, "HHxxxxQ", 4, 0, guest.put(CODE, SPIN, 0x400)) == 0
+    vcpu.upcall_masked = True
+    assert guest.call("vcpu_op", NMI, 0, va(DATA)) == -EINVAL
+    assert guest.call("vcpu_op", NMI, 0, 0) == 0
+    at = guest.put(CODE, SPIN)
+    guest.domain.core.rip = at
+    guest.domain.slice(100_000)
+    assert guest.domain.core.rip == va(CODE, 0x400)
+    _rcx, _r11, rip, cs = struct.unpack("<4Q", guest.stack(32))
+    assert rip == at
+    assert cs >> 32 & 0xFF == 1, "the saved mask"
+    assert vcpu.upcall_masked
+    guest.domain.core.rip = at
+    guest.domain.slice(100_000)
+    assert guest.domain.core.rip == at, "it came once"
+
+
+def test_an_nmi_waits_for_its_handler_and_wakes_who_sleeps(guest: Tiny) -> None:
+    vcpu = guest.domain.vcpus[0]
+    assert guest.call("sched_op", 1) == 0
+    assert vcpu.blocked
+    vcpu.nmi_pending = True
+    vcpu.wake()
+    guest.domain.slice(100_000)
+    assert vcpu.nmi_pending
+    assert not vcpu.blocked
+
+
+def test_run_state_is_told_by_call_and_in_the_guests_memory(guest: Tiny) -> None:
+    assert guest.call_with("vcpu_op", RUNSTATE_AREA, "", offset=0) != 0
+    area = struct.pack("<Q", va(SPARE, 64))
+    assert guest.call("vcpu_op", RUNSTATE_AREA, 0, guest.put(DATA, area)) == 0
+    state, _pad, since, *times = struct.unpack("<iiQ4Q", guest.get(SPARE, 48, 64))
+    assert state == 0
+    assert since <= guest.domain.clock.now()
+    assert guest.call("vcpu_op", RUNSTATE, 0, va(DATA, 512)) == 0
+    state, _pad, _since, *later = struct.unpack("<iiQ4Q", guest.get(DATA, 48, 512))
+    assert state == 0
+    assert later[0] >= times[0]
+    assert guest.call("vcpu_op", RUNSTATE, 1, va(DATA, 512)) == 0
+    assert struct.unpack_from("<i", guest.get(DATA, 4, 512))[0] == 3, "offline"
+
+
+def test_the_time_area_has_the_clocks_parameters(guest: Tiny) -> None:
+    assert guest.call("vcpu_op", TIME_AREA, 0, guest.put(DATA, struct.pack("<Q", va(SPARE, 256)))) == 0
+    version, _pad, stamp, system, multiplier, shift, flags = struct.unpack_from("<IIQQIbB", guest.get(SPARE, 32, 256))
+    assert (version & 1, stamp, system, multiplier, shift, flags) == (0, 0, 0, 0x80000000, 1, 1)
+
+
+def test_a_periodic_timer_of_another_vcpu_and_what_no_guest_may_know(guest: Tiny) -> None:
+    assert guest.call("vcpu_op", PERIODIC, 1, guest.put(DATA, struct.pack("<Q", 5_000_000))) == 0
+    assert guest.domain.vcpus[1].timers.period == 5_000_000
+    assert guest.call("vcpu_op", PERIODIC, 1, guest.put(DATA, struct.pack("<Q", 1 << 62))) == -EINVAL
+    assert guest.call("vcpu_op", STOP_PERIODIC, 1) == 0
+    assert guest.domain.vcpus[1].timers.period == 0
+    assert guest.call("vcpu_op", PHYSID, 0, va(DATA)) == -EINVAL
+    assert guest.call("vcpu_op", INFO, 0, va(FREE_SLOT)) != 0
+
+
+def test_what_is_saved_of_the_fpu_is_what_the_processor_saves() -> None:
+    bare = Bare()
+    try:
+        bare.core.regs[0] = BARE_DATA
+        bare.trap("d9e8 d9eb dec1 d9ee 660f6ed8 f30f7ee3 480fae00 0f0b")  # fld1 fldpi faddp fldz; movd xmm3, eax; movq xmm4, xmm3; fxsave64
+        seen = bytes(bare.memory.bytes[BARE_DATA : BARE_DATA + 512])
+        saved = fpu.save(bare.core)
+        for start, end in ((0, 5), (24, 28), (32, 160), (160, 416)):
+            assert saved[start:end] == seen[start:end], f"bytes {start} to {end}"
+        fpu.load(bare.core, bytes(512))
+        fpu.load(bare.core, saved)
+        assert fpu.save(bare.core) == saved
+    finally:
+        bare.close()
