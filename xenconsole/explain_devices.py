@@ -187,7 +187,7 @@ xenbus:unknown = unknown
 xenbus:initialising = initialising
     The end has begun; it has not said yet what it can do.
     > XenbusStateInitialising, public/io/xenbus.h
-xenbus:init-wait = init-wait
+xenbus:init_wait = init-wait
     The back end has said what it can do and waits for the front end's ring.
     > XenbusStateInitWait, public/io/xenbus.h
 xenbus:initialised = initialised

@@ -10,7 +10,6 @@ from textual.await_complete import AwaitComplete
 from textual.command import Command, CommandList, CommandPalette, DiscoveryHit, Hit, Hits, Provider
 
 from xenconsole.commands import COMMANDS
-from xenconsole.screens.dialog import Veiled
 from xenconsole.units import printable
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ class CommandProvider(Provider):
                 yield Hit(score, matcher.highlight(text), partial(cast("ConsoleApp", self.app).take_line, line), help=about)
 
 
-class Palette(Veiled[None], CommandPalette):
+class Palette(CommandPalette):
     """Textual's palette, which may be taken down at any moment: what it still finds then, and a second answer, mean nothing."""
 
     _answered = False

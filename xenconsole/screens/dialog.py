@@ -13,7 +13,7 @@ from textual._context import visible_screen_stack
 from textual.await_complete import AwaitComplete
 from textual.color import Color
 from textual.geometry import Region
-from textual.screen import ModalScreen, Screen
+from textual.screen import ModalScreen
 from textual.strip import Strip
 
 Answer = TypeVar("Answer")
@@ -35,24 +35,7 @@ def _veiled(strip: Strip, tint: Color) -> Iterator[Segment]:
         yield Segment(text, _tinted(style or Style.null(), tint), control)
 
 
-class Veiled(Screen[Answer]):
-    """A screen with another one seen through it."""
-
-    def render_lines(self, crop: Region) -> list[Strip]:
-        """What Textual does by way of a renderable of the whole screen beneath, mixing colours anew for every piece of text: here line
-        by line, each style mixed once. A key typed at the prompt over a full table costs a third of it."""
-        tint = self.styles.background
-        try:
-            below = visible_screen_stack.get().pop()
-        except LookupError:
-            return super().render_lines(crop)
-        if below is self or tint.a == 1:
-            return super().render_lines(crop)
-        strips = below._compositor.render_strips(self.size)
-        return [Strip(_veiled(strip.crop(crop.x, crop.right), tint)) for strip in strips[crop.y : crop.bottom]]
-
-
-class Dialog(Veiled[Answer], ModalScreen[Answer]):
+class Dialog(ModalScreen[Answer]):
     """A modal screen that is dismissed once, by whatever comes first: keys and clicks that were already on their way when it
     was answered would else be taken for the view beneath it, or end the app. One that is taken away without an answer
     answers None."""
@@ -69,3 +52,16 @@ class Dialog(Veiled[Answer], ModalScreen[Answer]):
         if not self._answered and self._result_callbacks:
             self._answered = True
             self._result_callbacks[-1](None)
+
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """What Textual does by way of a renderable of the whole screen beneath, mixing colours anew for every piece of text: here line
+        by line, each style mixed once. A key typed at the prompt over a full table costs a third of it."""
+        tint = self.styles.background
+        try:
+            below = visible_screen_stack.get().pop()
+        except LookupError:
+            return super().render_lines(crop)
+        if below is self or tint.a == 1:
+            return super().render_lines(crop)
+        strips = below._compositor.render_strips(self.size)
+        return [Strip(_veiled(strip.crop(crop.x, crop.right), tint)) for strip in strips[crop.y : crop.bottom]]

@@ -91,7 +91,7 @@ def _lane(view: HandshakeView, side: str, times: Sequence[float], at: Sequence[i
 
 
 def _key(state: str) -> str:
-    return f"xenbus:{state}" if state in STATES else ""
+    return f"xenbus:{state.replace('-', '_')}" if state in STATES else ""
 
 
 def _after(seconds: float) -> str:
