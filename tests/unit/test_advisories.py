@@ -29,6 +29,7 @@ from tests.unit.domains import (
     Tiny,
     va,
 )
+from tests.unit.selfgrants import grant, map_grant, unmap_grant
 
 PSE, ACCESSED = 1 << 7, 1 << 5
 SELF = 0x7FF0
@@ -44,24 +45,6 @@ def guest() -> Iterator[Tiny]:
     made.check_counts()
     made.domain.reservation.check()
     made.close()
-
-
-def _grant(guest: Tiny, ref: int, pfn: int, flags: int = abi.GTF_permit_access) -> None:
-    table = guest.domain.grants.shared[0] << 12
-    struct.pack_into("<HHI", guest.domain.memory.bytes, table + 8 * ref, flags, 1, guest.mfn(pfn))
-
-
-def _map(guest: Tiny, address: int, ref: int, flags: int = abi.GNTMAP_host_map) -> tuple[int, int]:
-    at = guest.put(DATA, struct.pack("<QIIHhIQ", address, flags, ref, 1, 99, 0xABCD, 0))
-    assert guest.call("grant_table_op", abi.GNTTABOP_map_grant_ref, at, 1) == 0
-    status, handle = struct.unpack("<hI", guest.get(DATA, 6, 18))
-    return int(status), int(handle)
-
-
-def _unmap(guest: Tiny, address: int, handle: int) -> int:
-    at = guest.put(DATA, struct.pack("<QQIhxx", address, 0, handle, 99))
-    assert guest.call("grant_table_op", abi.GNTTABOP_unmap_grant_ref, at, 1) == 0
-    return int(struct.unpack("<h", guest.get(DATA, 2, 20))[0])
 
 
 def test_xsa_148_no_superpage_comes_in_by_changing_the_flags_of_an_entry(guest: Tiny) -> None:
@@ -105,25 +88,25 @@ def test_xsa_213_a_multicall_ends_where_iret_leaves_for_user_mode(guest: Tiny) -
 
 
 def test_xsa_227_an_entry_named_by_address_is_aligned_and_in_an_l1(guest: Tiny) -> None:
-    _grant(guest, 9, SPARE)
+    grant(guest, 9, SPARE)
     flags = abi.GNTMAP_host_map | abi.GNTMAP_contains_pte
     for offset in range(1, 8):
-        assert _map(guest, guest.entry_address(HERE) + offset, 9, flags)[0] == abi.GNTST_general_error
+        assert map_grant(guest, guest.entry_address(HERE) + offset, 9, flags)[0] == abi.GNTST_general_error
     for table in (PT_L4, PT_L3, PT_L2, SPARE + 1):
-        assert _map(guest, guest.entry_address(300, table), 9, flags)[0] == abi.GNTST_general_error
+        assert map_grant(guest, guest.entry_address(300, table), 9, flags)[0] == abi.GNTST_general_error
     assert guest.entry(HERE) == 0 and not guest.domain.grants.active
 
 
 def test_xsa_234_an_unmap_takes_only_the_mapping_it_made(guest: Tiny) -> None:
-    _grant(guest, 9, SPARE)
+    grant(guest, 9, SPARE)
     readonly = abi.GNTMAP_host_map | abi.GNTMAP_readonly
-    status, handle = _map(guest, va(HERE), 9, readonly)
+    status, handle = map_grant(guest, va(HERE), 9, readonly)
     assert status == 0
     # a writable mapping of the same frame elsewhere is not what this handle stands for, nor is one of another frame
-    assert _unmap(guest, va(SPARE), handle) == abi.GNTST_general_error
-    assert _unmap(guest, va(SPARE + 1), handle) == abi.GNTST_general_error
+    assert unmap_grant(guest, va(SPARE), handle) == abi.GNTST_general_error
+    assert unmap_grant(guest, va(SPARE + 1), handle) == abi.GNTST_general_error
     assert guest.entry(SPARE) & RW
-    assert _unmap(guest, va(HERE), handle) == 0
+    assert unmap_grant(guest, va(HERE), handle) == 0
 
 
 def test_xsa_255_status_frames_do_not_outlive_version_two(guest: Tiny) -> None:
@@ -161,15 +144,15 @@ def test_xsa_296_initialising_a_vcpu_reads_the_whole_context_before_it_acts() ->
 
 
 def test_xsa_316_a_map_that_fails_says_so_and_leaves_nothing(guest: Tiny) -> None:
-    _grant(guest, 9, SPARE)
-    _grant(guest, 10, PT_L1)
+    grant(guest, 9, SPARE)
+    grant(guest, 10, PT_L1)
     for ref, address in ((9, 0xFFFF800000000000), (9, va(900000)), (10, va(HERE)), (600, va(HERE))):
-        assert _map(guest, address, ref)[0] < 0
+        assert map_grant(guest, address, ref)[0] < 0
     assert guest.domain.mappings.handles == {} and guest.domain.grants.active == {}
     table = guest.domain.grants.shared[0] << 12
     assert guest.domain.memory.bytes[table + 8 * 9] == abi.GTF_permit_access
-    status, handle = _map(guest, va(HERE), 9)
-    assert (status, _unmap(guest, va(HERE), handle)) == (0, 0)
+    status, handle = map_grant(guest, va(HERE), 9)
+    assert (status, unmap_grant(guest, va(HERE), handle)) == (0, 0)
 
 
 def test_descriptor_pages_hold_nothing_that_leaves_ring_3(guest: Tiny) -> None:
