@@ -242,6 +242,38 @@ def test_what_the_host_has_in_memory_is_read_at_once_but_not_behind_a_write(plug
     assert bytes(memory[21 * 4096 : 21 * 4096 + 512]) == b"w" * 512
 
 
+def test_a_write_that_the_host_takes_at_once_is_answered_at_once_and_a_slow_one_when_it_is_done(plugged: Plugged) -> None:
+    plugged.connect()
+    device, memory = plugged.device, plugged.side.memory
+    memory[20 * 4096 : 20 * 4096 + 512] = b"w" * 512
+    memory[4096 + 64 :][:112] = bytes([1, 1]) + bytes(6) + bytes([5]) + bytes(15) + bytes([120, 0, 0, 0, 0, 0]) + bytes(82)
+    memory[4096] = 1
+    device.kick()
+    device.worker.drain()
+    for done in plugged.side.posted:  # a busy machine may have let the moment pass
+        device.answered(done)
+    assert memory[4096 + 8] == 1 and device.counters.written_bytes == 512 and device.image.read(0, 512) == b"w" * 512
+    write, held = device.image.write, threading.Event()
+
+    def slow(offset: int, data: bytes) -> None:
+        held.wait(10)
+        write(offset, data)
+
+    device.image.write = slow  # type: ignore[method-assign]
+    for number in (2, 3):
+        memory[4096 + 64 + 112 * (number - 1) :][:112] = memory[4096 + 64 :][:112]
+        memory[4096 + 64 + 112 * (number - 1) :][:2] = bytes([1, 1])
+        memory[4096] = number
+        device.kick()
+    assert device.queues[0].ring.in_flight == 2 and memory[4096 + 8] == 1
+    plugged.side.posted.clear()
+    held.set()
+    device.worker.drain()
+    for done in plugged.side.posted:
+        device.answered(done)
+    assert memory[4096 + 8] == 3 and device.queues[0].ring.in_flight == 0
+
+
 def queues(count: int) -> dict[str, object]:
     nodes: dict[str, object] = {"multi_queue_num_queues": count}
     for number in range(count):
