@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -11,11 +12,13 @@ import pytest
 
 from emulator.abi.xen import VI_UPCALL_MASK, VI_UPCALL_PENDING
 from emulator.cpu import crossing, layout, native
-from emulator.cpu.core import GS, RBX
+from emulator.cpu.core import GS, RAX, RBX, RSP
+from emulator.hypervisor import crossing as hypervisor_crossing
+from emulator.hypervisor.domain import Domain
 from emulator.hypervisor.state import DomainState, save_domain
 from emulator.hypervisor.trace import Trace
 from emulator.hypervisor.vcpu import Callback
-from tests.unit.domains import CODE, DATA, PT_L1, STACK, Tiny, tiny, va
+from tests.unit.domains import CODE, DATA, PT_L1, STACK, USER_CODE, USER_L4, Tiny, tiny, va
 from tests.unit.machinecode import check, disassembled
 
 
@@ -261,3 +264,62 @@ def test_thirty_two_bit_code_and_an_ldt_are_not_learnt() -> None:
         vcpu.load_code(0xE023, 0x2B)
         vcpu.teach_user_segments(0x37, 0x2B)
         assert vcpu.words[crossing.USER_CS] == 0
+
+
+def after_irets(native_too: bool, seed: int) -> tuple[list[DomainState], bytes, int]:
+    """A kernel that returns by one random frame after another, each run for a while; the crossings that were native."""
+    choice = random.Random(seed)
+    with tiny() as guest, pytest.MonkeyPatch.context() as patch:
+        domain, core = guest.domain, guest.domain.core
+        if not native_too:
+            patch.setattr("emulator.hypervisor.crossing.allow", lambda domain: None)
+        crossed = 0
+        collect = hypervisor_crossing.collect
+
+        def counted(domain: Domain) -> None:
+            nonlocal crossed
+            crossed += domain.core.control[native.IRETS]
+            collect(domain)
+
+        patch.setattr("emulator.hypervisor.crossing.collect", counted)
+        for at in (0x500, 0x600, 0x700):
+            guest.put(CODE, "ebfe", at)
+        guest.traps(*((vector, 0, va(CODE, 0x500)) for vector in (1, 6, 13, 14)))
+        assert guest.call("set_callbacks", va(CODE, 0x500), va(CODE, 0x600), va(CODE, 0x700)) == 0
+        assert guest.call("set_gdt", gdt(guest), 16) == 0
+        assert guest.extended(15, guest.mfn(USER_L4)) == 0
+        stack_entry(0, ACCESSED_DIRTY_NX)(guest)
+        guest.put(USER_CODE, "ebfe")
+        states = []
+        for _ in range(40):
+            if not domain.current.kernel_mode:
+                domain.current.toggle_mode()
+            core.load_code64(0xE033, 0xE02B)
+            core.rflags = 0x202
+            frame = (
+                choice.getrandbits(64), choice.getrandbits(64), choice.getrandbits(64), choice.choice((0, 256, choice.getrandbits(64))),
+                choice.choice((va(CODE, 0x500), va(USER_CODE), va(USER_CODE), 1 << 47, choice.getrandbits(64))),
+                choice.choice((*(0xE030, 0xE033) * 4, 0x33, 0x43, 0x53, 0xE033 | 1 << 32, choice.getrandbits(64))),
+                choice.choice((*(0x202, 2, 0x246, 0x602, 0x8D7) * 2, 0x10202, 0x302, choice.getrandbits(64))),
+                choice.choice((va(STACK, 0x800), choice.getrandbits(64))),
+                choice.choice((*(0xE02B,) * 8, 0x2B, 0x28, 3, choice.getrandbits(64))),
+            )  # fmt: skip
+            offset = choice.choice((0x200, 0x200, 0x203, 0x203, 0xFB8, 0xFB8, 0xFB9, 0xFF8))
+            guest.put(STACK, struct.pack("<9Q", *frame)[: 4096 - offset], offset)
+            core.regs[RSP], core.regs[RAX] = choice.choice((*(va(STACK, offset),) * 9, choice.getrandbits(64))), 23
+            domain.memory.bytes[domain.current.info] = choice.choice((0, 0, 0, 1))
+            domain.ended = ""
+            guest.run("0f05", budget=200_000)
+            states.append(save_domain(domain))
+        return states, bytes(domain.memory.octets), crossed
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_iret_frames_end_where_python_takes_them(seed: int) -> None:
+    states, memory, crossed = after_irets(True, seed)
+    python_states, python_memory, none = after_irets(False, seed)
+    for state, python_state in zip(states, python_states, strict=True):
+        assert state == python_state
+    assert memory == python_memory
+    assert crossed > 1
+    assert none == 0
