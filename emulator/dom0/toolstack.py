@@ -13,7 +13,6 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final
 
 from emulator.dom0 import coredump, scheduling
 from emulator.dom0.config import DomainConfig
@@ -21,6 +20,7 @@ from emulator.dom0.cpupools import CpuPools
 from emulator.dom0.guest import Guest, build_guest
 from emulator.dom0.memoryverbs import DomainMemory
 from emulator.dom0.network import Networks
+from emulator.dom0.resting import LOOK_SECONDS, REST_AFTER_SECONDS, Rests
 from emulator.dom0.snapshots import Snapshot
 from emulator.dom0.storage.pool import StoragePool
 from emulator.dom0.transcript import Transcript
@@ -39,9 +39,6 @@ from emulator.machine.pool import MemoryPool
 MAX_DOMAINS = 2000
 _FIRST_RESERVED = 0x7FF0
 _OBITUARIES, _LOG_LINES = 64, 2000
-REST_AFTER_SECONDS: Final = 30.0
-"""Making an instance again takes some milliseconds, and translating its code anew as much."""
-_REST_LOOK_SECONDS: Final = 5.0
 _QUICK_NS, _QUICK_ENDS = 2_000_000_000, 5
 
 
@@ -85,6 +82,7 @@ class Toolstack:
         self.pool = MemoryPool(pool_kib // 4)
         self.cpus = PhysicalCpus(cpus, self._failed, make_scheduler(scheduler, range(cpus)))
         self.cpupools = CpuPools(self)
+        self.rests = Rests(self)
         self.store = Store()
         self.store.exists = self.domid_exists
         self.store.log = lambda text: self.say("debug", 0, f"xenstore: {text}")
@@ -295,9 +293,9 @@ class Toolstack:
     def _clean_up(self) -> None:
         while True:
             try:
-                guest = self._ends.get(timeout=_REST_LOOK_SECONDS)
+                guest = self._ends.get(timeout=LOOK_SECONDS)
             except queue.Empty:
-                self.rest_idle(REST_AFTER_SECONDS)
+                self.rests.look(REST_AFTER_SECONDS)
                 continue
             if guest is None:
                 return
@@ -305,14 +303,6 @@ class Toolstack:
                 self._follow_up(guest)
             except UserError as error:
                 self.say("error", guest.domid, error.line())
-
-    def rest_idle(self, seconds: float) -> None:
-        """Who has slept so long gives its instance of Unicorn back, until it wakes."""
-        latest = time.monotonic_ns() - int(seconds * 1e9)
-        for guest in list(self.guests.values()):
-            if guest.idle_since < latest and not guest.domain.core.resting:
-                guest.rest_wanted = True
-                self.cpus.wake(guest)
 
     def _follow_up(self, guest: Guest) -> None:
         """What the configuration wants after an end."""

@@ -12,17 +12,20 @@ import argparse
 import os
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from emulator.dom0.config import parse_config
+from emulator.dom0.config import load_config, parse_config
 from emulator.dom0.guest import Guest
 from emulator.dom0.toolstack import Toolstack
 from emulator.machine.pools import MAIN_POOL
 from tests.benchmarks.chart import draw
 from tests.benchmarks.table import ROOT, Row, circumstances, render
+from tests.functional.linux_guest import PROMPT, missing, write_cfg
 
 IMAGES = Path(__file__).resolve().parents[2] / "guests/images"
 
@@ -84,25 +87,73 @@ def isolation(full: bool) -> list[Row]:
     """What two well-behaved domains lose when their two neighbours are not well-behaved but hostile."""
     seconds = 15 if full else 5
 
-    def good(neighbours: list[tuple[str, str]]) -> tuple[float, float]:
+    def good(neighbours: Callable[[Rig], None]) -> tuple[float, float]:
         with rig(1) as host:
+            neighbours(host)
             mine = [host.add("counter") for _ in range(2)]
-            for image, extra in neighbours:
-                host.add(image, extra)
             time.sleep(1)
             begun, spent, cpu = work(mine), sum(map(host.spent, mine)), time.process_time()
             time.sleep(seconds)
             cpu = time.process_time() - cpu
             return (work(mine) - begun) / cpu, (sum(map(host.spent, mine)) - spent) / 1e9 / cpu
 
-    calm = good([("counter", "")] * 2)
+    def counters(count: int) -> Callable[[Rig], None]:
+        return lambda host: [host.add("counter") for _ in range(count)].clear()
+
+    def antisocial(how: str, count: int = 2) -> Callable[[Rig], None]:
+        return lambda host: [host.add("antisocial", f'cmdline = "{how}"') for _ in range(count)].clear()
+
+    def crowd(host: Rig) -> None:
+        if not lack:
+            fork_bombs(host, 1)
+        for how in kinds:
+            antisocial(how, 1)(host)
+
+    lack, kinds = missing(), ("memory", "hypercalls", "events")
+    if lack:
+        print(f"no fork bomb: {lack}", file=sys.stderr)
+    hostile = {f"2 of {how}": (2, antisocial(how)) for how in kinds}
+    if not lack:
+        hostile["2 of a fork bomb in Linux"] = 2, fork_bombs
+    hostile["one of each"] = len(kinds) + (not lack), crowd
+    calm: dict[int, tuple[float, float]] = {}
     rows = []
-    for name in ("memory", "hypercalls", "events"):
-        done, share = good([("antisocial", f'cmdline = "{name}"')] * 2)
-        rows.append(Row("isolation", f"2 good domains beside 2 of {name}: work per CPU second lost", f"{(1 - done / calm[0]) * 100:.1f} %",
-                        "2–4 %", None, "2 %"))  # fmt: skip
-        rows.append(Row("isolation", f"  the same: share of CPU time ({calm[1]:.3f} beside calm ones)", f"{share:.3f}", "0.5"))
+    for what, (count, neighbours) in hostile.items():
+        if count not in calm:
+            calm[count] = good(counters(count))
+        done, share = good(neighbours)
+        lost = f"{(1 - done / calm[count][0]) * 100:.1f} %"
+        fair = f"  the same: share of CPU time ({calm[count][1]:.3f} beside calm ones)"
+        rows.append(Row("isolation", f"2 good domains beside {what}: work per CPU second lost", lost, "2–4 %", None, "2 %"))
+        rows.append(Row("isolation", fair, f"{share:.3f}", f"{2 / (2 + count):.3f}"))
     return rows
+
+
+def fork_bombs(host: Rig, count: int = 2) -> None:
+    """Linux guests whose shells fork without end, as far as their memory goes; returns when all are at it."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = load_config(write_cfg(Path(folder)))
+        bombs = [host.tools.guest(host.tools.create(replace(config, name=f"bomb{number}"), False, lambda said: None)) for number in range(count)]
+    for guest in bombs:
+        until(guest, 0, PROMPT)
+    for guest in bombs:
+        begin, forks = guest.transcript.end, guest.domain.stats.mmu_entries
+        guest.type(b"echo armed-$((6 * 7)); bomb() { bomb | bomb & }; bomb\n")
+        until(guest, begin, b"armed-42")
+        deadline = time.monotonic() + 60
+        while guest.domain.stats.mmu_entries < forks + 100_000:  # some hundred forks' page tables
+            if guest.domain.ended or time.monotonic() > deadline:
+                raise RuntimeError(f"{guest.name} does not fork: {guest.domain.ended} {guest.transcript.tail(300)!r}")
+            time.sleep(0.05)
+
+
+def until(guest: Guest, begin: int, wanted: bytes, seconds: float = 120) -> None:
+    """Wait for `wanted` behind offset `begin` of what the guest said."""
+    deadline = time.monotonic() + seconds
+    while wanted not in guest.transcript.read(begin, 1 << 16)[1]:
+        if guest.domain.ended or time.monotonic() > deadline:
+            raise RuntimeError(f"{guest.name} did not say {wanted!r}: {guest.domain.ended} {guest.transcript.tail(300)!r}")
+        time.sleep(0.01)
 
 
 def scaling(full: bool) -> list[Row]:

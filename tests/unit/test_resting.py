@@ -24,7 +24,7 @@ def until_resting(host: Rig, guests: list[Guest]) -> None:
     deadline = time.monotonic() + 10
     while not all(guest.domain.core.resting for guest in guests):
         assert time.monotonic() < deadline
-        host.tools.rest_idle(0.05)
+        host.tools.rests.look(0.05)
         time.sleep(0.05)
 
 
@@ -73,7 +73,7 @@ def test_one_that_computes_never_rests(host: Rig) -> None:
     guest = host.add("counter")
     for _ in range(5):
         time.sleep(0.05)
-        host.tools.rest_idle(0)
+        host.tools.rests.look(0)
     assert not guest.domain.core.resting
 
 
