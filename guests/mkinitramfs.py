@@ -81,6 +81,22 @@ bound | renew)
 esac
 """
 
+RESIZE: Final = r"""#!/bin/sh
+# Xen's console ring has no word for a window's size: ask the terminal at the other end where its last corner is (as xterm's resize).
+[ -t 0 ] || { echo "resize: standard input is no terminal" >&2; exit 1; }
+before=$(stty -g)
+stty raw -echo min 0 time 10
+printf '\0337\033[9999;9999H\033[6n\0338'
+answer=
+while key=$(dd bs=1 count=1 2>/dev/null) && [ -n "$key" ] && [ "$key" != R ]; do answer=$answer$key; done
+stty "$before"
+size=${answer##*\[}
+rows=${size%;*} columns=${size#*;}
+case "$rows$columns" in "" | *[!0-9]*) echo "resize: the terminal did not answer" >&2; exit 1 ;; esac
+stty rows "$rows" cols "$columns"
+echo "$rows rows, $columns columns"
+"""
+
 FILES: Final = (
     ("etc/group", "root:x:0:\n"),
     ("etc/hostname", "guest\n"),
@@ -212,6 +228,7 @@ def build_entries(busybox: bytes, applets: Sequence[str]) -> list[Entry]:
     entries.append(Entry("dev/null", stat.S_IFCHR | 0o666, device=(1, 3)))
     entries.append(Entry("init", stat.S_IFREG | 0o755, INIT.encode()))
     entries.append(Entry("etc/udhcpc/default.script", stat.S_IFREG | 0o755, LEASED.encode()))
+    entries.append(Entry("usr/bin/resize", stat.S_IFREG | 0o755, RESIZE.encode()))
     entries.extend(Entry(path, stat.S_IFREG | 0o644, text.encode()) for path, text in FILES)
     entries.append(Entry("bin/busybox", stat.S_IFREG | 0o755, busybox))
     entries.extend(Entry(path, stat.S_IFLNK | 0o777, b"/bin/busybox") for path in applets)
