@@ -233,6 +233,8 @@ class Toolstack:
                 raise UserError(f"a domain called {name!r} exists")
             guest.name = guest.domain.name = name
             guest.config = replace(guest.config, name=name)
+        for top in (f"/local/domain/{domid}", f"/vm/{guest.config.uuid}"):
+            self.store.write(f"{top}/name", name)
         self.tell("state", domid)
 
     def set_memory(self, domid: int, kib: int) -> None:
