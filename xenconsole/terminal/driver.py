@@ -8,6 +8,8 @@ character, is Alt with that key. Terminals that speak the Kitty protocol never g
 from __future__ import annotations
 
 import os
+import queue
+import select
 import selectors
 from codecs import getincrementaldecoder
 from collections.abc import Iterable
@@ -24,6 +26,8 @@ _INTRODUCERS = frozenset("[O]P_^X\x1b")
 """What may follow ESC as the start of a longer sequence."""
 READ_BYTES = 4096
 IDLE_SECONDS = 0.1
+PATIENCE_SECONDS = 0.5
+"""For how long the app waits for a terminal that has no room left."""
 PENDING_SECONDS = 0.02
 """How soon a lone ESC is looked at again: it is the Escape key when nothing followed it within Textual's escape delay."""
 
@@ -49,7 +53,9 @@ class AltKeysParser(XTermParser):
 
 class _Output:
     """The terminal as a file to write to. Once it is gone what is written is dropped: Textual's writer thread would else die
-    of it, and the app wait for ever for a thread that takes nothing more."""
+    of it, and the app wait for ever for a thread that takes nothing more.
+
+    Written past Python's buffer: a thread that a terminal keeps waiting in there holds its lock, and the interpreter cannot end."""
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file
@@ -62,28 +68,55 @@ class _Output:
         return self._file.isatty()
 
     def write(self, text: str) -> int:
-        try:
-            return len(text) if self._gone else self._file.write(text)
-        except OSError:
-            self._gone = True
-            return len(text)
+        data = memoryview(text.encode("utf-8", "replace"))
+        while data and not self._gone:
+            try:
+                data = data[os.write(self._file.fileno(), data) :]
+            except BlockingIOError:  # somebody else made it so; it is shared
+                select.select((), (self._file.fileno(),), (), IDLE_SECONDS)
+            except OSError:
+                self._gone = True
+        return len(text)
 
     def flush(self) -> None:
-        try:
-            if not self._gone:
-                self._file.flush()
-        except OSError:
-            self._gone = True
+        return
 
 
 class AltKeysDriver(LinuxDriver):
     """Textual's Linux driver reading through AltKeysParser (the input loop offers no place to put a parser in), and outliving
-    its terminal."""
+    its terminal: one that is gone, and one that stands open and takes nothing."""
 
     def __init__(self, app: App[Any], *, debug: bool = False, mouse: bool = True, size: tuple[int, int] | None = None) -> None:
         super().__init__(app, debug=debug, mouse=mouse, size=size)
+        self._stalled = False
         if self._file is not None:
             self._file = _Output(self._file)  # type: ignore[assignment]  # all of it that Textual uses
+
+    def write(self, data: str) -> None:
+        """Hand over to the writer thread. A terminal that takes nothing for a while would hold up the app for ever, signals and all:
+        what it is sent then is dropped, and drawn whole when it reads again."""
+        assert self._writer_thread is not None, "Driver must be in application mode"
+        waiting = self._writer_thread._queue
+        if self._stalled:
+            if not waiting.empty():
+                return
+            self._stalled = False
+            self._app.call_later(self._app.refresh, layout=True)
+        try:
+            waiting.put(data, timeout=PATIENCE_SECONDS)
+        except queue.Full:
+            self._stalled = True
+
+    def close(self) -> None:
+        """Let the writer thread end; one that the terminal keeps waiting is left behind, it goes with the process."""
+        writer = self._writer_thread
+        if writer is None:
+            return
+        try:
+            writer._queue.put(None, timeout=PATIENCE_SECONDS)
+        except queue.Full:
+            return
+        writer.join(PATIENCE_SECONDS)
 
     def run_input_thread(self) -> None:
         decode = getincrementaldecoder("utf-8")("replace").decode
