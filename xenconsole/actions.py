@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import glob
+import shlex
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -78,9 +79,15 @@ class Actions:
             "palette": self._palette,
             "prompt": lambda v: self.prompt(),
             "help": lambda v: app.navigator.open_help(),
+            "xenstored": self._xenstored,
             "restart-engine": lambda v: app.lookout.restart(),
             "quit": self._quit,
         }
+
+    def _xenstored(self, values: Values) -> None:
+        path = self.app.overview.host.xenstored
+        shown = f"export XENSTORED_PATH={shlex.quote(path)}" if path else "xenstore has no socket: the log says why"
+        self.app.notify(shown, title="xenstore-ls and its like", timeout=15, markup=False)
 
     def _domid(self, values: Values) -> int:
         return int(values.get("domid", self.app.chosen))

@@ -174,6 +174,7 @@ class Guest:
         self.disks.load(state["disks"])
         self.vifs.load(state["vifs"])
         self.ring.load(state["ring"])
+        self._store.restored(self.domid)
         self._told = False
 
     def close(self) -> None:

@@ -57,3 +57,16 @@ def test_a_shutdown_is_told_once_until_the_domain_goes_on(store: Store) -> None:
     assert len(tool.heard()) == 1
     assert tool.ask(wire.XS_RESUME, "0") == b"!EINVAL"
     assert tool.ask(wire.XS_RESUME, "6") == b"!ENOENT"
+
+
+def test_a_snapshot_brings_a_domain_back_into_or_out_of_the_store(store: Store) -> None:
+    guest, tool = introduced(store, 5), Client(store.connect(0))
+    then = guest.connection.save()
+    assert tool.ask(wire.XS_RELEASE, "5") == OK
+    released = guest.connection.save()
+    guest.connection.load(then)
+    store.restored(5)
+    assert (guest.connection.released, tool.ask(wire.XS_IS_DOMAIN_INTRODUCED, "5")) == (False, b"T\0")
+    guest.connection.load(released)
+    store.restored(5)
+    assert (guest.connection.released, tool.ask(wire.XS_IS_DOMAIN_INTRODUCED, "5")) == (True, b"F\0")

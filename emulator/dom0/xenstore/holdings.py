@@ -20,6 +20,7 @@ class ConnectionState:
     transactions: tuple[TransactionState, ...]
     next_tx_id: int
     events_lost: int
+    released: bool = False
 
 
 @dataclass(frozen=True, slots=True)

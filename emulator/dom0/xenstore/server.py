@@ -124,13 +124,14 @@ class Connection:
                 transactions=tuple(tx.save() for tx in self._transactions.values()),
                 next_tx_id=self._next_tx_id,
                 events_lost=self.events_lost,
+                released=self.released,
             )
 
     def load(self, state: ConnectionState) -> None:
         """Takes a saved state over in place of the present one."""
         with self.store.changing(self):
             self.reset()
-            self.broken = state.broken
+            self.broken, self.released = state.broken, state.released
             self.events_lost = state.events_lost
             self._received += state.received
             for number, one in enumerate(state.output):

@@ -111,10 +111,16 @@ class Store(StoreReader):
                 self._shut.add(domid)
                 self._fire(RELEASE_EVENT, exact=True, grants=())
 
-    def resumed(self, domid: int) -> None:
-        """It goes on after its shutdown."""
+    def restored(self, domid: int) -> None:
+        """It is back at a moment of its past, its connection's state loaded: alive, and introduced as it was then."""
         with self.changing():
             self._shut.discard(domid)
+            ring = self.ring_of(domid)
+            (self.introduced.discard if ring is None or ring.released else self.introduced.add)(domid)
+
+    def resumed(self, domid: int) -> None:
+        """It goes on after its shutdown."""
+        self._shut.discard(domid)
 
     def connect(self, domid: int, bounds: ClientBounds | None = None) -> Connection:
         """A new connection. A guest has one, for its ring; Domain-0 may have many."""
