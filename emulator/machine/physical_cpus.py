@@ -79,6 +79,7 @@ class PhysicalCpus:
         self._sequence = 0
         self._idle: set[int] = set()
         self._turn_ends = [0] * count
+        self._cuts = [0] * count  # when a turn is to end for somebody who woke
         self._holding: list[_Seat | None] = [None] * count
         self._stopping = False
         self.running = [-1] * count
@@ -124,9 +125,14 @@ class PhysicalCpus:
             seat.again = True
         elif seat.state == SLEEPING:
             seat.state, seat.wake_at = READY, 0
-            victim = seat.pool.scheduler.wake(seat.unit, now)
-            if not self._signal(seat) and victim >= 0:
+            victim, at = seat.pool.scheduler.wake(seat.unit, now)
+            if self._signal(seat) or victim < 0:
+                return
+            if at <= now:
                 self._call(victim)
+            else:
+                self._cuts[victim] = at
+                self._tick.notify()
 
     def _signal(self, seat: _Seat) -> bool:
         """Rouse an idle CPU that may run it, one that it likes if there is one."""
@@ -319,7 +325,7 @@ class PhysicalCpus:
                     unit, turn = chosen
                     seat = pool.domains[unit.name]
                     seat.state = HELD
-                    self._holding[cpu], self._turn_ends[cpu] = seat, now + turn
+                    self._holding[cpu], self._turn_ends[cpu], self._cuts[cpu] = seat, now + turn, 0
                     if not self._idle:
                         self._tick.notify()
                     return seat, turn
@@ -381,6 +387,8 @@ class PhysicalCpus:
                     seat, ends = self._holding[cpu], self._turn_ends[cpu] + _GRACE_NS
                     if seat is None:
                         continue
+                    if self._cuts[cpu]:
+                        ends, self._cuts[cpu] = min(ends, self._cuts[cpu]), self._cuts[cpu] * (self._cuts[cpu] > now)
                     if ends <= now:
                         seat.actor.preempt()
                         ends = now + _GRACE_NS

@@ -60,9 +60,11 @@ class Simulation:
 
     def _wake(self, work: Work) -> None:
         work.woke_at = self.now
-        victim = self.scheduler.wake(work.unit, self.now)
-        if victim >= 0:
+        victim, at = self.scheduler.wake(work.unit, self.now)
+        if victim >= 0 and at <= self.now:
             self._end(victim)
+        elif victim >= 0:
+            self._at(at, victim, "end", self._busy[victim][2])
 
     def _end(self, cpu: int) -> None:
         work, began, _stamp = self._busy.pop(cpu)

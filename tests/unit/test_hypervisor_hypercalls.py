@@ -255,13 +255,6 @@ def test_shutdown(guest: Tiny, reason: int, ended: str) -> None:
     assert guest.domain.core.rip == va(CODE, 2), "an ended domain runs no further"
 
 
-def test_shutdown_of_others_and_for_no_reason(guest: Tiny) -> None:
-    assert guest.call_with("sched_op", 2, "I", 99) == -EINVAL
-    assert guest.call_with("sched_op", 4, "HxxI", 0, 0) in (-EPERM, -ESRCH)
-    assert guest.call("sched_op", 55, 0) == -ENOSYS
-    assert guest.domain.ended == ""
-
-
 def test_console_io(guest: Tiny) -> None:
     said: list[bytes] = []
     guest.domain.sinks.console_io = said.append

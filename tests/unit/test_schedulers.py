@@ -46,7 +46,7 @@ def test_a_domain_that_wakes_rarely_runs_at_once_beside_spinning_ones(name: str)
     sim.run(20_000 * MS)
     waits = sorted(typist.waits)
     assert len(waits) > 200
-    assert waits[len(waits) * 99 // 100] <= 12 * MS
+    assert waits[len(waits) * 99 // 100] <= (2 * MS if name.startswith("credit") else 12 * MS)
 
 
 @pytest.mark.parametrize("name", ["credit2", "credit"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from emulator.abi import xen
-from emulator.abi.errno import EINVAL, ENOSPC, ENOSYS, EPERM
+from emulator.abi.errno import EINVAL, ENOSPC, ENOSYS, EPERM, ESRCH
 from emulator.hypervisor.refusal import Refusal
 
 if TYPE_CHECKING:
@@ -23,14 +23,16 @@ def sched_op(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
     elif command == xen.SCHEDOP_block:
         block(vcpu)
     elif command == xen.SCHEDOP_shutdown:
-        reason = guest.read_u32(argument)
-        if reason >= len(xen.SHUTDOWN_REASONS):
-            raise Refusal(EINVAL, f"shutdown reason {reason} does not exist")
-        domain.shutdown(xen.SHUTDOWN_REASONS[reason])
+        domain.shutdown(reason_name(guest.read_u32(argument)))
     elif command == xen.SCHEDOP_poll:
         _poll(vcpu, argument)
     elif command == xen.SCHEDOP_remote_shutdown:
+        other = guest.read_u32(argument) & 0xFFFF
+        if not domain.domid_exists(other):
+            raise Refusal(ESRCH, f"domain {other} does not exist")
         raise Refusal(EPERM, "only Domain-0 shuts others down")
+    elif command == xen.SCHEDOP_pin_override:
+        raise Refusal(EPERM, "only the hardware domain pins itself")
     elif command == xen.SCHEDOP_pin_override:
         raise Refusal(EPERM, "only the hardware domain overrides where its vCPUs run")
     elif command == xen.SCHEDOP_shutdown_code:
@@ -40,6 +42,12 @@ def sched_op(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
     else:
         raise Refusal(ENOSYS, f"sched_op {command} does not exist")
     return 0
+
+
+def reason_name(code: int) -> str:
+    """What a guest gave as its reason, of which Xen keeps eight bits and believes any."""
+    code &= 0xFF
+    return xen.SHUTDOWN_REASONS[code] if code < len(xen.SHUTDOWN_REASONS) else f"reason {code}"
 
 
 def block(vcpu: Vcpu) -> None:
@@ -80,8 +88,6 @@ def _watchdog(vcpu: Vcpu, number: int, seconds: int) -> int:
     if number > len(watchdogs):
         raise Refusal(EINVAL, f"watchdog {number} does not exist")
     if number == 0:
-        if not seconds:
-            raise Refusal(EINVAL, "a watchdog of no time at all")
         free = next((index for index, at in enumerate(watchdogs) if not at), None)
         if free is None:
             raise Refusal(ENOSPC, f"all {len(watchdogs)} watchdogs are in use")
@@ -97,9 +103,7 @@ def _watchdog(vcpu: Vcpu, number: int, seconds: int) -> int:
 def sched_op_compat(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
     """The older interface: shutdown's reason is the argument itself."""
     if command == xen.SCHEDOP_shutdown:
-        if argument >= len(xen.SHUTDOWN_REASONS):
-            raise Refusal(EINVAL, f"shutdown reason {argument} does not exist")
-        vcpu.domain.shutdown(xen.SHUTDOWN_REASONS[argument])
+        vcpu.domain.shutdown(reason_name(argument))
         return 0
     if command in (xen.SCHEDOP_yield, xen.SCHEDOP_block):
         return sched_op(vcpu, command, argument)

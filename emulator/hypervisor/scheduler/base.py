@@ -179,6 +179,10 @@ class Scheduler(ABC):
         """The CPU whose unit should make room for one that woke, -1 for none."""
         return -1
 
+    def spared_until(self, cpu: int) -> int:
+        """When the unit on `cpu` has had what it may have undisturbed (the rate limit)."""
+        return self.began[cpu]
+
     def next_event(self, now: int) -> int:
         """When a unit that is held back may run again (ns), 0 for never."""
         return 0
@@ -214,15 +218,16 @@ class Scheduler(ABC):
             unit.runnable = False
         self.units.pop(unit.name, None)
 
-    def wake(self, unit: Unit, now: int) -> int:
-        """It has something to do. Returns the CPU that should be interrupted for it, -1 for none."""
+    def wake(self, unit: Unit, now: int) -> tuple[int, int]:
+        """It has something to do. Returns the CPU that should be interrupted for it, -1 for none, and when (ns)."""
         if unit.runnable:
-            return -1
+            return -1, now
         unit.runnable = True
         self.enqueue(unit, now, True)
         if any(cpu not in self.running and unit.may_run_on(cpu) for cpu in self.cpus):
-            return -1
-        return self.victim(unit, now)
+            return -1, now
+        cpu = self.victim(unit, now)
+        return cpu, max(now, self.spared_until(cpu)) if cpu >= 0 else now
 
     def pick(self, cpu: int, now: int) -> tuple[Unit, int] | None:
         """What `cpu` runs next. Look at `called` afterwards."""

@@ -79,9 +79,12 @@ class Credit(Scheduler):
             return -1
         found, worst = -1, unit.level
         for cpu, other in self.running.items():
-            if unit.may_run_on(cpu) and other.level > worst and now - self.began[cpu] >= self._ratelimit:
+            if unit.may_run_on(cpu) and other.level > worst:
                 found, worst = cpu, other.level
         return found
+
+    def spared_until(self, cpu: int) -> int:
+        return self.began[cpu] + self._ratelimit
 
     def choose(self, cpu: int, now: int) -> tuple[Unit, int] | None:
         self._account(now)

@@ -90,7 +90,7 @@ class Credit2(Scheduler):
         return self._parked[0][0] if self._parked else 0
 
     def victim(self, unit: Unit, now: int) -> int:
-        """The running unit with the least credit, when it has less than the woken one and has had its minimum."""
+        """The running unit with the least credit, when it has less than the woken one."""
         if unit.entry is None:
             return -1
         worst, found = unit.credit, -1
@@ -99,9 +99,12 @@ class Credit2(Scheduler):
                 continue
             used = now - self.began[cpu]
             left = other.credit - used * self._heaviest // other.weight
-            if used >= self._ratelimit and left < worst:
+            if left < worst:
                 worst, found = left, cpu
         return found
+
+    def spared_until(self, cpu: int) -> int:
+        return self.began[cpu] + self._ratelimit
 
     def choose(self, cpu: int, now: int) -> tuple[Unit, int] | None:
         while self._parked and self._parked[0][0] <= now:
