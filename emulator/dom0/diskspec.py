@@ -5,7 +5,8 @@
     format=overlay,vdev=xvda,access=rw,base=/images/root.img,target=/images/mine.overlay
     vdev=xvda,access=rw,target=pool:mine                     a disk of the storage pool, in the format it has there
 
-`overlay`, `base=` and `baseformat=` and `pool:` are ours: a copy-on-write image, made over `base` when it does not exist yet.
+`overlay`, `base=` and `baseformat=` are ours: a copy-on-write image, made over `base` when it does not exist yet. So are `pool:`, and
+`no-persistent`, which offers the guest no persistent grants: these save Xen work, but cost the guest a copy.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class DiskSpec:
     readonly: bool = False
     cdrom: bool = False
     discard: bool = True
+    persistent: bool = True  # grants that stay mapped are offered
     base: Path | None = None
     base_format: str = "raw"
     text: str = ""
@@ -91,7 +93,7 @@ class _Reader:
         self._text, self._where, self._folder = text, where, folder
         self._set: dict[str, str] = {}
         self._cdrom: bool | None = None
-        self._discard = True
+        self._discard = self._persistent = True
         self._prefixed = False
         self._at = 0
 
@@ -150,9 +152,11 @@ class _Reader:
             self._fail(f"unknown parameter '{key}'" if key != "script" else "scripts are not run here")
 
     def _bare(self, item: str) -> None:
-        if item in ("cdrom", "discard", "no-discard", *_IGNORED):
+        if item in ("cdrom", "discard", "no-discard", "no-persistent", *_IGNORED):
             if item == "cdrom":
                 self._cdrom = True
+            elif item == "no-persistent":
+                self._persistent = False
             elif item not in _IGNORED:
                 self._discard = item == "discard"
             return
@@ -209,7 +213,7 @@ class _Reader:
         readonly = _ACCESS[given["access"]] if "access" in given else bool(self._cdrom)
         base = self._path(given["base"]) if given.get("base") else None
         return DiskSpec(vdev, devid, self._path(given["target"]), fmt, readonly or bool(self._cdrom), bool(self._cdrom), self._discard,
-                        base, base_format, self._text)  # fmt: skip
+                        self._persistent, base, base_format, self._text)  # fmt: skip
 
     def _path(self, text: str) -> Path:
         path = Path(text)

@@ -325,6 +325,17 @@ def test_a_persistent_grant_is_mapped_once_and_let_go_at_the_end(plugged: Plugge
     assert plugged.side.plain.held == 0
 
 
+def test_persistent_grants_that_were_not_offered_are_not_kept(tmp_path: Path) -> None:
+    other = Plugged(tmp_path, "rw,no-persistent")
+    assert other.back("feature-persistent") == "0"
+    other.say(feature_persistent=1)
+    other.connect()
+    other.read_first_sector()
+    assert other.side.plain.uses == {101: 1}
+    other.watch.close()
+    other.device.close()
+
+
 def test_the_table_of_persistent_grants_is_bounded(plugged: Plugged) -> None:
     plain = plugged.side.plain
     grants = PersistentGrants(plain, most=3)

@@ -114,7 +114,8 @@ class BlockDevice(XenbusBackend):
         }  # fmt: skip
         front = {"virtual-device": str(spec.devid), "device-type": kind, "trusted": "1"}
         features = {"feature-flush-cache": "1", "feature-barrier": "0", "feature-max-indirect-segments": str(MAX_INDIRECT),
-                    "max-ring-page-order": str(MAX_RING_ORDER), "multi-queue-max-queues": str(MAX_QUEUES), "feature-persistent": "1"}  # fmt: skip
+                    "max-ring-page-order": str(MAX_RING_ORDER), "multi-queue-max-queues": str(MAX_QUEUES),
+                    "feature-persistent": str(int(spec.persistent))}  # fmt: skip
         if spec.discard and not spec.readonly:
             features |= {"feature-discard": "1", "discard-granularity": "4096", "discard-alignment": "0", "discard-secure": "0"}
         self.publish("qdisk", back, front, features)
@@ -132,6 +133,7 @@ class BlockDevice(XenbusBackend):
         if protocol not in (None, "", "x86_64-abi"):
             raise GrantError(f"its protocol is {ascii(protocol)[:40]}, x86_64-abi is offered")
         asked, persistent = read_queues(self.number)
+        persistent = persistent and self.spec.persistent  # Linux says what it could do whatever was offered
         try:
             for nodes in asked:
                 self.queues.append(self._open(nodes, persistent))
