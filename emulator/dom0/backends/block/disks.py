@@ -5,6 +5,7 @@ Everything here runs in the domain's holder but `close`, which runs when nobody 
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from emulator.hypervisor.memory.frames import GUEST, NONE, WRITABLE
 if TYPE_CHECKING:
     from emulator.hypervisor.domain import Domain
 
+_TOGETHER: Final = 64  # frames whose code is forgotten in one call
 _READ: Final = (HOST_READ,)
 _WRITE: Final = (HOST_WRITE,)
 _GRANTED_MASK: Final = 0xFFFF0000 | GTF_type_mask
@@ -125,11 +127,17 @@ class DiskSide(DomainSide):
     def __init__(self, domain: Domain) -> None:
         super().__init__(domain)
         self.grants = DomainGrants(domain)
+        self._addresses = (ctypes.c_uint64 * _TOGETHER)()
 
     def written(self, frames: Sequence[int]) -> None:
-        forget = self._domain.core.forget_frame
-        for mfn in frames:
-            forget(mfn)
+        core, addresses = self._domain.core, self._addresses
+        if len(frames) == 1:
+            core.forget_frame(frames[0])
+            return
+        for start in range(0, len(frames), _TOGETHER):
+            some = frames[start : start + _TOGETHER]
+            addresses[: len(some)] = [mfn << 12 for mfn in some]
+            core.forget_frames(addresses, len(some))
 
 
 def open_disk(spec: DiskSpec) -> Image:
