@@ -60,7 +60,7 @@ class Domain:
         self.layout = XenLayout(self.memory, spec.max_frames)
         self.frames = FrameTable(self.memory.frames)
         self.core = Core(self.memory.address, self.memory.size, translation_buffer=spec.translation_buffer)
-        self.guest = GuestMemory(self.memory, self.core)
+        self.guest = GuestMemory(self.memory, self.frames, self.core)
         self.tables = PageTables(self.memory, self.frames, self.layout.xen_slots)
         self.clock = Clock(self.core.control)
         self.emulator = Emulator()
@@ -300,7 +300,9 @@ class Domain:
         """MMUEXT_NEW_BASEPTR and MOV to CR3: the guest kernel's L4 (new_guest_cr3). Raises Refusal, and Restart like `get_type`."""
         self.tables.finish()
         old = vcpu.cr3_kernel
-        if mfn != old:
+        if mfn == old:
+            self.tables.stale = True  # write_ptbase
+        else:
             self.tables.get_type(mfn, L4)
             if vcpu.ldt_frames:
                 drop_ldt(vcpu)

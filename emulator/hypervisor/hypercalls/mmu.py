@@ -174,7 +174,8 @@ def _updates(domain: Domain, at: int, count: int) -> int:
                 # Any other page of the guest's own may be written too, where no table is concerned. It may be the list itself.
                 tables.get_type(mfn, WRITABLE)
                 words[pointer >> 3] = value
-                domain.core.forget_frame(mfn)  # it may hold code
+                if frames.executable[mfn]:
+                    domain.core.forget_frame(mfn)
                 tables.put_type(mfn)
                 return done + 1
             else:
@@ -328,7 +329,8 @@ def _plain(domain: Domain, mfn: int) -> memoryview:
     """A frame that may be written as plain memory."""
     domain.tables.get_type(mfn, WRITABLE)
     domain.tables.put_type(mfn)
-    domain.core.forget_frame(mfn)
+    if domain.frames.executable[mfn]:
+        domain.core.forget_frame(mfn)
     return domain.memory.frame(mfn)
 
 

@@ -18,6 +18,9 @@ how many of its entries hold their references (nr_validated_ptes), and whether t
 `unfinished` are partial tables that nobody wants any more: they are to be let go before anything else is begun (old_guest_table;
 Xen has one a vCPU, which comes to the same where vCPUs take turns).
 
+`executable` marks the frames that some L1 entry has let be executed since they were the domain's: what is written into one of them may
+be code that the core has translated, whatever mapping it is written through.
+
 `linear` is Xen's linear_pt_count: above zero, so many entries of this table name tables of its own level; below, it is named so.
 """
 
@@ -35,7 +38,7 @@ XEN, GUEST, SHARED, FREE, FOREIGN = range(5)
 domain, whose granted frame is seen through this one."""
 OWNER_NAMES = ("Xen", "the domain", "Xen, shared", "nobody", "another domain")
 
-Saved = tuple[bytes, bytes, bytes, bytes, bytes, bytes, tuple[int, ...], tuple[tuple[int, tuple[int, bool]], ...], tuple[int, ...]]
+Saved = tuple[bytes, bytes, bytes, bytes, bytes, bytes, tuple[int, ...], tuple[tuple[int, tuple[int, bool]], ...], tuple[int, ...], bytes]
 
 
 class FrameTable:
@@ -49,10 +52,12 @@ class FrameTable:
         self.linear = array("h", bytes(2 * frames))
         self.pinned = bytearray(frames)
         self.owner = bytearray(frames)
+        self.executable = bytearray(frames)
         self.leaving: set[int] = set()
         self.partial: dict[int, tuple[int, bool]] = {}
         self.unfinished: list[int] = []
         self.types: NDArray[np.uint8] = np.frombuffer(self.type, dtype=np.uint8)
+        self.code: NDArray[np.uint8] = np.frombuffer(self.executable, dtype=np.uint8)
         self.counts: NDArray[np.int32] = np.frombuffer(self.count, dtype=np.int32)
         self.reads: NDArray[np.int32] = np.frombuffer(self.readers, dtype=np.int32)
         self.owners: NDArray[np.uint8] = np.frombuffer(self.owner, dtype=np.uint8)
@@ -78,10 +83,11 @@ class FrameTable:
 
     def save(self) -> Saved:
         return (bytes(self.type), self.count.tobytes(), bytes(self.pinned), bytes(self.owner), self.readers.tobytes(), self.linear.tobytes(),
-                tuple(sorted(self.leaving)), tuple(sorted(self.partial.items())), tuple(self.unfinished))  # fmt: skip
+                tuple(sorted(self.leaving)), tuple(sorted(self.partial.items())), tuple(self.unfinished),
+                bytes(self.executable))  # fmt: skip
 
     def load(self, state: Saved) -> None:
-        kinds, counts, pins, owners, readers, linear, leaving, partial, unfinished = state
+        kinds, counts, pins, owners, readers, linear, leaving, partial, unfinished, self.executable[:] = state
         self.type[:] = kinds
         self.counts[:] = np.frombuffer(counts, dtype=np.int32)
         self.reads[:] = np.frombuffer(readers, dtype=np.int32)

@@ -13,7 +13,8 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from emulator.abi.errno import EFAULT
-from emulator.abi.xen import ACCESSED, DIRTY, FRAME_MASK, HYPERVISOR_VIRT_END, HYPERVISOR_VIRT_START, NX, PRESENT, PSE, RW, USER
+from emulator.abi.xen import ACCESSED, DIRTY, FRAME_MASK, HYPERVISOR_VIRT_END, HYPERVISOR_VIRT_START, PRESENT, PSE, RW, USER
+from emulator.hypervisor.memory.frames import FrameTable
 from emulator.hypervisor.refusal import Refusal
 from emulator.machine.memory import MachineMemory
 
@@ -32,9 +33,9 @@ class Translations(Protocol):
 class GuestMemory:
     """Walks and copies for one domain. Addresses are guest virtual; failures raise Refusal(EFAULT)."""
 
-    def __init__(self, memory: MachineMemory, core: Translations) -> None:
+    def __init__(self, memory: MachineMemory, frames: FrameTable, core: Translations) -> None:
         self._bytes, self._words, self._frames = memory.bytes, memory.words, memory.frames
-        self._core = core
+        self._executable, self._core = frames.executable, core
 
     def entry_index(self, va: int) -> int:
         """Index (in 64-bit words of the machine memory) of the L1 entry that maps `va`; -1 when an upper level is absent or a superpage."""
@@ -76,7 +77,7 @@ class GuestMemory:
         mark = ACCESSED | DIRTY if write else ACCESSED
         if entry & mark != mark:
             words[index] = entry | mark
-        if write and not entry & NX:
+        if write and self._executable[(entry & FRAME_MASK) >> 12]:
             self._core.forget_frame((entry & FRAME_MASK) >> 12)
         return entry & FRAME_MASK | va & 0xFFF
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emulator.abi.errno import EBUSY, EINVAL, EPERM
-from emulator.abi.xen import FRAME_MASK, GLOBAL, GUEST_KERNEL, PCD, PSE, PWT, RW, USER
+from emulator.abi.xen import FRAME_MASK, GLOBAL, GUEST_KERNEL, NX, PCD, PSE, PWT, RW, USER
 from emulator.hypervisor.memory.frames import GUEST, NONE, OWNER_NAMES, SHARED, WRITABLE, FrameTable
 from emulator.hypervisor.refusal import Refusal
 
@@ -21,7 +21,7 @@ L1_DISALLOWED: Final = PWT | PCD | PSE
 _INVALID_MFN: Final = FRAME_MASK >> 12
 
 _U64 = np.uint64
-_N_FRAME, _N_GLOBAL, _N_KERNEL_USER, _WRITE = _U64(FRAME_MASK), _U64(GLOBAL), _U64(USER | GUEST_KERNEL), np.int32(RW)
+_N_FRAME, _N_GLOBAL, _N_NX, _N_KERNEL_USER, _WRITE = _U64(FRAME_MASK), _U64(GLOBAL), _U64(NX), _U64(USER | GUEST_KERNEL), np.int32(RW)
 _N_1, _N_2, _N_8, _N_12, _N_52 = (_U64(n) for n in (1, 2, 8, 12, 52))  # shifts: RW, USER, GLOBAL, frame, GUEST_KERNEL
 _ONE, _ONES = np.int32(1), np.ones(512, dtype=np.int32)
 _ONES.flags.writeable = False
@@ -95,6 +95,11 @@ class Leaves:
             if writable != count:
                 frames.types[targets[writes != 0]] = WRITABLE
         return True
+
+    def mark_code(self, entries: NDArray[np.uint64], every: int) -> None:
+        """What present L1 entries without NX map may become code; `every` is the AND of them."""
+        if not every & NX:
+            self._frames.code[self._targets(entries[(entries & _N_NX) == 0])] = 1
 
     def drop_leaves(self, entries: NDArray[np.uint64]) -> None:
         """The references of present L1 entries go."""

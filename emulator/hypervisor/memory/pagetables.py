@@ -102,6 +102,8 @@ class PageTables(Promotion):
             self.put_leaf(old)
         if preserve_ad:
             value |= old & (ACCESSED | DIRTY)
+        if value & (PRESENT | NX) == PRESENT:
+            self._frames.executable[(value & FRAME_MASK) >> 12] = 1
         words[at] = value
         if old & _CACHED == _CACHED and ((old ^ value) & FRAME_MASK or old & ~value & _RIGHTS or value & ~old & NX):
             # A cached translation that allows less than the entry does no harm: the processor walks again before it faults.
@@ -126,6 +128,8 @@ class PageTables(Promotion):
         fresh = new[now & changed]
         if fresh.size and not self.take_leaves(fresh, *bits(fresh)):
             return False
+        if now.any():
+            self.mark_code(new[now], 0)
         gone = old[was & (changed | ~now)]
         if gone.size:
             self.drop_leaves(gone)
@@ -169,6 +173,7 @@ class PageTables(Promotion):
             here = np.flatnonzero((table & _U64(PRESENT | NX)) == _U64(PRESENT))
             targets = ((table[here] & _U64(FRAME_MASK)) >> _U64(12)).astype(np.int64)
             table[here[~text[targets]]] |= _U64(NX | LAZY_NX)
+        self._frames.code[:] = text
 
     def executed(self, at: int) -> bool:
         """An execution fault on the L1 entry at word `at`: True when the NX was ours and is gone now."""
@@ -176,6 +181,7 @@ class PageTables(Promotion):
         if entry & (PRESENT | LAZY_NX) != PRESENT | LAZY_NX:
             return False
         self._words[at] = entry & ~(NX | LAZY_NX)
+        self._frames.executable[(entry & FRAME_MASK) >> 12] = 1
         return True
 
     # --- pins --------------------------------------------------------------------------------------------------------------

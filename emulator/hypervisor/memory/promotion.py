@@ -132,6 +132,7 @@ class Promotion(Leaves):
             for index in range(_ENTRIES) if present is None else present.tolist():
                 self.check_leaf(self._words[mfn << 9 | index], f"L1 table {mfn:#x} entry {index}")
             raise Refusal(EINVAL, f"L1 table {mfn:#x} cannot be validated")
+        self.mark_code(entries, every)
         self.adjust(entries, some, every)
         if present is None:
             table[:] = entries

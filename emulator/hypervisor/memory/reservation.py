@@ -75,7 +75,7 @@ class Reservation:
 
     def give(self, mfn: int) -> None:
         """A frame that nobody uses goes back: scrubbed, its memory the host's again."""
-        self._frames.owner[mfn], self._frames.type[mfn] = FREE, NONE
+        self._frames.owner[mfn], self._frames.type[mfn], self._frames.executable[mfn] = FREE, NONE, 0
         self._layout.set_m2p(mfn, INVALID_M2P)
         self._memory.scrub(mfn)
         self._core.forget_frame(mfn)
