@@ -20,7 +20,6 @@ from xenconsole.screens.matrix import MatrixScreen
 from xenconsole.screens.networks import NetworksScreen
 from xenconsole.screens.overview import OverviewScreen
 from xenconsole.screens.scheduler import SchedulerScreen
-from xenconsole.screens.snapshots import SnapshotsScreen
 from xenconsole.screens.storage import StorageScreen
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ SETTLE_SECONDS = 2.0
 
 
 class Navigator:
-    """Moves one app between its views. A view is (kind, domid): overview, domain, console, tiles, snapshots, logs or a host screen."""
+    """Moves one app between its views. A view is (kind, domid): overview, domain, console, tiles, logs or a host screen."""
 
     def __init__(self, app: ConsoleApp) -> None:
         self.app = app
@@ -97,7 +96,7 @@ class Navigator:
         if kind in HOST_SCREENS:
             there = (screen for screen in self.app.screen_stack if type(screen) is HOST_SCREENS[kind])
             return next(there, None) or HOST_SCREENS[kind](self.app.client)
-        kinds: dict[str, type[Screen[Any]]] = {"domain": DomainScreen, "snapshots": SnapshotsScreen, "logs": LogsScreen}
+        kinds: dict[str, type[Screen[Any]]] = {"domain": DomainScreen, "logs": LogsScreen}
         wanted = kinds[kind] if (kind, domid) != ("domain", 0) else SchedulerScreen
         screens: list[Screen[Any]] = self.app.screen_stack
         for screen in screens:
@@ -107,7 +106,7 @@ class Navigator:
             return SchedulerScreen(self.app.client)
         if kind == "domain":
             return DomainScreen(self.app.client, domid)
-        return SnapshotsScreen(domid) if kind == "snapshots" else LogsScreen()
+        return LogsScreen()
 
     def forget_consoles(self) -> None:
         """Drop kept consoles of domains that are gone, unless one is being looked at."""
@@ -142,8 +141,11 @@ class Navigator:
             screen.show_tab(tab)
 
     def open_snapshots(self, domid: int) -> None:
-        if domid >= 0:
-            self._go(("snapshots", domid))
+        """The snapshots of a domain, on its own screen."""
+        if domid > 0:
+            self.open_domain(domid, "snapshots")
+        elif domid == 0:
+            self.app.notify("Domain-0 is the engine itself: it has no snapshots", severity="warning")
 
     def open_host(self, kind: str) -> None:
         """One of HOST_SCREENS."""
@@ -165,14 +167,13 @@ class Navigator:
             **{made: kind for kind, made in HOST_SCREENS.items()},
             DomainScreen: "domain",
             SchedulerScreen: "domain",
-            SnapshotsScreen: "snapshots",
             LogsScreen: "logs",
             OverviewScreen: "overview",
         }
         if isinstance(screen, ConsoleScreen):
             return ("console", screen.domids[0]) if len(screen.domids) == 1 else ("tiles", -1)
         kind = kinds.get(type(screen))
-        return (kind, screen.domid if isinstance(screen, DomainScreen | SchedulerScreen | SnapshotsScreen) else -1) if kind else None
+        return (kind, screen.domid if isinstance(screen, DomainScreen | SchedulerScreen) else -1) if kind else None
 
     def last_view(self) -> None:
         """The newest view that was opened and is not in front; opened twice, it goes to and fro."""
@@ -186,10 +187,10 @@ class Navigator:
         """The domain above or below in the table's order, in the same view."""
         table, front = self.app.base_table(), self.app.screen
         order = table.order
-        if isinstance(front, DomainScreen | SchedulerScreen | SnapshotsScreen) and front.domid in order:
+        if isinstance(front, DomainScreen | SchedulerScreen) and front.domid in order:
             domid = order[(order.index(front.domid) + by) % len(order)]
             table.move_to(domid)
-            self._go(("snapshots" if isinstance(front, SnapshotsScreen) else "domain", domid))
+            self._go(("domain", domid))
         else:
             table.step(by)
 

@@ -11,13 +11,13 @@ from xenconsole.screens.help import HelpScreen
 from xenconsole.screens.host import HostScreen
 from xenconsole.screens.networks import NetworksScreen
 from xenconsole.screens.prompt import PromptScreen
-from xenconsole.screens.snapshots import SnapshotsScreen
 from xenconsole.widgets.disk_panes import DiskMap, FilesPane, HexPane
 from xenconsole.widgets.domain_table import DomainTable
 from xenconsole.widgets.link_matrix import LinkMatrix
 from xenconsole.widgets.log_view import LogView
 from xenconsole.widgets.memory_map import MemoryMap
 from xenconsole.widgets.pane import Pane
+from xenconsole.widgets.snapshots_panel import SnapshotList
 
 REMAPPABLE: tuple[type[DOMNode], ...] = (
     DomainTable,
@@ -32,7 +32,7 @@ REMAPPABLE: tuple[type[DOMNode], ...] = (
     FilesPane,
     HexPane,
     ConsoleScreen,
-    SnapshotsScreen,
+    SnapshotList,
     ConfirmScreen,
     LostScreen,
     PromptScreen,

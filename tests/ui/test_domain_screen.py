@@ -249,12 +249,12 @@ async def test_nothing_is_pulled_while_the_display_is_frozen() -> None:
 async def test_a_snapshot_is_taken_listed_and_deleted() -> None:
     async with bench(tab="snapshots") as b:
         await b.press("S")
-        assert ("snapshot", {"domid": 4, "name": "s1"}) in b.engine.commands
-        assert "s1" in b.text("#snapshot-list")
+        assert ("snapshot", {"domid": 4, "name": "debian-1"}) in b.engine.commands
+        assert "debian-1" in b.text("#snapshot-list")
         b.app.settings = type(b.app.settings)(confirm="never")
         await b.press("g", "d")
-        assert b.engine.commands[-1] == ("forget", {"domid": 4, "name": "s1"})
-        assert "s1" not in b.text("#snapshot-list")
+        assert b.engine.commands[-1] == ("forget", {"domid": 4, "name": "debian-1"})
+        assert "debian-1" not in b.text("#snapshot-list")
 
 
 async def test_a_restore_says_first_that_the_present_is_kept() -> None:

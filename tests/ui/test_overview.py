@@ -8,9 +8,9 @@ import pytest
 
 from tests.ui.desk import desk
 from xenconsole.screens.confirm import ConfirmScreen
+from xenconsole.screens.domain import DomainScreen
 from xenconsole.screens.overview import OverviewScreen
 from xenconsole.screens.prompt import PromptScreen
-from xenconsole.screens.snapshots import SnapshotsScreen
 from xenconsole.settings import Settings
 from xenconsole.widgets.domain_table import DomainTable
 
@@ -247,9 +247,13 @@ async def test_snapshot_and_restore_by_keys() -> None:
         await at.press("j", "S", "S")
         assert [args["name"] for args in at.sent("snapshot")] == ["hello-1", "hello-2"]
         await at.press("R")
-        await at.pilot.pause()
-        assert isinstance(at.front(), SnapshotsScreen)
-        await at.press("enter")
-        assert at.sent("restore") == [{"domid": 1, "name": "hello-1"}] or at.sent("restore") == [{"domid": 1, "name": "hello-2"}]
+        await at.pilot.pause(0.5)
+        front = at.front()
+        assert isinstance(front, DomainScreen) and (front.domid, front.tab) == (1, "snapshots")
+        await at.press("R")
+        assert not at.sent("restore"), "it asks first"
+        await at.press("y")
+        await at.pilot.pause(0.1)
+        assert [args["name"] for args in at.sent("restore")] in (["hello-1"], ["hello-2"])
         await at.press("escape")
         assert isinstance(at.front(), OverviewScreen)

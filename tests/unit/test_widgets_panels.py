@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from emulator.control.views import FRAME_TYPES, MemoryView, PortView, RingView, SnapshotView, TraceLine, TraceView, VcpuView
+from emulator.control.views import FRAME_TYPES, MemoryView, PortView, RingView, TraceLine, TraceView, VcpuView
 from tests.ui.fake_details import CODE, LOOP, memory_view, port_views, ring_views, trace_view, vcpu_view
 from tests.ui.fake_engine import FakeEngine
 from xenconsole.rates import DomainRates
@@ -17,7 +17,6 @@ from xenconsole.widgets.lines import plain, width_of
 from xenconsole.widgets.memory_map import GLYPHS, legend_lines, map_lines, merge, scatter_lines
 from xenconsole.widgets.ports_panel import CountRates, PortsPanel
 from xenconsole.widgets.ring_wheel import BOTH, CONSUMER, PRODUCER, arcs, content_lines, distance, index_lines, wheel
-from xenconsole.widgets.snapshots_panel import next_name
 from xenconsole.widgets.trace_panel import TraceFilter, duration, histogram_lines, percentile, trace_lines
 from xenconsole.widgets.vcpu_panel import Changes, code_lines, register_lines, share_bars
 
@@ -251,11 +250,6 @@ def test_xenstore_is_a_tree_below_what_its_paths_share() -> None:
 def test_a_directory_without_a_value_is_not_an_entry_of_its_own() -> None:
     text = plain(tree_lines([("/local/domain/3", ""), ("/local/domain/3/data", ""), ("/local/domain/3/data/x", "1")], 60))
     assert text.splitlines() == ["/local/domain/3/data", "  x  1"]
-
-
-def test_a_snapshot_gets_the_first_short_name_that_is_free() -> None:
-    taken = [SnapshotView(domid=1, name=name, taken_unix=0.0, vtime_ns=0) for name in ("s1", "s3", "mine")]
-    assert next_name(taken) == "s2" and next_name([]) == "s1"
 
 
 def test_the_canvas_ignores_what_lies_outside() -> None:

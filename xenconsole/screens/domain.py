@@ -30,7 +30,7 @@ from xenconsole.widgets.domain_bar import Banner, DomainBar, ExplainBar, TabBar
 from xenconsole.widgets.domain_summary import SHUTDOWN
 from xenconsole.widgets.memory_map import MemoryMap
 from xenconsole.widgets.pane import ListPane, Pane
-from xenconsole.widgets.snapshots_panel import SnapshotList, next_name
+from xenconsole.widgets.snapshots_panel import SnapshotList
 
 FLAGS = ("READ-ONLY", "FROZEN", "GONE", "ENGINE LOST")
 NARROW = 100
@@ -327,8 +327,7 @@ class DomainScreen(FilteredScreen):
     # snapshots
 
     def action_snapshot(self) -> None:
-        domid, name = self.domid, next_name(self.query_one(SnapshotList).snapshots)
-        self.run_worker(self._command("snapshot", domid, name), group="command")
+        self.run_worker(self._command("snapshot", self.domid), group="command")  # the app names it
 
     def action_restore(self) -> None:
         """Ask first, then go back: to the chosen snapshot, from another tab to the newest one."""
@@ -359,7 +358,7 @@ class DomainScreen(FilteredScreen):
         if self.tab == "snapshots" and chosen is not None:
             self.run_worker(self._command("forget", self.domid, chosen.name), group="command")
 
-    async def _command(self, command: str, domid: int, name: str) -> None:
+    async def _command(self, command: str, domid: int, name: str = "") -> None:
         """Run a command on a snapshot of the domain it was asked for, whichever is in front when the answer comes."""
         await shell(self).run_command(command, domid=domid, name=name)
         if domid == self.domid and not self.gone:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import ClassVar
+
+from textual.binding import Binding, BindingType
 
 from emulator.control.views import SnapshotView
 from xenconsole.units import fit, printable, size, span
@@ -11,16 +14,13 @@ from xenconsole.widgets.lines import EMPTY, Line, Span, line
 from xenconsole.widgets.pane import ListPane, Pane
 
 
-def next_name(taken: Sequence[SnapshotView]) -> str:
-    """A short name that is not taken: s1, s2, …"""
-    names = {snapshot.name for snapshot in taken}
-    return next(name for n in range(1, len(taken) + 2) if (name := f"s{n}") not in names)
-
-
 class SnapshotList(ListPane):
     """Newest first. `now_unix` is the engine's clock, so that ages are right on any machine."""
 
-    keys = "S takes · R goes back · d deletes"
+    keys = "S takes · R or Enter goes back · d deletes"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "screen.restore", "restore", show=False, tooltip="go back to the chosen snapshot", id="snapshots.restore"),
+    ]
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__("snapshots", id=id)
