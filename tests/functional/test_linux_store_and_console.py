@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from emulator.abi.xenbus import XENBUS_CLOSED, XENBUS_CLOSING, XENBUS_INIT_WAIT, XENBUS_INITIALISING
 from emulator.control import portraits
+from emulator.dom0.xenbus import Command
 from emulator.dom0.xenstore import wire
 from tests.functional.block_guest import Shell, booted
 from tests.functional.linux_guest import needs_linux, write_cfg
@@ -100,6 +102,21 @@ def test_the_handshake_of_its_interface_is_told_step_by_step(shell: Shell) -> No
     assert view.steps[0].who == "toolstack" and view.steps[1].after == "init-wait" and dict(view.steps[1].nodes)["feature-rx-copy"] == "1"
     assert view.since_unix == view.steps[-1].time_unix
     assert "no driver has yet" in view.waits, "this initramfs has no network driver"
+
+
+def test_what_a_tool_writes_moves_a_backend_in_the_domains_own_turn(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    vif, domain, turns = shell.guest.vifs.devices[0], shell.guest.domain, list[bool]()
+    carried_out = vif.run
+
+    def run(commands: list[Command]) -> None:
+        turns.append(domain.held_here())
+        carried_out(commands)
+
+    monkeypatch.setattr(vif, "run", run)
+    for state, becomes in ((XENBUS_CLOSING, XENBUS_CLOSING), (XENBUS_CLOSED, XENBUS_CLOSED), (XENBUS_INITIALISING, XENBUS_INIT_WAIT)):
+        shell.tools.store.write(f"{vif.front}/state", str(state))  # in the test's thread
+        shell.until(lambda becomes=becomes: vif.handshake.state == becomes)  # type: ignore[misc]
+    assert len(turns) >= 3 and all(turns)
 
 
 def test_a_tool_of_domain_0_hears_of_its_end(shell: Shell, tmp_path: Path) -> None:

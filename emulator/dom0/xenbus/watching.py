@@ -2,7 +2,7 @@
 
 An event is served in the domain's turn alone: at once when its holder changed the node (the guest's own writes, in the middle of its
 kick, and the toolstack's), else by a message, when a tool on the store's socket or another guest did. So backends need no lock and no
-thread, and a recording has what others did.
+thread.
 """
 
 from __future__ import annotations
