@@ -33,8 +33,9 @@ from emulator.hypervisor.inspect import VcpuState, vcpu_state
 from emulator.hypervisor.mailbox import ToBackend
 from emulator.hypervisor.scheduler import DEFAULT_SCHEDULER, make_scheduler
 from emulator.machine.memory import trim_heap
-from emulator.machine.physical_cpus import Actor, PhysicalCpus
+from emulator.machine.physical_cpus import PhysicalCpus
 from emulator.machine.pool import MemoryPool
+from emulator.machine.seats import Actor
 
 MAX_DOMAINS = 2000
 _FIRST_RESERVED = 0x7FF0

@@ -15,51 +15,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from emulator.errors import UserError
 from emulator.machine.pools import MAIN_POOL, Pool, Pools, Schedules
+from emulator.machine.seats import GONE, HELD, MOVING, READY, SLEEPING, Actor, Seat, Stint
 
 _GRACE_NS = 5_000_000
+_LOOK_NS, _LOOKS = 2_000_000, 10
+"""Where CPUs idle for moments, as when two guests talk, the clock thread looks now and then and is not woken each time."""
 _HISTORY = 4096
-SLEEPING, READY, HELD, GONE, MOVING = range(5)
-
-
-class Actor(Protocol):
-    """Something that runs in turns."""
-
-    @property
-    def domid(self) -> int: ...
-
-    def turn(self, cpu: int, slice_ns: int) -> int | None:
-        """Serve what waits and run for about `slice_ns`. Returns 0 to run again, a monotonic time (ns) to be woken at, None to
-        sleep until `PhysicalCpus.wake`."""
-
-    def preempt(self) -> None:
-        """End the running turn soon. Any thread; lost when none is running."""
-
-
-@dataclass(eq=False)
-class _Seat:
-    """An actor's place."""
-
-    actor: Actor
-    unit: Any
-    pool: Pool
-    state: int = SLEEPING
-    again: bool = False  # woken while held
-    wake_at: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Stint:
-    """Who held which CPU, when (monotonic ns)."""
-
-    cpu: int
-    domid: int
-    began: int
-    ended: int
 
 
 class PhysicalCpus:
@@ -74,13 +39,14 @@ class PhysicalCpus:
         self._tick = threading.Condition(self._lock)
         self._released = threading.Condition(self._lock)
         self.pools = Pools(count, scheduler)
-        self._seats: dict[int, _Seat] = {}  # by id of the actor
-        self._sleepers: list[tuple[int, int, _Seat]] = []
+        self._seats: dict[int, Seat] = {}  # by id of the actor
+        self._sleepers: list[tuple[int, int, Seat]] = []
         self._sequence = 0
         self._idle: set[int] = set()
+        self._clock_at = 0  # when the clock thread looks next by itself, 0 for not at all
         self._turn_ends = [0] * count
         self._cuts = [0] * count  # when a turn is to end for somebody who woke
-        self._holding: list[_Seat | None] = [None] * count
+        self._holding: list[Seat | None] = [None] * count
         self._stopping = False
         self.running = [-1] * count
         self.busy_ns = [0] * count
@@ -109,7 +75,7 @@ class PhysicalCpus:
             home = self.pools.find(pool)
             self.pools.check_home(home)
             self.pools.check_affinity(home, unit.affinity)
-            seat = _Seat(actor, unit, home)
+            seat = Seat(actor, unit, home)
             self._seats[id(actor)] = home.domains[unit.name] = seat
             home.scheduler.add(unit, time.monotonic_ns())
 
@@ -120,7 +86,7 @@ class PhysicalCpus:
             if seat is not None:
                 self._wake(seat, time.monotonic_ns())
 
-    def _wake(self, seat: _Seat, now: int) -> None:
+    def _wake(self, seat: Seat, now: int) -> None:
         if seat.state == HELD:
             seat.again = True
         elif seat.state == SLEEPING:
@@ -134,7 +100,7 @@ class PhysicalCpus:
                 self._cuts[victim] = at
                 self._tick.notify()
 
-    def _signal(self, seat: _Seat) -> bool:
+    def _signal(self, seat: Seat) -> bool:
         """Rouse an idle CPU that may run it, one that it likes if there is one."""
         able = [cpu for cpu in self._idle if cpu in seat.pool.cpus and seat.unit.may_run_on(cpu)]
         if able:
@@ -144,8 +110,7 @@ class PhysicalCpus:
     def _rouse(self, cpu: int) -> None:
         self._idle.discard(cpu)
         self._signals[cpu].notify()
-        if not self._idle:
-            self._tick.notify()
+        self._alert()
 
     def _call(self, cpu: int) -> None:
         """It has something better to run."""
@@ -296,21 +261,22 @@ class PhysicalCpus:
 
     # --- workers ---------------------------------------------------------------------------------------------------------------
 
-    def _due(self, now: int) -> int:
-        """Wake whose deadline has come; returns the next one, 0 for none."""
-        sleepers = self._sleepers
-        while sleepers:
-            at, _sequence, seat = sleepers[0]
-            if seat.state != SLEEPING or seat.wake_at != at:
-                heapq.heappop(sleepers)
-            elif at <= now:
-                heapq.heappop(sleepers)
-                self._wake(seat, now)
-            else:
+    def _first(self) -> int:
+        """The first deadline of those who still sleep, 0 for none."""
+        while self._sleepers:
+            at, _, seat = self._sleepers[0]
+            if seat.state == SLEEPING and seat.wake_at == at:
                 return at
+            heapq.heappop(self._sleepers)
         return 0
 
-    def _next(self, cpu: int) -> tuple[_Seat, int] | None:
+    def _due(self, now: int) -> int:
+        """Wake whose deadline has come; returns the next one, 0 for none."""
+        while 0 < (at := self._first()) <= now:
+            self._wake(heapq.heappop(self._sleepers)[2], now)
+        return at
+
+    def _next(self, cpu: int) -> tuple[Seat, int] | None:
         """The next to hold, waiting for one; None at the end."""
         with self._lock:
             while not self._stopping:
@@ -326,8 +292,7 @@ class PhysicalCpus:
                     seat = pool.domains[unit.name]
                     seat.state = HELD
                     self._holding[cpu], self._turn_ends[cpu], self._cuts[cpu] = seat, now + turn, 0
-                    if not self._idle:
-                        self._tick.notify()
+                    self._alert()
                     return seat, turn
                 event = pool.scheduler.next_event(now) if pool is not None else 0
                 at = min(at or event, event or at)
@@ -356,7 +321,7 @@ class PhysicalCpus:
             with self._lock:
                 self._put_back(cpu, seat, verdict, spent, ended, failed)
 
-    def _put_back(self, cpu: int, seat: _Seat, verdict: int | None, spent: int, now: int, failed: bool) -> None:
+    def _put_back(self, cpu: int, seat: Seat, verdict: int | None, spent: int, now: int, failed: bool) -> None:
         self._holding[cpu] = None
         runnable = (seat.again or verdict == 0) and seat.state == HELD and not failed
         seat.again = False
@@ -369,19 +334,25 @@ class PhysicalCpus:
                 seat.wake_at = verdict
                 self._sequence += 1
                 heapq.heappush(self._sleepers, (verdict, self._sequence, seat))
-                if not self._idle and self._sleepers[0][2] is seat:
-                    self._tick.notify()
         self._released.notify_all()
 
     # --- the clock -------------------------------------------------------------------------------------------------------------
 
+    def _alert(self) -> None:
+        """If no CPU idles any more, the clock thread minds the deadlines. One that looks again soon is left alone."""
+        if not self._idle and (not self._clock_at or 0 < self._first() < self._clock_at):
+            self._tick.notify()
+
     def _mind_clock(self) -> None:
+        looks = 0
         with self._lock:
             while not self._stopping:
                 if self._idle:
-                    self._tick.wait()
+                    looks += 1
+                    self._clock_at = time.monotonic_ns() + _LOOK_NS if looks <= _LOOKS else 0
+                    self._tick.wait(_LOOK_NS / 1e9 if self._clock_at else None)
                     continue
-                now = time.monotonic_ns()
+                looks, now = 0, time.monotonic_ns()
                 at = self._due(now)
                 for cpu in range(self.count):
                     seat, ends = self._holding[cpu], self._turn_ends[cpu] + _GRACE_NS
@@ -396,4 +367,5 @@ class PhysicalCpus:
                 for pool in self.pools:
                     event = pool.scheduler.next_event(now)
                     at = min(at or event, event or at) if event > now else at
-                self._tick.wait(max(0.001, (at - now) / 1e9) if at else None)
+                self._clock_at = max(now + 1_000_000, at) if at else 0
+                self._tick.wait((self._clock_at - now) / 1e9 if at else None)

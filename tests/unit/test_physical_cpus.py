@@ -10,8 +10,9 @@ import pytest
 
 from emulator.errors import UserError
 from emulator.hypervisor.scheduler import SCHEDULERS, Unit, make_scheduler
-from emulator.machine.physical_cpus import HELD, Actor, PhysicalCpus
+from emulator.machine.physical_cpus import PhysicalCpus
 from emulator.machine.pools import MAIN_POOL
+from emulator.machine.seats import HELD, Actor
 
 
 class Noted:

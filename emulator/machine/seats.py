@@ -1,0 +1,46 @@
+"""Who runs on physical CPUs, where each of them stands, and who held which CPU when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from emulator.machine.pools import Pool
+
+SLEEPING, READY, HELD, GONE, MOVING = range(5)
+
+
+class Actor(Protocol):
+    """Something that runs in turns."""
+
+    @property
+    def domid(self) -> int: ...
+
+    def turn(self, cpu: int, slice_ns: int) -> int | None:
+        """Serve what waits and run for about `slice_ns`. Returns 0 to run again, a monotonic time (ns) to be woken at, None to
+        sleep until `PhysicalCpus.wake`."""
+
+    def preempt(self) -> None:
+        """End the running turn soon. Any thread; lost when none is running."""
+
+
+@dataclass(eq=False)
+class Seat:
+    """An actor's place."""
+
+    actor: Actor
+    unit: Any
+    pool: Pool
+    state: int = SLEEPING
+    again: bool = False  # woken while held
+    wake_at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stint:
+    """Who held which CPU, when (monotonic ns)."""
+
+    cpu: int
+    domid: int
+    began: int
+    ended: int
