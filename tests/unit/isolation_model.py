@@ -37,6 +37,7 @@ class Handle:
     ref: int
     flags: int
     mfn: int
+    address: int
 
 
 @dataclass
@@ -180,6 +181,14 @@ class Books:
         if write and self.guest.recount()[0].get(mfn, WRITABLE) != WRITABLE:
             return abi.GNTST_general_error, 0
         return 0, mfn
+
+    def takes(self, ref: int, domid: int, gave: bool) -> int:
+        """Status of a page that `domid` hands over. `gave`: it is this domain itself, which has one less by then."""
+        grants, kept = self.guest.domain.grants, self.guest.domain.reservation
+        size = 8 if grants.version == 1 else 16
+        flags, user = struct.unpack_from("<HH", self.guest.domain.memory.bytes, (grants.shared[0] << 12) + ref * size)
+        room = len(self.own) - gave < self.maximum and len(kept.free) + gave > 0
+        return 0 if room and (flags, user) == (abi.GTF_accept_transfer, domid) else abi.GNTST_general_error
 
     def taken(self, ref: int, domid: int, mfn: int, write: bool) -> None:
         pin = self.pins.setdefault(ref, Pin(domid, mfn))

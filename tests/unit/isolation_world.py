@@ -59,6 +59,9 @@ class World:
         if guest.domain.core.rip == rip:
             self.exact = False
             return None
+        for number, books in enumerate(self.books):
+            if number + 1 in self.alive:
+                books.settle()
         return result
 
     def operate(self, who: int, command: int, form: str, *values: int) -> tuple[int, ...] | None:
@@ -100,7 +103,6 @@ class World:
 
     def _agree(self, guest: Granter, books: Books) -> None:
         """The books are what the hypervisor has."""
-        books.settle()
         domain = guest.domain
         assert set(np.flatnonzero(domain.frames.owners == GUEST).tolist()) == books.own
         found = {ref: Pin(active.domid, active.mfn, active.pins[0] + active.pins[2], active.pins[1] + active.pins[3])

@@ -143,6 +143,8 @@ class Isolation(RuleBasedStateMachine):
         at = guest.put(DATA, struct.pack("<Q", mfn), 512)
         fields = struct.pack("<QQIIHxxxxxx", at, 1, order, 0, SELF)
         used = books.used(mfn)
+        if operation == 1 and mfn in books.own and not used:
+            guest.domain.memory.frame(mfn)[:8] = b"leftover"
         result = world.call(d, "memory_op", operation, guest.put(DATA, fields))
         if result is None or not world.exact:
             return
@@ -221,27 +223,70 @@ class Isolation(RuleBasedStateMachine):
         if not (host and own.slot(address, flag) is not None and own.slot(address, flag) >> 9 == granted and d == granter):  # type: ignore[operator]
             assert done[4] == expect, (done, expect)
         if not done[4]:
-            own.handles[done[5]] = Handle(granter, ref, flag, done[6] >> 12)
+            own.handles[done[5]] = Handle(granter, ref, flag, done[6] >> 12, address)
             for _ in range(host + device):
                 theirs.taken(ref, d + 1, granted, write)
 
+    @rule(d=who, granter=who, ref=refs, pfn=st.sampled_from(PLAY), slot=st.sampled_from(SLOTS), flag=st.sampled_from((2, 2, 3, 6, 7, 18)),
+          kind=st.sampled_from((1, 1, 5)))  # fmt: skip
+    def share(self, d: int, granter: int, ref: int, pfn: int, slot: int, flag: int, kind: int) -> None:
+        """A grant, and the map that it is for."""
+        self.grant(granter, ref, pfn, kind, self.pick(d) + 1)
+        self.map_grant(d, granter, ref, slot, flag, pfn)
+
+    @rule(d=who, number=st.integers(0, 7), bus=st.booleans())
+    def unshare(self, d: int, number: int, bus: bool) -> None:
+        """The unmap of something mapped."""
+        handles = self.world.books[self.pick(d)].handles
+        if handles:
+            handle = sorted(handles)[number % len(handles)]
+            self.unmap(d, handle, handles[handle].address, 0, bus)
+
+    @rule(d=who, pfn=st.sampled_from(PLAY), operation=st.sampled_from((0, 6)))
+    def breathe(self, d: int, pfn: int, operation: int) -> None:
+        """Give a page back and take another."""
+        self.give(d, pfn)
+        self.memory_op(d, pfn, 0, operation)
+
+    def unmapped(self, d: int, pfn: int) -> None:
+        d = self.pick(d)
+        guest, mfn = self.world.guests[d], self.world.frame(d, pfn)
+        for slot in (pfn, *SLOTS):
+            if guest.entry(slot) & PRESENT and guest.entry(slot) >> 12 & 0xFFFFFFFFFF == mfn:
+                self.world.call(d, "update_va_mapping", va(slot), 0, 0)
+
+    def give(self, d: int, pfn: int) -> None:
+        self.unmapped(d, pfn)
+        self.memory_op(d, pfn, 0, 1)
+
+    @rule(d=who, other=who, pfn=st.sampled_from(PLAY), ref=refs, taken=st.sampled_from(PLAY), kind=st.sampled_from((2, 2, 1)))
+    def hand_over(self, d: int, other: int, pfn: int, ref: int, taken: int, kind: int) -> None:
+        """A page to one that has room for it and, but for the last kind, waits for it."""
+        self.unmapped(d, pfn)
+        self.give(other, taken)
+        self.grant(other, ref, "xen", kind, self.pick(d) + 1)
+        self.transfer(d, other, pfn, ref)
+
     @rule(d=who, handle=st.integers(0, 4), slot=st.sampled_from(SLOTS), new=st.sampled_from((0, 0, 0, *SLOTS)), bus=st.booleans())
     def unmap_grant(self, d: int, handle: int, slot: int, new: int, bus: bool) -> None:
+        self.unmap(d, handle, va(slot), new, bus)
+
+    def unmap(self, d: int, handle: int, address: int, new: int, bus: bool) -> None:
         d, world = self.pick(d), self.world
         books, domain = world.books[d], world.guests[d].domain
         known = books.handles.get(handle)
         device = known.mfn << 12 if known is not None and bus and not new else 0
         expect, left = abi.GNTST_bad_handle, 0
         if known is not None:
-            at = books.slot(va(slot), 0) if not known.flags & abi.GNTMAP_contains_pte else None
+            at = books.slot(address, known.flags)
             entry = domain.memory.words[at] if at is not None else 0
             right = entry >> 12 & 0xFFFFFFFFFF == known.mfn and entry & 3 == (1 if known.flags & abi.GNTMAP_readonly else 3)
             expect = 0 if right or not known.flags & abi.GNTMAP_host_map else abi.GNTST_general_error
             left = known.flags
         if new:
-            done = world.operate(d, abi.GNTTABOP_unmap_and_replace, "<QQIhxx", va(slot), va(new), handle, 9)
+            done = world.operate(d, abi.GNTTABOP_unmap_and_replace, "<QQIhxx", address, va(new), handle, 9)
         else:
-            done = world.operate(d, abi.GNTTABOP_unmap_grant_ref, "<QQIhxx", va(slot), device, handle, 9)
+            done = world.operate(d, abi.GNTTABOP_unmap_grant_ref, "<QQIhxx", address, device, handle, 9)
         if done is None or not world.exact:
             return
         if not new:
@@ -284,10 +329,11 @@ class Isolation(RuleBasedStateMachine):
         d, other, world = self.pick(d), self.pick(other), self.world
         guest, giver, taker, mfn = world.guests[d], world.books[d], world.books[other], world.frame(d, what)
         able = mfn in giver.own and mfn not in giver.leaving and not giver.used(mfn)
+        expect = taker.takes(ref, d + 1, able and giver is taker) if able else abi.GNTST_bad_page
         done = world.operate(d, abi.GNTTABOP_transfer, "<QHxxIhxxxxxx", mfn, other + 1, ref, 99)
         if done is None or not world.exact:
             return
-        assert (done[3] != abi.GNTST_bad_page) == able, (done, able)
+        assert done[3] == expect, (done, expect)
         if able:
             giver.own.discard(mfn)
         if done[3] == 0:
