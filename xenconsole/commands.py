@@ -84,6 +84,15 @@ COMMANDS: tuple[Command, ...] = (
     Command("mem-set", "ask a domain to give or take memory", "domains", (DOMAIN, MEMORY), xl="xl mem-set {domid} {kib}k", engine=True, tells=True),
     Command("mem-max", "set the most memory a domain may have", "domains", (DOMAIN, MEMORY), xl="xl mem-max {domid} {kib}k", engine=True, tells=True),
     Command(
+        "balloon-policy",
+        "let memory go from idle to hungry domains by itself, between half their memory= and maxmem=",
+        "domains",
+        (Argument("state", "choice", "on or off", False, ("on", "off")),),
+        xl="# xl mem-set by hand: nothing of xl's does it ({state})",
+        engine=True,
+        tells=True,
+    ),
+    Command(
         "vcpu-set",
         "ask a domain to use so many vCPUs",
         "domains",

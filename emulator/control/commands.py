@@ -129,6 +129,15 @@ def _mem_max(host: HostApi, args: Arguments) -> CommandResult:
     return CommandResult(ok=True, domid=args.domid(), message=f"domain {args.domid()} may have up to {args.get('kib', 0) >> 10} MiB")
 
 
+def _balloon_policy(host: HostApi, args: Arguments) -> CommandResult:
+    state = args.get("state", "")
+    if state not in ("on", "off"):
+        raise UserError(f"{ascii(state)[:40]} is neither on nor off", where="balloon-policy")
+    host.set_balloon_policy(state == "on")
+    said = "memory goes from idle to hungry domains by itself" if state == "on" else "memory stays where it is"
+    return CommandResult(ok=True, message=f"balloon policy {state}: {said}")
+
+
 def _vcpus(host: HostApi, args: Arguments) -> CommandResult:
     host.set_vcpus(args.domid(), args.get("count", 0))
     return CommandResult(ok=True, domid=args.domid(), message=f"domain {args.domid()} asked to use {args.get('count', 0)} vCPUs")
@@ -251,6 +260,7 @@ COMMANDS: Mapping[str, Command] = {
     "rename": Command(_rename, {**_DOMID, "new": str}, {}),
     "mem-set": Command(_mem_set, {**_DOMID, "kib": int}, {}),
     "mem-max": Command(_mem_max, {**_DOMID, "kib": int}, {}),
+    "balloon-policy": Command(_balloon_policy, {"state": str}, {}),
     "snapshot": Command(_snapshot, _DOMID, {"name": str}),
     "restore": Command(_restore, {**_DOMID, "name": str}, {}),
     "vcpu-set": Command(_vcpus, {**_DOMID, "count": int}, {}),

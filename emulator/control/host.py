@@ -134,6 +134,9 @@ class Host:
     def set_max_memory(self, domid: int, kib: int) -> None:
         self._tools.set_max_memory(domid, kib)
 
+    def set_balloon_policy(self, on: bool) -> None:
+        self._tools.autoballoon.turn(on)
+
     def forget(self, domid: int, name: str) -> None:
         self._tools.forget(domid, name)
 

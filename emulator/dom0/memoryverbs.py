@@ -42,6 +42,11 @@ class DomainMemory:
             self.target = reservation.maximum  # a restore may have brought another
         self._pool.resize(self._guest.domid, max(reservation.claim, self._promised))
 
+    @property
+    def owned(self) -> int:
+        """Frames that the domain has now, by its last word."""
+        return self._guest.domain.reservation.owned
+
     def make_room(self, frames: int) -> None:
         """Before the domain goes back to a time when it claimed `frames`. Raises UserError."""
         if frames > self._pool.claimed(self._guest.domid):
@@ -53,7 +58,8 @@ class DomainMemory:
         if kib < LEAST_KIB:
             raise UserError(f"{kib} KiB will not do as a domain's memory", fix=f"at least {LEAST_KIB >> 10} MiB")
         if frames > self.most:
-            raise UserError(f"{kib >> 10} MiB is more than the domain may have", why=f"its maximum is {self.most // 256} MiB",
+            raise UserError(f"{kib >> 10} MiB is more than the domain may have",
+                            why=f"memory_dynamic_max must be less than or equal to memory_static_max, {self.most // 256} MiB",
                             fix="set maxmem= in its configuration")  # fmt: skip
         if frames > self._pool.claimed(self._guest.domid):
             self._pool.resize(self._guest.domid, frames)

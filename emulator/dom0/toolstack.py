@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from emulator.dom0 import coredump, scheduling
+from emulator.dom0.autoballoon import Autoballoon
 from emulator.dom0.config import DomainConfig
 from emulator.dom0.cpupools import CpuPools
 from emulator.dom0.guest import Guest, build_guest
@@ -89,6 +90,7 @@ class Toolstack:
         self.store.log = lambda text: self.say("debug", 0, f"xenstore: {text}")
         self.xenstored: StoreSocket | None = None
         self.networks = Networks()
+        self.autoballoon = Autoballoon(self)
         self.storage = StoragePool()
         self.guests: dict[int, Guest] = {}
         self.autopsies: dict[int, Autopsy] = {}
@@ -109,6 +111,7 @@ class Toolstack:
 
     def stop(self) -> None:
         """Destroy all domains and join the threads."""
+        self.autoballoon.turn(False)
         for guest in list(self.guests.values()):
             self._remove(guest, "destroyed")  # nothing when it has just ended by itself
         if self.xenstored is not None:

@@ -1,0 +1,65 @@
+"""The automatic balloon policy at work: once a second it looks at what guests say and moves targets. Off unless asked for.
+
+The signal is the guest's own: `data/meminfo_free` in its xenstore directory, KiB that its programs could have (XAPI's guest agents write
+it so). The hypervisor alone cannot tell memory that a guest needs from memory that it fills because it is there. A guest that does not
+write it keeps what it has.
+A domain's least is half of its memory=, its most is maxmem=."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Final
+
+from emulator.dom0.balloonpolicy import BalloonPolicy, Member
+from emulator.dom0.memoryverbs import LEAST_KIB
+from emulator.errors import UserError
+
+if TYPE_CHECKING:
+    from emulator.dom0.guest import Guest
+    from emulator.dom0.toolstack import Toolstack
+
+_PERIOD_S: Final = 1.0
+_MOST_DIGITS: Final = 12
+
+
+class Autoballoon:
+    """For one host. Any thread."""
+
+    def __init__(self, tools: Toolstack) -> None:
+        self._tools = tools
+        self._lock = threading.Lock()
+        self._stop: threading.Event | None = None
+
+    @property
+    def is_on(self) -> bool:
+        return self._stop is not None
+
+    def turn(self, on: bool) -> None:
+        """On or off; what targets there are stay."""
+        with self._lock:
+            if on and self._stop is None:
+                self._stop = threading.Event()
+                threading.Thread(target=self._run, args=(self._stop,), name="balloon", daemon=True).start()
+            elif not on and self._stop is not None:
+                self._stop.set()
+                self._stop = None
+
+    def _run(self, stop: threading.Event) -> None:
+        policy = BalloonPolicy()
+        while not stop.wait(_PERIOD_S):
+            self.round(policy)
+
+    def round(self, policy: BalloonPolicy) -> None:
+        members = [self._member(guest) for guest in list(self._tools.guests.values()) if not guest.domain.ended]
+        for order in policy.decide(members, self._tools.pool.free * 4):
+            try:
+                self._tools.set_memory(order.domid, order.target)
+            except UserError as error:  # it has just ended, or another took what was free
+                self._tools.say("info", order.domid, f"balloon policy: {error.line()}")
+
+    def _member(self, guest: Guest) -> Member:
+        memory = guest.memory
+        least = max(LEAST_KIB, guest.config.memory_mib * 1024 // 2)
+        said = self._tools.store.read(f"/local/domain/{guest.domid}/data/meminfo_free") or ""
+        free = int(said) if said.isascii() and said.isdigit() and len(said) <= _MOST_DIGITS else None
+        return Member(guest.domid, min(least, memory.target * 4), memory.most * 4, memory.target * 4, memory.owned * 4, free)
