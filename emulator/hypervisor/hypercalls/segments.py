@@ -50,6 +50,8 @@ def update_descriptor(vcpu: Vcpu, address: int, descriptor: int, *_: int) -> int
     kind = SEG_DESC if in_use else WRITABLE
     domain.tables.get_type(mfn, kind)
     domain.memory.words[address >> 3] = checked
+    if domain.frames.executable[mfn]:
+        domain.core.forget_frame(mfn)
     domain.tables.put_type(mfn)
     for other in domain.vcpus:
         other.forget_taught()

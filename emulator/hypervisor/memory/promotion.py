@@ -30,6 +30,9 @@ ENTRY_WORK, TABLE_WORK, DESCRIPTORS_WORK = 2, 20, 200
 _UNLIMITED: Final = 1 << 62
 _ENTRIES: Final = 512
 _N_PRESENT = np.uint64(PRESENT)
+_N_SEGMENT_PRESENT = np.uint64(1 << 47)
+_N_SEGMENT, _N_RING3 = np.uint64(1 << 47 | 1 << 44), np.uint64(3 << 45)
+"""A present code or data segment, of which check_descriptor asks nothing but ring 3."""
 
 
 class Promotion(Leaves):
@@ -120,7 +123,7 @@ class Promotion(Leaves):
         table = self._quads[mfn << 9 : (mfn + 1) << 9]
         some, every = bits(table)
         if every & PRESENT:
-            present, entries = None, table.copy()
+            present, entries = None, table
         elif some & PRESENT:
             present = np.flatnonzero(table & _N_PRESENT)
             entries = table[present]
@@ -134,9 +137,7 @@ class Promotion(Leaves):
             raise Refusal(EINVAL, f"L1 table {mfn:#x} cannot be validated")
         self.mark_code(entries, every)
         self.adjust(entries, some, every)
-        if present is None:
-            table[:] = entries
-        else:
+        if present is not None:
             table[present] = entries
 
     def _demote_l1(self, mfn: int) -> None:
@@ -147,11 +148,23 @@ class Promotion(Leaves):
             self.drop_leaves(entries)
 
     def _validate_descriptors(self, mfn: int) -> None:
-        """validate_segdesc_page: each is fixed up where it stands."""
+        """validate_segdesc_page: each is fixed up where it stands, those before a bad one too."""
         self.allowance -= DESCRIPTORS_WORK
-        words, base = self._words, mfn << 9
-        for index in np.flatnonzero(self._quads[base : base + _ENTRIES]).tolist():
-            words[base + index] = self.descriptor_check(words[base + index])
+        page = self._quads[mfn << 9 : (mfn + 1) << 9]
+        segments = (page & _N_SEGMENT) == _N_SEGMENT
+        odd = np.flatnonzero((page & _N_SEGMENT_PRESENT != 0) & ~segments).tolist()
+        end, fixed, bad = _ENTRIES, {}, None
+        for index in odd:
+            try:
+                fixed[index] = self.descriptor_check(int(page[index]))
+            except Refusal as refusal:
+                end, bad = index, refusal
+                break
+        np.bitwise_or(page[:end], _N_RING3, out=page[:end], where=segments[:end])
+        for index, descriptor in fixed.items():
+            page[index] = descriptor
+        if bad is not None:
+            raise bad
 
     # --- tables of tables ----------------------------------------------------------------------------------------------------
 
