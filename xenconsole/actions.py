@@ -215,6 +215,7 @@ class Actions:
             "column": SORTABLE,
             "theme": tuple(sorted(self.app.theme_files)),
             "snapshot": self._snapshot_names,
+            "pool": tuple(pool.name for pool in self.app.overview.host.pools),
             "disk": self._disk_names,
         }
         return Surroundings({v.domid: printable(v.name) for v in views}, self.app.chosen, words, _files)

@@ -16,7 +16,7 @@ class Confirm(Enum):
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument; `name` is the engine's name for it. `kind`: domain file disk snapshot column theme tab choice number count text flag,
+    """One argument; `name` is the engine's name for it. `kind`: domain file disk pool snapshot column theme tab choice number count text flag,
     and memory (KiB, typed as xl takes it). `option` is xl's letter for it: it may be given by that, in any order."""
 
     name: str

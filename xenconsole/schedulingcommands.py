@@ -5,12 +5,12 @@ from __future__ import annotations
 from xenconsole.command import DOMAIN, Argument, Command
 
 OF_DOMAIN = Argument("domid", "domain", "name or ID; without one, all are listed", optional=True, option="-d")
-OF_POOL = Argument("pool", "text", "a pool of CPUs", optional=True, option="-p")
+OF_POOL = Argument("pool", "pool", "a pool of CPUs", optional=True, option="-p")
 OF_SCHEDULER = Argument("whole", "flag", "parameters of the scheduler itself", optional=True, option="-s")
 WEIGHT = Argument("weight", "count", "1 to 65535", optional=True, option="-w")
 CAP = Argument("cap", "count", "percent of one CPU, 0 for none", optional=True, option="-c")
 RATELIMIT = Argument("ratelimit_us", "count", "µs that a turn lasts at least", optional=True, option="-r")
-POOL = Argument("pool", "text", "its name or number")
+POOL = Argument("pool", "pool", "its name or number")
 
 SCHEDULING: tuple[Command, ...] = (
     Command(
@@ -55,7 +55,7 @@ SCHEDULING: tuple[Command, ...] = (
             Argument("period", "count", "µs", optional=True, option="-p"),
             Argument("budget", "count", "µs in every period", optional=True, option="-b"),
             Argument("extratime", "count", "1: may have what nobody wants", optional=True, option="-e"),
-            Argument("pool", "text", "a pool of CPUs", optional=True, option="-c"),
+            Argument("pool", "pool", "a pool of CPUs", optional=True, option="-c"),
         ),
         xl="xl sched-rtds{pool: -c @}{domid: -d @}{period: -p @}{budget: -b @}{extratime: -e @}",
         engine=True,
@@ -74,7 +74,7 @@ SCHEDULING: tuple[Command, ...] = (
         "cpupool-list",
         "pools of physical CPUs",
         "scheduling",
-        (Argument("pool", "text", "one of them", optional=True),),
+        (Argument("pool", "pool", "one of them", optional=True),),
         xl="xl cpupool-list{pool: @}",
         engine=True,
         tells=True,

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from textual.pilot import Pilot
 
-from emulator.control.views import CpuView, HostView, QueuedView, RunQueueView
+from emulator.control.views import CpuView, HostView, PoolView, QueuedView, RunQueueView
 from tests.ui.desk import desk
 from tests.ui.fake_details import RichEngine
 from xenconsole.app import ConsoleApp
@@ -21,7 +21,7 @@ from xenconsole.settings import Settings
 from xenconsole.widgets.domain_bar import ExplainBar
 from xenconsole.widgets.lines import plain
 from xenconsole.widgets.pane import Pane
-from xenconsole.widgets.run_queue import QueuePane, VcpuTimes, strip_cells, strip_lines, with_present
+from xenconsole.widgets.run_queue import QueuePane, VcpuTimes, pools_title, strip_cells, strip_lines, with_present
 
 
 class Bench:
@@ -102,6 +102,12 @@ def test_the_strip_gives_a_cell_to_whom_held_it_longest() -> None:
     assert cells == [3] + [-1] * 9 and 0.09 < busy < 0.11
     text = plain(strip_lines(view, 2, 40, str))
     assert "1111" in text and "2222" in text and "now" in text
+
+
+def test_several_pools_are_told_apart_in_the_title() -> None:
+    pools = (PoolView(0, "Pool-0", "credit2", (0,), 3), PoolView(1, "rt", "rtds", (), 0))
+    assert pools_title("credit2 rtds", pools) == "run queues of Pool-0: credit2 on 0; rt: rtds on no CPU"
+    assert pools_title("credit2", pools[:1]) == "run queue of credit2"
 
 
 def test_a_turn_that_has_not_ended_is_in_the_strip_and_an_idle_gap_is_not() -> None:

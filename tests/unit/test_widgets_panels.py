@@ -230,6 +230,8 @@ def test_a_trace_view_gives_only_what_is_newer() -> None:
 
 
 def test_the_life_of_a_domain_is_told_in_words() -> None:
+    placed = msgspec.structs.replace(VIEW, pool="fast", affinity="0,1", soft_affinity="1")
+    assert "pool fast, CPUs 0,1 only, rather on 1" in plain(life_lines(placed, DomainRates(), (), VIEW.started_unix, 58))
     text = plain(life_lines(VIEW, DomainRates(cpu=12.3), (10.0, 20.0), VIEW.started_unix + 90, 58))
     assert "blocked" in text and "12.3 %" in text and "1 min ago" in text and "256 MiB of 256 MiB" in text
 

@@ -29,6 +29,12 @@ def state_letter(view: DomainView) -> str:
     return next((letter for letter in "dcsprb" if letter in view.state), "b" if not view.state.strip("-") else "?")
 
 
+def placement(view: DomainView) -> str:
+    """Where it may run and where rather, when that is not anywhere."""
+    told = (("pool {}", view.pool, ("", "Pool-0")), ("CPUs {} only", view.affinity, ("all",)), ("rather on {}", view.soft_affinity, ("all",)))
+    return ", ".join(form.format(printable(value)) for form, value, usual in told if value not in usual)
+
+
 def life_lines(view: DomainView, rates: DomainRates, history: Sequence[float], now_unix: float, width: int) -> list[Line]:
     """Who it is, how it stands, what it uses; then its vCPUs and its traffic."""
     label = 11
@@ -64,6 +70,8 @@ def life_lines(view: DomainView, rates: DomainRates, history: Sequence[float], n
         ("faults", rates.faults, view.faults, "dom:faults"),
     ):
         out.append(fact(name, f"{amount(rate):>5}/s", (f"   {total:,} in all", "dim"), field=field))
+    if where := placement(view):
+        out.append(fact("runs on", where))
     if view.config_file:
         out.append(fact("made from", printable(view.config_file)))
     if view.snapshots:
