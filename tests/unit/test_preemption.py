@@ -8,7 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from emulator.abi.errno import EBUSY, EINVAL
-from emulator.hypervisor.memory.frames import L1, L4, NONE
+from emulator.hypervisor import context
+from emulator.hypervisor.context import get_info
+from emulator.hypervisor.memory.frames import L1, L4, NONE, FrameTable
 from emulator.hypervisor.memory.promotion import ALLOWANCE, ENTRY_WORK
 from tests.unit.domains import DATA, FREE_SLOT, PRESENT, PT_L4, SPARE, USER, va
 from tests.unit.widetree import LEAVES, LINK, MOST, Wide
@@ -166,3 +168,30 @@ def test_an_entry_that_brings_a_tree_or_takes_it_away(wide: Wide) -> None:
     assert wide.update((slot, wide.l3[1] << 12 | LINK), (slot, 0)) == (0, 2), "one for the other, then neither"
     assert wide.pieces > 2
     assert wide.types() == {NONE}
+
+
+@pytest.mark.parametrize(("kernel", "user"), [(True, False), (False, True), (True, True)])
+def test_a_vcpu_may_begin_on_tables_that_nobody_has_validated(kernel: bool, user: bool) -> None:
+    wide = Wide(vcpus=2)
+    data = bytearray(get_info(wide.domain.vcpus[0]))
+    struct.pack_into("<Q", data, 512, 4)  # VGCF_in_kernel
+    for number, use in ((3, kernel), (1, user)):
+        struct.pack_into("<Q", data, context._TAIL_AT + 8 * (2 + 16 + 1 + 2 + number), (wide.l4 if use else wide.mfn(PT_L4)) << 12)
+    for page in range(0, len(data), 4096):
+        wide.put(DATA + page // 4096, bytes(data[page : page + 4096]))
+    wide.pieces = 0
+    assert wide.call("vcpu_op", 0, 1, va(DATA)) == 0
+    assert wide.pieces >= LEAVES // MOST and wide.most[0] <= MOST
+    wide.check_counts()
+    wide.let_go()
+    wide.close()
+
+
+def test_a_snapshot_keeps_what_is_half_done(wide: Wide) -> None:
+    wide.patience = 4
+    wide.extended(PIN_L4, wide.l4)
+    frames = wide.domain.frames
+    other = FrameTable(frames.frames)
+    other.load(frames.save())
+    assert other.partial == frames.partial != {}
+    assert other.save() == frames.save()

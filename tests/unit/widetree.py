@@ -18,8 +18,8 @@ class Wide(Tiny):
     """A domain with a tree of tables, none of them validated: `l4`, `l3`, `l2` and `l1` are their frames. What is done is counted
     apart from the hypervisor's own count: `most` is the largest number of L1 tables, and of entries, in one piece of a hypercall."""
 
-    def __init__(self) -> None:
-        super().__init__(max_frames=256 + LEAVES + LOWER + UPPER + 1)
+    def __init__(self, vcpus: int = 1) -> None:
+        super().__init__(vcpus=vcpus, max_frames=256 + LEAVES + LOWER + UPPER + 1)
         self.domain.reservation.set_maximum(256 + LEAVES + LOWER + UPPER + 1)
         taken = [self.domain.reservation.take() for _ in range(LEAVES + LOWER + UPPER + 1)]
         frames = [mfn for mfn in taken if mfn is not None]
