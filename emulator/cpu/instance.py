@@ -6,7 +6,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 
-from emulator.cpu import exitcheck, native
+from emulator.cpu import budget, exitcheck, native
 from emulator.cpu.layout import find_layout
 from emulator.cpu.libunicorn import (
     ARCH_X86,
@@ -65,6 +65,7 @@ class Instance:
         # Unicorn would otherwise look for a stop after every store and run a read-modify-write twice; budgets stop at block starts only.
         ctypes.c_uint8.from_address(self.engine + layout.no_exit_request).value = 1
         control[native.ENV], control[native.CPU] = self.env, self.cpu
+        control[native.INLINE] = budget.may_be_inlined()
         data = ctypes.addressof(control)
         lib.add_hook(self.engine, HOOK_BLOCK, code.address["block"], data)
         for name, instruction in (("syscall", INS_SYSCALL), ("sysenter", INS_SYSENTER), ("cpuid", INS_CPUID), ("rdtsc", INS_RDTSC),

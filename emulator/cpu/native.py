@@ -132,7 +132,7 @@ def control_block(memory: int, lib: LibUnicorn) -> ctypes.Array[ctypes.c_uint64]
     words = (ctypes.c_uint64 * CONTROL_WORDS)()
     words[MEMORY] = memory
     words[RAISE], words[READ_EFLAGS], words[TLB_FLUSH] = lib.raise_exception_address, lib.read_eflags_address, lib.tlb_flush_address
-    words[TSC_COST], words[INLINE] = 100 << COUNT_SHIFT, 1
+    words[TSC_COST] = 100 << COUNT_SHIFT
     return words
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import random
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +24,13 @@ def test_every_line_disassembles_to_its_comment_and_the_jumps_go_where_they_say(
 def test_it_is_a_whole_number_of_idle_instructions() -> None:
     assert len(budget.IDLE) == 9 * 8
     assert budget.BLOCK.endswith(budget.IDLE)
+
+
+@pytest.mark.parametrize(("rights", "answer"), [("rwxp", True), ("r-xp", False)])
+def test_code_that_cannot_be_written_is_left_alone(monkeypatch: pytest.MonkeyPatch, rights: str, answer: bool) -> None:
+    lines = f"7f0000000000-7f0000001000 rwxp 00000000 00:00 0\n7f0000600000-7f00006ff000 {rights} 00000000 00:00 0\n"
+    monkeypatch.setattr(Path, "read_text", lambda self: lines)
+    assert budget.may_be_inlined.__wrapped__() is answer
 
 
 def calls_left(bare: Bare) -> tuple[int, int]:
