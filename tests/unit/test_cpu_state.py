@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from emulator.cpu.core import DS, FS, GS, RAX, RBX, Core
+from emulator.dom0.backends.block.disks import DiskSide
 from tests.unit.cores import ALIAS, CODE, DATA, L1, L4, NX, PRESENT, RW, UNMAPPED, USER, Bare
+
+if TYPE_CHECKING:
+    from emulator.hypervisor.domain import Domain
 
 
 @pytest.fixture
@@ -82,6 +88,18 @@ def test_a_block_over_two_pages_is_forgotten_with_either(bare: Bare) -> None:
     bare.memory.bytes[at + 3] = 7  # on the second page
     bare.core.forget_frame(9)
     assert answer(bare, at) == 0x70044
+
+
+@pytest.mark.parametrize("frames", [1, 2, 64, 65, 130])
+def test_code_that_a_disk_read_over_is_forgotten_however_many_frames_came_with_it(bare: Bare, frames: int) -> None:
+    around = SimpleNamespace(domid=1, memory=bare.memory, core=bare.core, grants=None, frames=None)
+    side = DiskSide(cast("Domain", around))
+    bare.load("b811000000 0f0b")
+    for position in {0, frames // 2, frames - 1}:
+        assert answer(bare)
+        bare.memory.bytes[CODE + 1] = 0x20 + position
+        side.written([CODE >> 12 if place == position else DATA >> 12 for place in range(frames)])
+        assert answer(bare) == 0x20 + position
 
 
 def test_forgetting_what_was_never_code_does_nothing(bare: Bare) -> None:
