@@ -62,12 +62,16 @@ def reports(tools: Toolstack) -> tuple[DiskReport, ...]:
         if real not in known:
             elsewhere[real] = _outside(device)
     everything = (*pooled, *elsewhere.values())
+    clones: dict[str, list[str]] = {}
+    for disk in everything:
+        if disk.chain:
+            clones.setdefault(os.path.realpath(disk.chain[0]), []).append(disk.name)
 
-    def report(disk: PoolDisk) -> DiskReport:
+    def told(disk: PoolDisk) -> DiskReport:
         real = os.path.realpath(disk.path)
-        return DiskReport(disk, real in known, tuple(uses.get(real, ())), tools.storage.clones(disk.path, everything))
+        return DiskReport(disk, real in known, tuple(uses.get(real, ())), tuple(clones.get(real, ())))
 
-    return tuple(report(disk) for disk in everything)
+    return tuple(told(disk) for disk in everything)
 
 
 def _outside(device: BlockDevice) -> PoolDisk:

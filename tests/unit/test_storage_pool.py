@@ -52,6 +52,17 @@ def test_a_disk_is_made_and_cloned_in_milliseconds_whatever_its_size(host: Host)
     assert "lies over  d1" in do(host, "disk-info", disk="c1").message
 
 
+def test_a_pool_of_hundreds_is_listed_in_no_time(host: Host) -> None:
+    do(host, "disk-create", disk="root", size="64M")
+    pool = StoragePool()
+    first = pool.clone("root", "c0")
+    for number in range(1, 400):
+        (first.parent / f"c{number}.overlay").write_bytes(first.read_bytes())
+    start = time.process_time()
+    (root,) = (disk for disk in host.storage.pool().disks if disk.name == "root")
+    assert len(root.clones) == 400 and time.process_time() - start < 1
+
+
 @pytest.mark.parametrize("name", ["", ".hidden", "../out", "a/b", "a b", "x" * 64, "a\n"])
 def test_a_name_that_will_not_do_is_told(host: Host, name: str) -> None:
     with pytest.raises(UserError, match="will not do"):

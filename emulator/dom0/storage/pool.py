@@ -12,7 +12,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -185,11 +184,10 @@ class StoragePool:
             raise UserError(f"{name} cannot be removed", where=str(disk.path), why=bad.strerror or str(bad)) from bad
         return disk.path
 
-    def clones(self, path: Path, among: Iterable[PoolDisk] | None = None) -> tuple[str, ...]:
+    def clones(self, path: Path) -> tuple[str, ...]:
         """Names of the pool's disks that lie right over an image."""
         real = os.path.realpath(path)
-        disks = self.disks() if among is None else among
-        return tuple(disk.name for disk in disks if disk.chain and os.path.realpath(disk.chain[0]) == real)
+        return tuple(disk.name for disk in self.disks() if disk.chain and os.path.realpath(disk.chain[0]) == real)
 
     # --- guests' disks ---------------------------------------------------------------------------------------------------------
 
