@@ -12,7 +12,7 @@ from emulator.hypervisor.memory.frames import GUEST
 from tests.unit.domains import DATA, PT_L4, RW, SPARE, va
 from tests.unit.granters import HERE, SELF, THERE, Granter
 
-EBUSY, EINVAL, EILSEQ, ENOSYS = 16, 22, 84, 38
+EPERM, EBUSY, EINVAL, EILSEQ, ENOSYS, EOPNOTSUPP = 1, 16, 22, 84, 38, 95
 
 
 @pytest.fixture
@@ -209,3 +209,34 @@ def test_entries_swap_unless_they_are_used(one: Granter) -> None:
     assert one.operate(abi.GNTTABOP_swap_grant_ref, "<IIhxx", 9, 10, 7)[2] == abi.GNTST_eagain
     assert one.operate(abi.GNTTABOP_swap_grant_ref, "<IIhxx", 9, 999, 7)[2] == abi.GNTST_bad_gntref
     one.domain.grants.unmap(10, (0,))
+
+
+@pytest.mark.parametrize(
+    ("where", "offset", "length", "what", "command", "expect"),
+    [
+        ("own", 0, 64, abi.GNTTAB_CACHE_CLEAN, abi.GNTTABOP_cache_flush, 0),
+        ("own", 0, 64, abi.GNTTAB_CACHE_INVAL, abi.GNTTABOP_cache_flush, -EOPNOTSUPP),
+        ("own", 0, 64, abi.GNTTAB_CACHE_CLEAN | abi.GNTTAB_CACHE_INVAL, abi.GNTTABOP_cache_flush, 0),
+        ("own", 4096, 0, abi.GNTTAB_CACHE_CLEAN, abi.GNTTABOP_cache_flush, -EINVAL),
+        ("own", 1, 4096, abi.GNTTAB_CACHE_CLEAN, abi.GNTTABOP_cache_flush, -EINVAL),
+        ("own", 0, 64, abi.GNTTAB_CACHE_SOURCE_GREF, abi.GNTTABOP_cache_flush, -EINVAL),
+        ("own", 0, 0, abi.GNTTAB_CACHE_CLEAN, abi.GNTTABOP_cache_flush, 0),
+        ("own", 0, 0, abi.GNTTAB_CACHE_CLEAN, abi.GNTTABOP_cache_flush | 1 << 12, -EILSEQ),
+        ("xen", 0, 64, abi.GNTTAB_CACHE_CLEAN, abi.GNTTABOP_cache_flush, -EPERM),
+        ("end", 0, 64, abi.GNTTAB_CACHE_CLEAN, abi.GNTTABOP_cache_flush, -EINVAL),
+        ("own", 0, 64, abi.GNTTAB_CACHE_CLEAN, abi.GNTTABOP_copy | 1 << 12, -EINVAL),
+    ],
+)
+def test_a_cache_flush_flushes_nothing_and_refuses_what_xen_does(
+    one: Granter, where: str, offset: int, length: int, what: int, command: int, expect: int
+) -> None:
+    mfn = {"own": one.mfn(SPARE), "xen": 2, "end": one.domain.memory.frames}[where]
+    at = one.put(DATA, struct.pack("<QHHI", mfn << 12, offset, length, what))
+    assert one.call("grant_table_op", command, at, 1) == expect
+
+
+def test_a_list_of_frames_that_cannot_be_written_is_told_as_a_bad_address(one: Granter) -> None:
+    assert one.operate(abi.GNTTABOP_setup_table, "<HxxIhxxxxxxQ", SELF, 2, 9, va(DATA, 4088))[2] == 0
+    assert one.update((one.entry_address(DATA + 1), 0)) == (0, 1)
+    assert one.operate(abi.GNTTABOP_setup_table, "<HxxIhxxxxxxQ", SELF, 2, 9, va(DATA, 4088))[2] == abi.GNTST_bad_virt_addr
+    assert one.operate(abi.GNTTABOP_get_status_frames, "<IHhQ", 1, SELF, 9, va(DATA, 512))[2] == abi.GNTST_general_error
