@@ -151,7 +151,7 @@ def test_an_interface_reaches_what_it_was_granted_and_no_other_does(networks: Ne
     guest = Guest(networks)
     end = TcpEnd.call(5, time.monotonic_ns())
     assert run_tcp(guest, 7, end, b"hi", lambda heard: heard == b"hi") == b"hi"
-    networks.revoke("net0", A)
+    networks.left("net0", A)
     end = TcpEnd.call(5, time.monotonic_ns())
     run_tcp(guest, 7, end, b"", lambda heard: False, own=40001)
     assert end.reset
@@ -221,6 +221,25 @@ def test_a_flood_of_connections_has_a_limit_and_others_are_served(networks: Netw
     answered = [packets.read_tcp(packets.read_ip(frame.data) or pytest.fail("no IP")) for frame in guest.take()]
     assert [one.flags for one in answered if one is not None] == [SYN | ACK]
     listener.close()
+
+
+def test_what_a_guest_had_open_goes_with_its_interface(networks: Networks) -> None:
+    closed = threading.Event()
+
+    def hear(client: socket.socket) -> None:
+        while client.recv(100):
+            pass
+        closed.set()
+
+    networks.grant("net0", A, parse_services(f"80={serve(hear)}"))
+    guest = Guest(networks)
+    guest.segments(80, [Segment(1, 0, SYN, 1000, b"", 1460, 0)])
+    guest.take()
+    relay = networks.uplinks["net0"].uplink.relay
+    assert relay is not None and len(relay.flows) == 1
+    networks.left("net0", A)
+    assert closed.wait(5) and not relay.flows and not networks.uplinks["net0"].granted.get(A)
+    networks.left("net0", A)  # and once more, harmlessly
 
 
 def test_a_segment_of_no_connection_is_reset(networks: Networks) -> None:

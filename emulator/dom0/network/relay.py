@@ -62,6 +62,7 @@ class Relay:
         self.flows: dict[Key, Flow] = {}
         self.used: dict[tuple[bytes | None, str, int], int] = {}  # flows of each service and forward since the start
         self._inbox: deque[Arrival] = deque()
+        self._leaving: deque[bytes] = deque()
         self._selector = selectors.DefaultSelector()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._selector.register(self._bell, selectors.EVENT_READ)
@@ -113,6 +114,11 @@ class Relay:
                 self._selector.unregister(listener)
                 listener.close()
 
+    def leave(self, mac: bytes) -> None:
+        """The interface is gone: so is all that it had open."""
+        self._leaving.append(mac)
+        os.eventfd_write(self._bell, 1)
+
     def forwards(self) -> tuple[tuple[bytes | None, Forward], ...]:
         with self._listening:
             return tuple(self._listeners)
@@ -133,6 +139,8 @@ class Relay:
             now = time.monotonic_ns()
             for _ in range(len(self._inbox)):
                 self._arrived(self._inbox.popleft(), now)
+            while self._leaving:
+                self._drop(self._leaving.popleft())
             for flow in [one for one in self.flows.values() if one.due <= now]:
                 self._touched[flow.key] = flow
             touched, self._touched = self._touched, {}
@@ -165,6 +173,14 @@ class Relay:
         self._watch(flow)
         if flow.over:
             self.flows.pop(flow.key, None)
+            flow.close()
+
+    def _drop(self, mac: bytes) -> None:
+        for key in [key for key in self.flows if key.mac == mac]:
+            flow = self.flows.pop(key)
+            self._touched.pop(key, None)
+            if flow.watched[0] is not None and flow.watched[1]:
+                self._selector.unregister(flow.watched[0])
             flow.close()
 
     def _watch(self, flow: Flow) -> None:

@@ -194,11 +194,11 @@ class Networks:
                 self.uplinks[name] = UplinkPort(self.get(name), UplinkSpec())
             self.uplinks[name].grant(mac, services)
 
-    def revoke(self, name: str, mac: bytes) -> None:
-        """The interface is gone."""
+    def left(self, name: str, mac: bytes) -> None:
+        """The interface is gone: its network's uplink forgets what it was granted and had open."""
         with self._uplinking:
             if name in self.uplinks:
-                self.uplinks[name].revoke(mac)
+                self.uplinks[name].left(mac)
 
     def reports(self) -> tuple[NetworkReport, ...]:
         with self._lock:

@@ -74,9 +74,13 @@ class UplinkPort:
         self.granted[owner] = services
         relay.services = {(one, service.protocol, service.port): service for one, all_of in self.granted.items() for service in all_of.outward}
 
-    def revoke(self, owner: bytes) -> None:
-        self.grant(owner, Services())
-        del self.granted[owner]
+    def left(self, owner: bytes) -> None:
+        """The interface is gone, and with it what it was granted and what it had open."""
+        if owner in self.granted:
+            self.grant(owner, Services())
+            del self.granted[owner]
+        if self.uplink.relay is not None:
+            self.uplink.relay.leave(owner)
 
     def _send(self, frames: list[Frame]) -> None:
         self._network.send(self._port, frames)

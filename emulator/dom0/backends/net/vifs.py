@@ -110,13 +110,13 @@ class GuestVifs:
         del self.devices[vif.spec.devid]
         del self._domain.events.backends[vif.event_name]
         del self._domain.receivers[vif.event_name]
-        self._revoke(vif)
+        self._left(vif)
         self._past = self._past[0] + vif.counters.rx_bytes, self._past[1] + vif.counters.tx_bytes
         vif.close()
 
-    def _revoke(self, vif: Vif) -> None:
-        if vif.spec.uplink is not None and not self._domain.replaying:
-            self._networks.revoke(vif.spec.bridge, vif.spec.mac)
+    def _left(self, vif: Vif) -> None:
+        if not self._domain.replaying:
+            self._networks.left(vif.spec.bridge, vif.spec.mac)
 
     def traffic(self) -> tuple[int, int]:
         """Bytes received and sent by the guest since its start. Any thread."""
@@ -128,7 +128,7 @@ class GuestVifs:
         if self._watch is not None:
             self._watch.close()
         for vif in self.devices.values():
-            self._revoke(vif)
+            self._left(vif)
             vif.close()
         self.devices.clear()
         if self._side is not None:
