@@ -65,6 +65,17 @@ def test_a_multicall_of_pins_is_no_longer_than_one(wide: Wide) -> None:
     assert wide.pieces > 1
 
 
+def test_a_multicall_of_lists_is_no_longer_than_a_list(wide: Wide) -> None:
+    """Each of them is short enough by itself; 60 of them were not."""
+    grants, extents = wide.put(DATA, bytes(4000)), wide.put(DATA + 1, struct.pack("<QQIIHxxxxxx", va(DATA + 3), 256, 0, 0, 0x7FF0))
+    table = wide.put(DATA + 3, struct.pack("<BBHxxxxQ", 200, 0, 0xE033, va(0)) * 255 + bytes(16))
+    for number, arguments in ((20, (5, grants, 100)), (12, (0, extents)), (0, (table,)), (18, (0, 4096, va(DATA)))):
+        calls = b"".join(struct.pack("<Qq6Q", number, 7, *arguments, *(0,) * (6 - len(arguments))) for _ in range(60))
+        wide.pieces = 0
+        assert wide.call("multicall", wide.put(DATA + 2, calls), 60) == 0
+        assert wide.pieces > (0 if number == 18 else 4), number
+
+
 def test_what_was_begun_and_left_can_be_nothing_else_and_is_gone_on_with(wide: Wide) -> None:
     wide.patience = 4
     wide.extended(PIN_L4, wide.l4)

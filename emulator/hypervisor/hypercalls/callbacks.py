@@ -40,6 +40,7 @@ def set_trap_table(vcpu: Vcpu, table: int, *_: int) -> int:
         vcpu.handlers.traps.clear()
         return 0
     for _count in range(_PIECE):
+        vcpu.domain.tables.allowance -= 1
         vector, flags, cs, address = _TRAP_INFO.unpack(vcpu.domain.guest.read(table, _TRAP_INFO.size))
         if not address:
             return 0

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from emulator.hypervisor.vcpu import Vcpu
 
 _PIECE: Final = 4096
+_PIECE_WORK: Final = 20  # of the domain's allowance (memory/promotion)
 
 
 def console_io(vcpu: Vcpu, command: int, count: int, buffer: int, *_: int) -> int:
@@ -21,6 +22,7 @@ def console_io(vcpu: Vcpu, command: int, count: int, buffer: int, *_: int) -> in
         count &= 0xFFFFFFFF
         piece = min(_PIECE, count)
         if piece:
+            vcpu.domain.tables.allowance -= _PIECE_WORK
             vcpu.domain.sinks.console_io(vcpu.domain.guest.read(buffer, piece))
         if piece < count:
             raise Preempted(command, count - piece, buffer + piece)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from emulator.hypervisor.vcpu import Vcpu
 
 _PIECE: Final = 512
+_OPERATION_WORK: Final = 4  # of the domain's allowance (memory/promotion): a multicall of lists is no longer than one list
 _COMMAND_MASK: Final = (1 << 12) - 1
 
 
@@ -51,6 +52,7 @@ def grant_table_op(vcpu: Vcpu, command: int, operations: int, count: int, *_: in
     size = listed.layout.size
     guest = vcpu.domain.guest
     guest.check_range(operations)
+    vcpu.domain.tables.allowance -= _OPERATION_WORK * min(count, _PIECE)
     for index in range(min(count, _PIECE)):
         at = operations + index * size
         data = guest.read(at, size)

@@ -25,7 +25,8 @@ _E820_RAM, _E820_MAX = 1, 1024
 _EXTENT_SHIFT: Final = 6
 _MOST_EXTENTS: Final = 0xFFFFFFFF >> _EXTENT_SHIFT
 _MAX_ORDER: Final = 9  # CONFIG_DOMU_MAX_ORDER
-_PIECE: Final = 2048
+_PIECE: Final = 512  # frames
+_FRAME_WORK: Final = 4  # of the domain's allowance (memory/promotion)
 _EXACT_NODE: Final = 1 << 17
 _POPULATE_ON_DEMAND: Final = 1 << 16
 
@@ -80,7 +81,8 @@ def _adjust(vcpu: Vcpu, operation: int, argument: int, start: int) -> int:
         domain.refused(f"memory_op {operation}", refusal)
         return start
     done = start
-    end = min(count, start + _PIECE)
+    end = min(count, start + max(1, _PIECE >> order))
+    domain.tables.allowance -= _FRAME_WORK * (end - start << order)
     one = {xen.XENMEM_populate_physmap: _populate, xen.XENMEM_increase_reservation: _increase}.get(operation, _decrease)
     while done < end:
         try:
@@ -154,6 +156,7 @@ def _exchange(vcpu: Vcpu, argument: int) -> int:
     guest.check_range(out_start)
     _check_flags(out_flags)
     _own(vcpu, in_domid)
+    domain.tables.allowance -= _FRAME_WORK * _PIECE
     in_each, out_each = 1 << max(0, out_order - in_order), 1 << max(0, in_order - out_order)
     chunk, chunks = exchanged // in_each, in_count // in_each
     end = min(chunks, chunk + max(1, _PIECE >> max(in_order, out_order)))

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from emulator.hypervisor.vcpu import Vcpu
 
 _MIN_PERIOD_NS: Final = 1_000_000
+_INITIALISE_WORK: Final = 300  # of the domain's allowance (memory/promotion)
 
 
 def vcpu_op(vcpu: Vcpu, command: int, number: int, argument: int, *_: int) -> int:
@@ -80,6 +81,7 @@ def _initialise(vcpu: Vcpu, argument: int) -> None:
     data = vcpu.domain.guest.read(argument, CONTEXT_BYTES)
     if vcpu.initialised:
         raise Refusal(EEXIST, f"vCPU {vcpu.number} is initialised already")
+    vcpu.domain.tables.allowance -= _INITIALISE_WORK
     set_info(vcpu, data)
     vcpu.domain.time.runstate_changed(vcpu)
 
