@@ -4,7 +4,7 @@
 
 Shares and losses are of CPU time or of work done per CPU second of the engine's process, so that a busy machine lengthens a run and
 hardly changes its figures; latencies and the gain of a second CPU are by the clock and need a quiet one. Without --full the
-runs are short (about two minutes). --chart draws the scaling curve into docs/pictures/scaling.svg."""
+runs are short (about three minutes; with it seven). --chart draws the scaling curve into docs/pictures/scaling.svg."""
 
 from __future__ import annotations
 
@@ -273,9 +273,9 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.paper", description="The paper's experiments; 'against' is the paper's figure.")
     parser.add_argument("names", nargs="*", choices=[*EXPERIMENTS, []], metavar="NAME", help=", ".join(EXPERIMENTS))
     parser.add_argument("--full", action="store_true", help="long runs, 1,000 domains")
-    parser.add_argument("--chart", action="store_true", help="draw docs/pictures/scaling.svg (runs scaling)")
+    parser.add_argument("--chart", action="store_true", help="draw docs/pictures/scaling.svg (runs scaling; with --full, all)")
     options = parser.parse_args(arguments)
-    rows = run(options.full, tuple(options.names) or (("scaling",) if options.chart else tuple(EXPERIMENTS)))
+    rows = run(options.full, tuple(options.names) or (("scaling",) if options.chart and not options.full else tuple(EXPERIMENTS)))
     if options.chart:
         (ROOT / "docs/pictures/scaling.svg").write_text(curve(rows))
     print(circumstances())
