@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -20,7 +21,9 @@ from xenconsole.screens.console import ConsoleScreen
 from xenconsole.screens.domain import DomainScreen
 
 ROOT = Path(__file__).resolve().parents[1]
-GUESTS = ("hello", "counter", "shell", "linux")
+GUESTS = ("hello", "counter", "shell", "ping", "pong")
+WORK = (b"mount -t ext4 /dev/xvda /mnt; ls /mnt; (while :; do dd if=/dev/urandom of=/mnt/f bs=64k count=100; sync; "
+        b"dd if=/mnt/f of=/dev/null bs=16k iflag=direct; done) 2>/dev/null >/dev/null &\r")  # fmt: skip
 SIZE = (120, 34)
 BOOT_SECONDS = 90.0
 
@@ -44,34 +47,69 @@ class Photographer:
                 await asyncio.sleep(0.1)
 
 
-async def photograph(folder: Path, guests: tuple[str, ...] = GUESTS) -> None:
+def prepare(folder: Path) -> Path:
+    """A base disk with a file system in the storage pool, and a Linux with a clone of it and a network card; its cfg file."""
+    kernel = Path("/vmlinuz").resolve()
+    pool = folder / "disks"
+    pool.mkdir()
+    base = pool / "base.img"
+    with base.open("wb") as file:
+        file.truncate(256 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-L", "base", "-d", str(ROOT / "docs"), str(base)], check=True)
+    release = kernel.name.removeprefix("vmlinuz-")
+    words = ["-o", str(folder / "linux.cpio.gz"), "--modules", "xen-blkfront,xen-netfront", "--kernel", release]
+    subprocess.run([sys.executable, str(ROOT / "guests" / "mkinitramfs.py"), *words], check=True)
+    made = folder / "linux.cfg"
+    made.write_text(
+        f'name = "linux"\ntype = "pv"\nkernel = "{kernel}"\nramdisk = "linux.cpio.gz"\nmemory = 256\nvcpus = 2\nextra = "console=hvc0 quiet"\n'
+        'disk = ["vdev=xvda,target=pool:web"]\nvif = ["bridge=net0"]\n'
+    )
+    return made
+
+
+async def photograph(folder: Path, home: Path, guests: tuple[str, ...] = GUESTS) -> None:
     async def engine() -> Client:
         return await start_engine(name="xenhost", version=__version__)
 
+    linux_cfg = prepare(home)
     client = await engine()
-    app = ConsoleApp(client, files=tuple(Path("guests") / f"{name}.cfg" for name in guests), restart=engine)
+    for disk in ("web", "mail"):
+        await client.command("disk-clone", disk="base", new=disk)
+    app = ConsoleApp(client, files=(*(Path("guests") / f"{name}.cfg" for name in guests), linux_cfg), restart=engine)
     at = Photographer(app, folder)
     try:
         async with app.run_test(size=SIZE) as pilot:
-            await at.until(lambda: len(app.overview.domains) > len(guests), BOOT_SECONDS)
-            linux = next((d.domid for d in app.overview.domains if d.name == "linux"), 3)
-            chunks = 0
+            await at.until(lambda: len(app.overview.domains) > len(guests) + 1, BOOT_SECONDS)
+            linux = next(d.domid for d in app.overview.domains if d.name == "linux")
             async for chunk in client.console_attach(linux, 0):
-                chunks += 1
-                if b"# " in chunk.data or b"xen> " in chunk.data:
+                if b"# " in chunk.data:
                     break
-            await client.console_write(linux, b"uname -srm; cat /proc/interrupts; head -3 /proc/meminfo\r")
+            await client.console_write(linux, WORK)
             await client.console_write(3, b"mem\r")
             await client.command("snapshot", domid=linux, name="booted")
             await asyncio.sleep(12)  # history lines
-            await pilot.press("j", "j", "j", "j")
+            await pilot.press("G")
             await asyncio.sleep(0.5)
             at.take("overview")
-            for tab, name in (("vcpus", "vcpu"), ("rings", "rings"), ("trace", "trace")):
+            for tab, name, keys, seconds in (("vcpus", "vcpu", (), 2), ("trace", "trace", (), 2), ("devices", "devices", (), 2),
+                                             ("rings", "rings", ("right",) * 4, 15)):  # fmt: skip
                 app.open_domain(linux, tab)
                 await at.until(lambda: isinstance(app.screen, DomainScreen), 5)
-                await asyncio.sleep(2)
+                await pilot.press(*keys)
+                await asyncio.sleep(seconds)
                 at.take(name)
+            for key, name, keys, seconds in (
+                ("n", "networks", (), 15),
+                ("b", "storage", ("down", "down"), 3),
+                ("m", "matrix", ("G",), 4),
+                ("v", "scheduler", (), 3),
+            ):
+                await pilot.press("1", key)
+                await asyncio.sleep(2)
+                await pilot.press(*keys)
+                await asyncio.sleep(seconds)
+                at.take(name)
+            await client.console_write(linux, b"uname -srm; cat /proc/interrupts; head -3 /proc/meminfo\r")
             app.navigator.open_tiles((linux, 3))
             await at.until(lambda: isinstance(app.screen, ConsoleScreen), 5)
             await asyncio.sleep(1.5)
@@ -86,8 +124,9 @@ def main(arguments: list[str]) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as home:  # nobody's own settings and themes
         os.environ["XDG_CONFIG_HOME"] = os.environ["XDG_STATE_HOME"] = home
+        os.environ["XENCONSOLE_DISKS"] = f"{home}/disks"
         os.chdir(ROOT)
-        asyncio.run(photograph(folder))
+        asyncio.run(photograph(folder, Path(home)))
     return 0
 
 

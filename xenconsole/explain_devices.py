@@ -218,4 +218,8 @@ flow:done = requests, frames
 flow:latency = latency
     Of a disk from a request's taking to its answer, of a card from the bridge to the guest's ring: the mean since the last look.
     > xenconsole's own measure
+# pools of CPUs
+sched:pool = pool of CPUs
+    Physical CPUs with a scheduler of their own; a domain runs in one pool alone.
+    > xen_sysctl_cpupool_op, public/sysctl.h
 """

@@ -21,7 +21,8 @@ from xenconsole.settings import Settings
 from xenconsole.widgets.domain_bar import ExplainBar
 from xenconsole.widgets.lines import plain
 from xenconsole.widgets.pane import Pane
-from xenconsole.widgets.run_queue import QueuePane, VcpuTimes, pools_title, strip_cells, strip_lines, with_present
+from xenconsole.widgets.pools_panel import PoolsPane, ranges
+from xenconsole.widgets.run_queue import QueuePane, VcpuTimes, strip_cells, strip_lines, with_present
 
 
 class Bench:
@@ -104,16 +105,26 @@ def test_the_strip_gives_a_cell_to_whom_held_it_longest() -> None:
     assert "1111" in text and "2222" in text and "now" in text
 
 
-def test_several_pools_are_told_apart_in_the_title() -> None:
-    pools = (PoolView(0, "Pool-0", "credit2", (0,), 3), PoolView(1, "rt", "rtds", (), 0))
-    assert pools_title("credit2 rtds", pools) == "run queues of Pool-0: credit2 on 0; rt: rtds on no CPU"
-    assert pools_title("credit2", pools[:1]) == "run queue of credit2"
-
-
 def test_a_turn_that_has_not_ended_is_in_the_strip_and_an_idle_gap_is_not() -> None:
     view = RunQueueView("credit", (), ((0, 1, -900_000_000, -20_000_000), (1, 2, -900_000_000, -500_000_000)))
     host = HostView(cpus=(CpuView(0, running=1), CpuView(1, running=2)))
     assert with_present(view, host).stints[2:] == ((0, 1, -20_000_000, 0),)
+
+
+async def test_pools_are_shown_when_there_are_several() -> None:
+    async with bench() as b:
+        pools = b.screen.query_one(PoolsPane)
+        assert pools not in b.screen.panes()
+        domains = [msgspec.structs.replace(view, pool="rt" if view.domid == 4 else "Pool-0") for view in b.app.overview.domains]
+        pools.show((PoolView(0, "Pool-0", "credit2", (0, 2, 3), 4), PoolView(1, "rt\x1b", "rtds", (), 1)), (50.0, 0.0, 20.0, 50.0), domains)
+        await b.pilot.pause()
+        text = b.text("#pools")
+        assert "0,2-3" in text and "40%" in text and "1 hello, 2 counter" in text and "\x1b" not in text and "none" in text
+        assert pools in b.screen.panes()
+
+
+def test_cpus_are_written_as_xl_does() -> None:
+    assert [ranges(cpus) for cpus in ((), (3,), (0, 1, 2, 5), (7, 6, 9))] == ["", "3", "0-2,5", "6-7,9"]
 
 
 async def test_a_thousand_waiting_domains_are_counted_not_written_out() -> None:

@@ -11,6 +11,7 @@ from textual.app import ComposeResult
 from emulator.control.views import RunQueueView
 from xenconsole.app_protocol import Client, OverviewArrived, shell
 from xenconsole.screens.host import HostScreen
+from xenconsole.widgets.pools_panel import PoolsPane
 from xenconsole.widgets.ports_panel import CountRates
 from xenconsole.widgets.run_queue import QueuePane, StripPane, VcpuTimes
 
@@ -32,6 +33,7 @@ class SchedulerScreen(HostScreen):
 
     def compose_panes(self) -> ComposeResult:
         yield StripPane(id="strip")
+        yield PoolsPane(id="pools")
         yield QueuePane(id="queue")
         yield VcpuTimes(id="vcpu-times")
 
@@ -56,6 +58,7 @@ class SchedulerScreen(HostScreen):
     def take_overview(self) -> None:
         app = shell(self)
         guests = [view for view in app.overview.domains if view.domid]
+        self.query_one(PoolsPane).show(app.overview.host.pools, app.rates.cpus, app.overview.domains)
         self.query_one(VcpuTimes).show(guests, {view.domid: app.rates.of(view.domid).vcpus for view in guests}, self._shares)
 
     def open_target(self) -> tuple[int, str]:

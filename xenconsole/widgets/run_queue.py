@@ -7,7 +7,7 @@ from itertools import groupby
 
 import msgspec
 
-from emulator.control.views import DomainView, HostView, PoolView, RunQueueView, VcpuSummary
+from emulator.control.views import DomainView, HostView, RunQueueView, VcpuSummary
 from xenconsole.units import clock, fit, gauge, printable, size
 from xenconsole.widgets.lines import EMPTY, Line, Span, cut, line
 from xenconsole.widgets.pane import ListPane, Pane, Rows
@@ -103,14 +103,6 @@ class StripPane(Pane):
         return strip_lines(self.view, self.cpus, width, lambda domid: self.names.get(domid, f"domain {domid}"))
 
 
-def pools_title(scheduler: str, pools: Sequence[PoolView]) -> str:
-    """Whose run queue it is: the scheduler's, or those of several pools with their CPUs."""
-    if len(pools) < 2:
-        return f"run queue of {scheduler}" if scheduler else "run queue"
-    each = (f"{printable(pool.name)}: {pool.scheduler} on {','.join(map(str, pool.cpus)) or 'no CPU'}" for pool in pools)
-    return "run queues of " + "; ".join(each)
-
-
 class QueuePane(Pane):
     """Who is on a CPU, then who waits, in the order in which they will be served."""
 
@@ -126,7 +118,8 @@ class QueuePane(Pane):
         self.view = view
         self.names = {domid: domain.name for domid, domain in domains.items()}
         self.running = [(cpu.cpu, domains[cpu.running]) for cpu in host.cpus if cpu.running in domains]
-        self.set_title(pools_title(view.scheduler, host.pools))
+        several = len(host.pools) > 1  # the pane of pools tells them then
+        self.set_title("run queues" if several else f"run queue of {view.scheduler}" if view.scheduler else "run queue")
         self.rebuild()
 
     def subtitle(self) -> str:
