@@ -24,6 +24,9 @@ ROOT = Path(__file__).resolve().parents[1]
 GUESTS = ("hello", "counter", "shell", "ping", "pong")
 WORK = (b"mount -t ext4 /dev/xvda /mnt; ls /mnt; (while :; do dd if=/dev/urandom of=/mnt/f bs=64k count=100; sync; "
         b"dd if=/mnt/f of=/dev/null bs=16k iflag=direct; done) 2>/dev/null >/dev/null &\r")  # fmt: skip
+TABS = (("vcpus", "vcpu", "", 2), ("trace", "trace", "", 2), ("devices", "devices", "", 2), ("rings", "rings", "right right right right right", 15))
+SCREENS = (("n", "networks", "", 15), ("b", "storage", "down down", 3), ("m", "matrix", "G", 4), ("v", "scheduler", "", 3))
+"""Key or tab, the picture's name, the keys pressed then, the seconds it is let run."""
 SIZE = (120, 34)
 BOOT_SECONDS = 90.0
 
@@ -91,22 +94,17 @@ async def photograph(folder: Path, home: Path, guests: tuple[str, ...] = GUESTS)
             await pilot.press("G")
             await asyncio.sleep(0.5)
             at.take("overview")
-            for tab, name, keys, seconds in (("vcpus", "vcpu", (), 2), ("trace", "trace", (), 2), ("devices", "devices", (), 2),
-                                             ("rings", "rings", ("right",) * 4, 15)):  # fmt: skip
+            for tab, name, pressed, seconds in TABS:
                 app.open_domain(linux, tab)
                 await at.until(lambda: isinstance(app.screen, DomainScreen), 5)
-                await pilot.press(*keys)
+                await asyncio.sleep(1)
+                await pilot.press(*pressed.split())
                 await asyncio.sleep(seconds)
                 at.take(name)
-            for key, name, keys, seconds in (
-                ("n", "networks", (), 15),
-                ("b", "storage", ("down", "down"), 3),
-                ("m", "matrix", ("G",), 4),
-                ("v", "scheduler", (), 3),
-            ):
+            for key, name, pressed, seconds in SCREENS:
                 await pilot.press("1", key)
                 await asyncio.sleep(2)
-                await pilot.press(*keys)
+                await pilot.press(*pressed.split())
                 await asyncio.sleep(seconds)
                 at.take(name)
             await client.console_write(linux, b"uname -srm; cat /proc/interrupts; head -3 /proc/meminfo\r")
