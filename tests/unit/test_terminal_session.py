@@ -174,6 +174,26 @@ async def test_the_hub_parses_the_visible_first_and_the_hidden_in_the_end() -> N
     assert not hub.sessions
 
 
+async def test_an_echo_beside_a_flood_does_not_wait_for_the_floods_turn() -> None:
+    client = ScriptedClient()
+    hub = ConsoleHub(cast(Client, client))
+    flood, typed = hub.session(1), hub.session(2)
+    hub.show((1, 2))
+    flood.take(chunk(0, b"f\r\n" * 100_000))
+    resting = asyncio.create_task(hub._rest(5.0))  # as between two turns, only longer
+    hub._pump.cancel()  # type: ignore[union-attr]
+    await asyncio.sleep(0)
+    waiting = flood.pending
+    typed.take(chunk(0, b"~"))
+    await until(lambda: typed.pending == 0)
+    assert not resting.done() and flood.pending == waiting
+    typed.take(chunk(1, b"~"))
+    await asyncio.sleep(0.05)
+    assert typed.pending, "once in a rest: the loop is the keys' and the repaints'"
+    resting.cancel()
+    await hub.close()
+
+
 async def test_console_io_gets_carriage_returns_on_the_screen_alone() -> None:
     client = ScriptedClient()
     session = session_on(client)

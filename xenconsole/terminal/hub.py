@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from functools import partial
 from time import perf_counter
 
 from xenconsole.app_protocol import Client
@@ -19,6 +20,8 @@ VISIBLE_SECONDS = 0.008
 HIDDEN_SECONDS = 0.002
 """Parsing for all others together, per turn."""
 TURN_SECONDS = 1 / 60
+ECHO_BYTES = 4096
+"""A visible guest with no more than this to parse is not kept waiting for the others' turn to end: it may be the echo of a key."""
 HIDDEN_TURN_SECONDS = 0.05
 KEPT_ENDED = 8
 """Sessions of ended domains that are kept for reading."""
@@ -33,6 +36,7 @@ class ConsoleHub:
         self._visible: tuple[int, ...] = ()
         self._turn = 0
         self._work = asyncio.Event()
+        self._echo = asyncio.Event()
         self._pump: asyncio.Task[None] | None = None
 
     def session(self, domid: int) -> ConsoleSession:
@@ -40,7 +44,7 @@ class ConsoleHub:
         found = self.sessions.get(domid)
         if found is None:
             found = self.sessions[domid] = ConsoleSession(self.client, domid)
-            found.start(self._work.set)
+            found.start(partial(self._spoke, domid))
             if self._pump is None:
                 self._pump = asyncio.create_task(self._run(), name="consoles")
             self._forget()
@@ -54,6 +58,13 @@ class ConsoleHub:
     @property
     def visible(self) -> tuple[int, ...]:
         return self._visible
+
+    def _spoke(self, domid: int) -> None:
+        """A session has something to parse, or ended."""
+        self._work.set()
+        session = self.sessions.get(domid)
+        if session is not None and domid in self._visible and session.pending <= ECHO_BYTES:
+            self._echo.set()
 
     def _forget(self) -> None:
         ended = [d for d, s in self.sessions.items() if s.ending is not None and d not in self._visible]
@@ -70,11 +81,23 @@ class ConsoleHub:
                 visible = self._advance(self._visible, VISIBLE_SECONDS)
                 hidden = self._advance(self._hidden(), HIDDEN_SECONDS)
                 if visible:
-                    await asyncio.sleep(TURN_SECONDS - VISIBLE_SECONDS)
+                    await self._rest(TURN_SECONDS - VISIBLE_SECONDS)
                 elif hidden:
                     await self._pause(HIDDEN_TURN_SECONDS)
                 else:
                     break
+
+    async def _rest(self, seconds: float) -> None:
+        """Leave the loop to keys and repaints; once in it a guest that says little is heard at once, beside those that flood."""
+        end = perf_counter() + seconds
+        self._echo.clear()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._echo.wait()
+        except TimeoutError:
+            return
+        self._advance(tuple(d for d in self._visible if d in self.sessions and self.sessions[d].pending <= ECHO_BYTES), HIDDEN_SECONDS)
+        await asyncio.sleep(max(0.0, end - perf_counter()))
 
     async def _pause(self, seconds: float) -> None:
         """Sleep, unless a guest on the screen speaks."""
