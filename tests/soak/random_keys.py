@@ -41,14 +41,15 @@ KEYS = (
     *("delete", "f1", "f5", "f10", "ctrl+p", "ctrl+c", "ctrl+l", "ctrl+u", "ctrl+right_square_bracket", "shift+pageup", "shift+pagedown"),
     *(f"alt+{digit}" for digit in range(1, 10)),
 )
-FAVOURITES = ("enter", "escape", "down", "up", "c", "i", "t", "space", "alt+2", "S", "R", "y", "z", "f", "w")
+FAVOURITES = ("enter", "escape", "down", "up", "c", "i", "t", "space", "alt+2", "S", "R", "y", "z", "f", "w", "m", "n", "b", "v", "tab")
 LINES = (
     ":list", ":pause 1", ":unpause 1", ":snapshot 2", ":snapshot 2 x", ":restore 2 x", ":destroy 3", ":rename 2 other", ":rename 1 [b]x[/b]",
     ":theme light", ":theme ansi", ":theme high-contrast", ":theme dark", ":sort cpu", ":sort name", ":filter !sh", ":filter (", ":filter",
     ":delay 0.1", ":inspect 2 trace", ":inspect 2 rings", ":vcpu-list 2", ":console 2", ":timeline 2", ":config 1", ":help", ":logs",
     ":restart-engine", ":reboot 2", ":shutdown 1", ":nonsense 'x", ":restore", ":create nowhere.cfg", ":mem-set 2 4", "help", "crash", "crash hard",
+    ":devices 2", ":matrix", ":networks", ":storage", ":scheduler", ":disk-create x 1M", ":disk-clone x y", ":disk-remove y", ":capture 2",
     "reboot", "poweroff", "spin 1", "echo \x1b[31mred", "fault ud",
-    *(f":create {GUESTS / name}.cfg" for name in ("hello", "shell", "rogue")),
+    *(f":create {GUESTS / name}.cfg" for name in ("hello", "shell", "rogue", "ping", "pong")),
 )  # fmt: skip
 PASTES = ("one\ntwo\n", "\x1b[201~out", "x" * 5000, "ünïcödé 漢字 🙂", "\x00\x07\x1b]52;c;AAAA\x07")
 CONTROL = {"enter": "\r", "tab": "\t", "escape": "\x1b", "backspace": "\x7f", "ctrl+c": "\x03", "ctrl+p": "\x10", "ctrl+u": "\x15", "space": " "}
@@ -189,6 +190,7 @@ def main(arguments: list[str]) -> int:
     print(f"seed {options.seed}, {options.minutes:g} minutes", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CONFIG_HOME"] = os.environ["XDG_STATE_HOME"] = folder
+        os.environ["XENCONSOLE_DISKS"] = f"{folder}/disks"
         try:
             asyncio.run(soak.run(options.minutes * 60))
         except BaseException:
