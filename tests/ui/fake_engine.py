@@ -240,6 +240,8 @@ class FakeEngine:
             return CommandResult(ok=True, message=f"{domain.name} is domain {domain.domid}", domid=domain.domid)
         if name == "quit":
             return CommandResult(ok=True)
+        if "domid" not in args:
+            return CommandResult(ok=False, error=f"{name} is not played here")
         domid = int(str(args["domid"]))
         found = self.domains.get(domid)
         if found is None:

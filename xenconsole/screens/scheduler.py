@@ -21,7 +21,7 @@ class SchedulerScreen(HostScreen):
 
     AUTO_FOCUS = "#vcpu-times"
     period_s = 0.125
-    room: ClassVar[tuple[int, int]] = (0, 0)
+    room: ClassVar[tuple[int, int]] = (0, 20)
 
     domid = 0
 
