@@ -40,7 +40,7 @@ VCPU_INFO_SIZE, LEGACY_MAX_VCPUS = 64, 32
 VI_UPCALL_PENDING, VI_UPCALL_MASK, VI_PENDING_SEL, VI_CR2, VI_TIME = 0, 1, 8, 16, 32
 SI_PENDING, SI_MASK, SI_WC_VERSION, SI_WC_SEC, SI_WC_NSEC, SI_WC_SEC_HI, SI_ARCH = 2048, 2560, 3072, 3076, 3080, 3084, 3088
 TIME_VERSION, TIME_TSC, TIME_SYSTEM, TIME_MUL, TIME_SHIFT, TIME_FLAGS = 0, 8, 16, 24, 28, 29
-TSC_STABLE_BIT = 1
+TSC_STABLE_BIT, GUEST_STOPPED = 1, 2
 
 # --- events ------------------------------------------------------------------------------------------------------------------
 EVENT_PORTS = 4096  # two-level: 64 words of 64 bits

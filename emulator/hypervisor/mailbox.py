@@ -48,6 +48,14 @@ class Level:
 
 
 @dataclass(frozen=True, slots=True)
+class Stopped:
+    """The domain did not run for a time that its clock is about to skip, as after a restore."""
+
+    def apply(self, domain: Domain) -> None:
+        domain.time.guest_stopped()
+
+
+@dataclass(frozen=True, slots=True)
 class Rotate:
     """The vCPU that has the core held it long enough by the real clock."""
 

@@ -75,6 +75,14 @@ class Timekeeper:
             at = base + number * xen.VCPU_INFO_SIZE + xen.VI_TIME
             memory[at : at + _TIME_INFO.size] = self._time_info()
 
+    def guest_stopped(self) -> None:
+        """XEN_PVCLOCK_GUEST_STOPPED: the kernel takes the coming step of the clock for what it is, and clears the flag; its watchdogs
+        would take it for a processor that was stuck."""
+        memory = self._domain.memory.bytes
+        for vcpu in self._domain.vcpus:
+            if vcpu.info:
+                memory[vcpu.info + xen.VI_TIME + xen.TIME_FLAGS] |= xen.GUEST_STOPPED
+
     def blank_info(self) -> bytes:
         """A vcpu_info with upcalls masked."""
         info = bytearray(xen.VCPU_INFO_SIZE)

@@ -114,6 +114,24 @@ def test_two_hundred_restores_of_a_working_linux(linux: Live) -> None:
 
 @pytest.mark.linux
 @needs_linux
+def test_an_old_snapshot_is_no_lockup(linux: Live) -> None:
+    """The clock steps to the present: a minute here. The kernel is told, and its watchdogs say nothing."""
+    guest = linux.guest
+
+    def back() -> None:
+        guest.album.restore("old")
+        guest._epoch -= 60_000_000_000
+
+    linux.ask(lambda: guest.album.take("old"))
+    for number in range(3):
+        linux.alive(number)
+        linux.ask(back)
+    linux.alive(4)
+    linux.command("dmesg | grep -ciE 'bug:|oops|call trace|lockup|self-detected' ; echo e$((3+4))e", b"\n0\r\ne7e")
+
+
+@pytest.mark.linux
+@needs_linux
 def test_the_whole_memory_is_what_it_was(linux: Live) -> None:
     album, domain = linux.guest.album, linux.guest.domain
     hashes = []

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emulator.errors import UserError
+from emulator.hypervisor.mailbox import Stopped
 from emulator.hypervisor.state import DomainState, cannot_load, claim_of, load_domain, save_domain
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ class Album:
             for mfn in changed.tolist():
                 core.forget_frame(mfn)
         core.flush_tlb()
+        guest.domain.post(Stopped())
         return present
 
     def forget(self, name: str) -> None:
