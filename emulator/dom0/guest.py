@@ -91,9 +91,7 @@ class Guest:
         if spent > 200_000:
             measured = (domain.clock.count - count) / spent
             self._rate += (measured - self._rate) * 0.25
-        if domain.ended and not self._told:
-            self._told = True
-            self.on_ended(self)
+        self._tell_end()
         self.turns += 1
         self.idle_since = time.monotonic_ns()
         self._left_at = self.idle_since if domain.runnable else 0
@@ -106,6 +104,16 @@ class Guest:
             return None
         deadline = domain.time.next_deadline()
         return self._epoch + deadline if deadline else None
+
+    def _tell_end(self) -> None:
+        if self.domain.ended and not self._told:
+            self._told = True
+            self.on_ended(self)
+
+    def fail(self, reason: str) -> None:
+        """A turn raised, which is our own bug: it ends as a crash does, and still answers whoever asks."""
+        self.domain.crash(reason)
+        self._tell_end()
 
     def preempt(self) -> None:
         """See machine.physical_cpus.Actor."""

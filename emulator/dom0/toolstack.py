@@ -293,8 +293,7 @@ class Toolstack:
         self.say("error", actor.domid, f"the hypervisor failed: {type(failure).__name__}: {failure}")
         guest = self.guests.get(actor.domid)
         if guest is not None:
-            guest.domain.crash(f"hypervisor bug: {type(failure).__name__}: {failure}")
-            self._ends.put(guest)
+            guest.fail(f"hypervisor bug: {type(failure).__name__}: {failure}")
 
     def _clean_up(self) -> None:
         while True:

@@ -235,7 +235,12 @@ class Domain:
     def choose(self) -> Vcpu | None:
         """The beginning of a turn: due timers fire, and the vCPU whose turn it is is loaded; None when none can run."""
         self.time.fire_timers()
-        vcpu = None if self.ended else self.rotation.choose()
+        vcpu = None
+        if not self.ended:
+            try:
+                vcpu = self.rotation.choose()
+            except DomainCrash as crash:  # a first context whose segments have not even a failsafe callback
+                self.crash(str(crash))
         self._stage = self.clock.count, Stage.CHOSEN
         return vcpu
 

@@ -25,11 +25,13 @@ _GRACE_NS = 5_000_000
 _LOOK_NS, _LOOKS = 2_000_000, 10
 """Where CPUs idle for moments, as when two guests talk, the clock thread looks now and then and is not woken each time."""
 _HISTORY = 4096
+_LONGEST_WAIT_NS = 3_600_000_000_000
+"""A guest's deadline may be centuries away, further than the host can wait for at once."""
 
 
 class PhysicalCpus:
-    """`count` workers, all in Pool-0 under `scheduler` at first. `on_failure(actor, exception)` hears of a turn that raised: the actor is
-    not run again."""
+    """`count` workers, all in Pool-0 under `scheduler` at first. `on_failure(actor, exception)` hears of a turn that raised: the actor
+    sleeps then, and is run again when somebody wakes it, who may want an answer of it."""
 
     def __init__(self, count: int, on_failure: Callable[[Actor, BaseException], None], scheduler: Schedules) -> None:
         self.count = count
@@ -127,11 +129,10 @@ class PhysicalCpus:
             if seat is None:
                 return
             seat.again = False
-            if seat.state == HELD:
-                actor.preempt()
-                seat.state = GONE
-                self._released.wait_for(lambda: seat not in self._holding)
             seat.state = GONE
+            if seat in self._holding:
+                actor.preempt()
+                self._released.wait_for(lambda: seat not in self._holding)
             seat.pool.scheduler.remove(seat.unit)
             seat.pool.domains.pop(seat.unit.name, None)
 
@@ -208,13 +209,18 @@ class PhysicalCpus:
         with self._lock:
             seat, pool = self._seats[id(actor)], self.pools.find(name)
             self.pools.check_home(pool)
-            if seat.pool is pool:
+            self._released.wait_for(lambda: seat.state != MOVING)
+            if seat.pool is pool or seat.state == GONE:
                 return
             ready = seat.state in (READY, HELD)
             if seat.state == HELD:
                 seat.state = MOVING  # nobody takes it up again meanwhile
                 actor.preempt()
                 self._released.wait_for(lambda: seat not in self._holding)
+                self._released.notify_all()
+                if seat.state == GONE:
+                    return  # removed while we waited
+                seat.state = SLEEPING
             now = time.monotonic_ns()
             if pool not in self.pools or not pool.cpus:
                 pool = seat.pool  # the other went while we waited
@@ -224,7 +230,7 @@ class PhysicalCpus:
             seat.pool = pool
             pool.domains[seat.unit.name] = seat
             pool.scheduler.add(seat.unit, now)
-            if ready and seat.state != GONE:
+            if ready:
                 seat.state = SLEEPING
                 self._wake(seat, now)
 
@@ -297,7 +303,7 @@ class PhysicalCpus:
                 event = pool.scheduler.next_event(now) if pool is not None else 0
                 at = min(at or event, event or at)
                 self._idle.add(cpu)
-                self._signals[cpu].wait(max(0.0, (at - now) / 1e9) if at else None)
+                self._signals[cpu].wait(_seconds(at - now) if at else None)
             return None
 
     def _work(self, cpu: int) -> None:
@@ -307,11 +313,9 @@ class PhysicalCpus:
             self.running[cpu] = actor.domid
             began, spent = time.monotonic_ns(), time.thread_time_ns()
             verdict: int | None = None
-            failed = False
             try:
                 verdict = actor.turn(cpu, turn)
             except Exception as failure:  # noqa: BLE001 - our own bug: one domain is lost, not the worker
-                failed = True
                 self._on_failure(actor, failure)
             spent = time.thread_time_ns() - spent
             ended = time.monotonic_ns()
@@ -319,18 +323,18 @@ class PhysicalCpus:
             self.running[cpu] = -1
             self.history.append(Stint(cpu, actor.domid, began, ended))
             with self._lock:
-                self._put_back(cpu, seat, verdict, spent, ended, failed)
+                self._put_back(cpu, seat, verdict, spent, ended)
 
-    def _put_back(self, cpu: int, seat: Seat, verdict: int | None, spent: int, now: int, failed: bool) -> None:
+    def _put_back(self, cpu: int, seat: Seat, verdict: int | None, spent: int, now: int) -> None:
         self._holding[cpu] = None
-        runnable = (seat.again or verdict == 0) and seat.state == HELD and not failed
+        runnable = (seat.again or verdict == 0) and seat.state == HELD
         seat.again = False
         seat.pool.scheduler.ran(seat.unit, spent, now, runnable)
         if seat.state == HELD:
-            seat.state = GONE if failed else READY if runnable else SLEEPING
+            seat.state = READY if runnable else SLEEPING
             if runnable:
                 self._signal(seat)
-            elif verdict is not None and not failed:
+            elif verdict is not None:
                 seat.wake_at = verdict
                 self._sequence += 1
                 heapq.heappush(self._sleepers, (verdict, self._sequence, seat))
@@ -368,4 +372,8 @@ class PhysicalCpus:
                     event = pool.scheduler.next_event(now)
                     at = min(at or event, event or at) if event > now else at
                 self._clock_at = max(now + 1_000_000, at) if at else 0
-                self._tick.wait((self._clock_at - now) / 1e9 if at else None)
+                self._tick.wait(_seconds(self._clock_at - now) if at else None)
+
+
+def _seconds(ns: int) -> float:
+    return max(0, min(ns, _LONGEST_WAIT_NS)) / 1e9

@@ -105,11 +105,51 @@ def test_an_actor_that_fails_is_told_of_and_the_worker_goes_on(cpus: PhysicalCpu
     until(lambda: failing.turns == 1)
     fine = added(cpus, Noted(2, lambda actor: None))
     until(lambda: fine.turns == 1)
-    cpus.wake(failing)
     time.sleep(0.02)
-    assert failing.turns == 1
+    assert failing.turns == 1, "not of itself"
     assert len(cpus.failures) == 1  # type: ignore[attr-defined]
+    cpus.wake(failing)
+    until(lambda: failing.turns == 2)
     cpus.remove(failing)
+
+
+def test_a_deadline_centuries_away_is_slept_for_like_any_other(cpus: PhysicalCpus) -> None:
+    for busy in (False, True):  # minded by an idle CPU, and by the clock
+        far = added(cpus, Noted(1, lambda actor: (1 << 64) - 1))
+        until(lambda far=far: far.turns == 1)  # type: ignore[misc]
+        spinners = [added(cpus, Noted(number, spin)) for number in range(2, 6)] if busy else []
+        time.sleep(0.05)
+        assert all(thread.is_alive() for thread in cpus._threads)
+        for actor in (far, *spinners):
+            cpus.remove(actor)
+
+
+def test_an_actor_removed_while_it_moves_to_another_pool_is_gone_when_told(cpus: PhysicalCpus) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold(actor: Noted) -> int:
+        entered.set()
+        leave.wait(5)
+        return 0
+
+    cpus.take_cpu(MAIN_POOL, 1)
+    cpus.create_pool("side", make_scheduler("credit2", ()), (1,))
+    actor = added(cpus, Noted(1, hold))
+    assert entered.wait(5)
+    moving = threading.Thread(target=cpus.move, args=(actor, "side"))
+    moving.start()
+    until(actor.cut.is_set)
+    removing = threading.Thread(target=cpus.remove, args=(actor,))
+    removing.start()
+    time.sleep(0.05)
+    assert removing.is_alive(), "a CPU holds it still"
+    leave.set()
+    moving.join(5)
+    removing.join(5)
+    turns = actor.turns
+    time.sleep(0.05)
+    assert not moving.is_alive() and not removing.is_alive() and actor.turns == turns
+    assert not cpus.queue() and not any(pool.domains for pool in cpus.pools)
 
 
 def test_a_pinned_actor_stays_on_its_cpu_and_can_be_pinned_anew(cpus: PhysicalCpus) -> None:

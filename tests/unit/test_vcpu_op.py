@@ -15,7 +15,7 @@ from tests.unit.cores import Bare
 from tests.unit.domains import CODE, DATA, FREE_SLOT, SPARE, STACK, Tiny, va
 
 INITIALISE, UP, DOWN, IS_UP, RUNSTATE, RUNSTATE_AREA, PERIODIC, STOP_PERIODIC, INFO, NMI, PHYSID, TIME_AREA = 0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12, 13
-FLAGS_AT, RAX_AT, RIP_AT, RSP_AT = 512, 520 + 10 * 8, 520 + 16 * 8, 520 + 19 * 8
+FLAGS_AT, RAX_AT, RIP_AT, CS_AT, RSP_AT = 512, 520 + 10 * 8, 520 + 16 * 8, 520 + 17 * 8, 520 + 19 * 8
 SPIN, FXSAVE_RAX = "ebfe", "480fae00"
 
 
@@ -57,6 +57,15 @@ def test_a_vcpu_begins_with_the_fpu_state_it_was_given(guest: Tiny) -> None:
     assert seen[24:28] == image[24:28]
     assert seen[32 : 32 + 3 * 16] == image[32 : 32 + 3 * 16]
     assert seen[160 : 160 + 256] == image[160 : 160 + 256]
+
+
+def test_a_vcpu_that_cannot_begin_crashes_its_domain_and_nothing_else(guest: Tiny) -> None:
+    at = first_context(guest, VGCF_ONLINE | VGCF_IN_KERNEL)
+    guest.put(DATA, struct.pack("<H", 0x1233), CS_AT)  # names no segment, and there is no failsafe callback
+    assert guest.call("vcpu_op", INITIALISE, 1, at) == 0
+    guest.run(SPIN, budget=10_000_000)
+    assert guest.domain.ended == "crash"
+    assert "failsafe callback" in guest.domain.crash_reason
 
 
 def test_without_the_flag_the_image_is_not_looked_at(guest: Tiny) -> None:
