@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from emulator.folders import user_folder
+
 LINES = 500
 LIMIT = 1 << 18
 """Bytes of the file that are read at most."""
 
 
 def history_path() -> Path:
-    base = os.environ.get("XDG_STATE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".local" / "state") / "xenconsole" / "history"
+    return user_folder("state", "history", what="the history")
 
 
 class History:

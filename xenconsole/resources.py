@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from importlib.resources import files
 from pathlib import Path
+
+from emulator.folders import user_folder
 
 DEMO = ("hello", "counter", "shell")
 """The guests that a bare `xenconsole` opens with."""
@@ -20,8 +21,7 @@ def data_folder(name: str) -> Path:
 
 def config_folder() -> Path:
     """The user's own folder: $XDG_CONFIG_HOME/xenconsole, ~/.config/xenconsole without it."""
-    base = os.environ.get("XDG_CONFIG_HOME", "")
-    return (Path(base) if base.startswith("/") else Path.home() / ".config") / "xenconsole"
+    return user_folder("config", "", what="settings")
 
 
 def demo_files() -> list[Path]:

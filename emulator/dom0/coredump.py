@@ -24,6 +24,7 @@ from emulator.abi.elfnote import (
 from emulator.abi.xen import HYPERVISOR_VIRT_START
 from emulator.dom0.turns import in_turn
 from emulator.errors import UserError
+from emulator.folders import user_folder
 from emulator.hypervisor.context import CONTEXT_BYTES, get_info
 from emulator.hypervisor.hypercalls import version
 from emulator.hypervisor.memory.frames import FREE
@@ -46,15 +47,7 @@ _CHUNK: Final = 1024  # pages
 
 def default_folder() -> Path:
     """$XENCONSOLE_DUMPS, else xenconsole/dump in the user's state folder ($XDG_STATE_HOME, ~/.local/state). Raises UserError."""
-    named = os.environ.get("XENCONSOLE_DUMPS", "")
-    if named:
-        return Path(named).absolute()
-    base = os.environ.get("XDG_STATE_HOME", "")
-    try:
-        state = Path(base) if base.startswith("/") else Path.home() / ".local" / "state"
-    except RuntimeError as bad:
-        raise UserError("no folder for core dumps", why=str(bad), fix="XENCONSOLE_DUMPS=/a/folder") from bad
-    return state / "xenconsole" / "dump"
+    return user_folder("state", "dump", what="core dumps", variable="XENCONSOLE_DUMPS")
 
 
 def path_of(name: str) -> Path:

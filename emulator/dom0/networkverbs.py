@@ -19,6 +19,7 @@ from emulator.dom0.turns import in_turn, plug, until_gone
 from emulator.dom0.vifspec import parse_vif
 from emulator.dom0.xenbus import Detach, Plug
 from emulator.errors import UserError
+from emulator.folders import user_folder
 
 if TYPE_CHECKING:
     from emulator.dom0.guest import Guest
@@ -104,8 +105,7 @@ def toggle_capture(guest: Guest, which: str, where: str, limit: int = 0) -> str:
 
 def captures_folder() -> Path:
     """Where captures without a name go: $XDG_STATE_HOME/xenconsole/captures, made when it is missing. Raises UserError."""
-    base = os.environ.get("XDG_STATE_HOME", "")
-    folder = (Path(base) if os.path.isabs(base) else Path.home() / ".local" / "state") / "xenconsole" / "captures"
+    folder = user_folder("state", "captures", what="captures")
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as bad:

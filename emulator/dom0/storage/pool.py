@@ -21,6 +21,7 @@ from emulator.dom0.storage import clone
 from emulator.dom0.storage.image import MAX_SIZE, SECTOR
 from emulator.dom0.storage.overlayfile import Header, read_header
 from emulator.errors import UserError
+from emulator.folders import user_folder
 
 SUFFIXES: Final = {".img": "raw", ".overlay": "overlay"}
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -45,15 +46,7 @@ class PoolDisk:
 
 def default_folder() -> Path:
     """$XENCONSOLE_DISKS, else xenconsole/disks in the user's data folder ($XDG_DATA_HOME, ~/.local/share). Raises UserError."""
-    named = os.environ.get("XENCONSOLE_DISKS", "")
-    if named:
-        return Path(named).absolute()
-    base = os.environ.get("XDG_DATA_HOME", "")
-    try:
-        data = Path(base) if base.startswith("/") else Path.home() / ".local" / "share"
-    except RuntimeError as bad:
-        raise UserError("no folder for disks", why=str(bad), fix="XENCONSOLE_DISKS=/a/folder") from bad
-    return data / "xenconsole" / "disks"
+    return user_folder("data", "disks", what="disks", variable="XENCONSOLE_DISKS")
 
 
 def parse_size(text: str) -> int:
