@@ -20,4 +20,9 @@ class UserError(Exception):
 
     def line(self) -> str:
         text = ": ".join(part for part in (self.where, self.what, self.why) if part)
-        return f"{text} ({self.fix})" if self.fix else text
+        return sendable(f"{text} ({self.fix})" if self.fix else text)
+
+
+def sendable(text: str) -> str:
+    """Text that UTF-8 can carry: what stands for a byte of a file's name that is no text (os.fsdecode) is written out."""
+    return text.encode("utf-8", "backslashreplace").decode()

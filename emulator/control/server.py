@@ -57,7 +57,7 @@ from emulator.control.protocol import EngineSide, ProtocolError
 from emulator.control.storageapi import answer
 from emulator.control.streams import ConsoleStream
 from emulator.control.views import PARTS
-from emulator.errors import UserError
+from emulator.errors import UserError, sendable
 
 READ_BYTES: Final = 1 << 16
 NOTICE_SECONDS: Final = 0.01
@@ -254,19 +254,16 @@ class Connection:
         reply: EngineReply
         try:
             reply = await self._reply(request)
-            try:
-                await self.send(reply)
-            except (ValueError, OverflowError, TypeError) as error:
-                log.exception("the answer to %s does not go over the wire", type(request).__name__)
-                await self.send(Refused(id=request.id, error=f"engine fault: {error}", mistake=False))
         except UserError as error:
-            await self.send(Refused(id=request.id, error=error.line()))
-        except OSError:
-            raise  # the connection itself
+            reply = Refused(id=request.id, error=error.line())
         except Exception as error:
             log.exception("%s failed", type(request).__name__)
-            text = f"engine fault: {type(error).__name__}: {error}"
-            await self.send(Refused(id=request.id, error=text, mistake=False))
+            reply = Refused(id=request.id, error=f"engine fault: {type(error).__name__}: {sendable(str(error))}", mistake=False)
+        try:
+            await self.send(reply)
+        except (ValueError, OverflowError, TypeError) as error:
+            log.exception("the answer to %s does not go over the wire", type(request).__name__)
+            await self.send(Refused(id=request.id, error=f"engine fault: {sendable(str(error))}", mistake=False))
 
     async def _reply(self, request: ClientRequest) -> EngineReply:
         if isinstance(request, RunCommand) and request.name == "quit":

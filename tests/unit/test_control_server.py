@@ -304,3 +304,16 @@ async def test_losing_the_engine_fails_every_wait_and_says_why() -> None:
         with pytest.raises(ConnectionError):
             await client.overview()
         assert client.lost in (await client.command("pause", domid=domid)).error
+
+
+async def test_an_error_of_the_hosts_files_is_answered_and_ends_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with engine() as (host, client):
+        domid = host.add("spin")
+
+        def deny(*_arguments: object) -> str:
+            raise PermissionError(13, "Permission denied", "/root/\udcff")
+
+        monkeypatch.setattr(host, "capture", deny)
+        result = await asyncio.wait_for(client.command("capture", domid=domid, file="/root/x"), 5)
+        assert not result.ok and "Permission denied" in result.error
+        assert (await client.overview(0)).domains
