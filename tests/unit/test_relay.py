@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 import threading
@@ -248,6 +249,19 @@ def test_a_segment_of_no_connection_is_reset(networks: Networks) -> None:
     guest.segments(80, [Segment(5, 1234, ACK, 100, b"lost")])
     answered = [packets.read_tcp(packets.read_ip(frame.data) or pytest.fail("no IP")) for frame in guest.take()]
     assert [(one.flags, one.sequence) for one in answered if one is not None] == [(RST, 1234)]
+
+
+def test_a_frame_that_is_late_for_the_uplink_rings_no_stranger(networks: Networks) -> None:
+    """A sender has its targets before the uplink goes, and delivers after."""
+    networks.set_uplink("net0", UplinkSpec(services=parse_services("80=1")))
+    port = networks.uplinks["net0"]
+    networks.set_uplink("net0", None)
+    packet = packets.ip(6, IP_A, GATEWAY, b"\x9c\x40\0\x50" + bytes(16))
+    stranger = os.eventfd(0, os.EFD_NONBLOCK)  # has the number that the relay's bell had
+    port.deliver([Frame(packets.ethernet(packets.UPLINK_MAC, A, packets.IPV4, packet), validated=True)])
+    with pytest.raises(BlockingIOError):
+        os.eventfd_read(stranger)
+    os.close(stranger)
 
 
 @settings(max_examples=60, deadline=None)

@@ -67,7 +67,7 @@ class Relay:
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._selector.register(self._bell, selectors.EVENT_READ)
         self._listeners: dict[tuple[bytes | None, Forward], socket.socket] = {}
-        self._listening = threading.Lock()
+        self._listening, self._ringing = threading.Lock(), threading.Lock()
         self._out: list[Frame] = []
         self._touched: dict[Key, Flow] = {}
         self._stopping = False
@@ -84,7 +84,12 @@ class Relay:
             self.counters.dropped += 1
             return
         self._inbox.append(arrival)
-        os.eventfd_write(self._bell, 1)
+        self._ring()
+
+    def _ring(self) -> None:
+        with self._ringing:
+            if self._bell >= 0:  # a frame may have been on its way when the uplink went
+                os.eventfd_write(self._bell, 1)
 
     def listen(self, owner: bytes | None, forwards: tuple[Forward, ...]) -> None:
         """Have these ports of the loopback lead to guests. All or none: UserError."""
@@ -104,7 +109,7 @@ class Relay:
             for forward, listener in made:
                 self._listeners[owner, forward] = listener
                 self._selector.register(listener, selectors.EVENT_READ, (owner, forward, listener))
-        os.eventfd_write(self._bell, 1)
+        self._ring()
 
     def hush(self, owner: bytes | None) -> None:
         """Listen no more for `owner`."""
@@ -117,7 +122,7 @@ class Relay:
     def leave(self, mac: bytes) -> None:
         """The interface is gone: so is all that it had open."""
         self._leaving.append(mac)
-        os.eventfd_write(self._bell, 1)
+        self._ring()
 
     def forwards(self) -> tuple[tuple[bytes | None, Forward], ...]:
         with self._listening:
@@ -125,7 +130,7 @@ class Relay:
 
     def close(self) -> None:
         self._stopping = True
-        os.eventfd_write(self._bell, 1)
+        self._ring()
         self._thread.join(5)
 
     # --- its own thread --------------------------------------------------------------------------------------------------------
@@ -155,7 +160,9 @@ class Relay:
         for listener in self._listeners.values():
             listener.close()
         self._selector.close()
-        os.close(self._bell)
+        with self._ringing:
+            os.close(self._bell)
+            self._bell = -1
 
     def _ready(self, key: selectors.SelectorKey, mask: int) -> None:
         if key.fileobj == self._bell:

@@ -170,6 +170,8 @@ class Networks:
         """Give a network an uplink, or with None take it away. Raises UserError."""
         if not NAME.fullmatch(name):
             raise UserError(f"{ascii(name)[:40]} will not do as a network's name", fix="1 to 15 letters and digits")
+        if spec is None and not self.has(name):
+            raise UserError(f"no network {name}", why=f"there are: {', '.join(self.names()) or 'none'}")
         network = self.get(name)
         with self._uplinking:
             present = self.uplinks.get(name)
@@ -180,19 +182,26 @@ class Networks:
             elif present is None:
                 self.uplinks[name] = UplinkPort(network, spec)
             else:
-                del self.uplinks[name]
                 try:
-                    self.uplinks[name] = present = present.replaced(spec)
-                finally:
-                    if not present.closed:
-                        self.uplinks[name] = present
+                    self.uplinks[name] = present.replaced(spec)
+                except UserError:
+                    if present.closed:
+                        del self.uplinks[name]
+                        self.uplinks[name] = present.reopened()
+                    raise
 
     def grant(self, name: str, mac: bytes, services: Services) -> None:
         """Let the interface `mac` through to services of the host; its network gets an uplink if it has none. Raises UserError."""
         with self._uplinking:
-            if name not in self.uplinks:
-                self.uplinks[name] = UplinkPort(self.get(name), UplinkSpec())
-            self.uplinks[name].grant(mac, services)
+            present = self.uplinks.get(name)
+            port = present or UplinkPort(self.get(name), UplinkSpec())
+            try:
+                port.grant(mac, services)
+            except UserError:
+                if present is None:
+                    port.close()
+                raise
+            self.uplinks[name] = port
 
     def left(self, name: str, mac: bytes) -> None:
         """The interface is gone: its network's uplink forgets what it was granted and had open."""

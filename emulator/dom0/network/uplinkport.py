@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from emulator.dom0.network.frame import Frame
@@ -52,9 +53,13 @@ class UplinkPort:
             self.grant(None, spec.services)
             return self
         _made(spec)
-        granted = dict(self.granted)
         self.close()
-        return UplinkPort(self._network, spec, granted)
+        return UplinkPort(self._network, spec, self.granted)
+
+    def reopened(self) -> UplinkPort:
+        """The same again after its `close`. Raises UserError."""
+        spec = replace(self.uplink.spec, services=self.granted.get(None, Services()))
+        return UplinkPort(self._network, spec, self.granted)
 
     def grant(self, owner: bytes | None, services: Services) -> None:
         """`owner`: an interface, None for all. What it was granted before is no more. Raises UserError."""
@@ -92,6 +97,6 @@ class UplinkPort:
 
     def close(self) -> None:
         self.closed = True
+        self._network.detach(self._port)
         if self.uplink.relay is not None:
             self.uplink.relay.close()
-        self._network.detach(self._port)
