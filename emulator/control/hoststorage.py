@@ -24,7 +24,7 @@ from emulator.dom0.storage.browse import list_directory, read_file
 from emulator.dom0.storage.layout import OWN
 from emulator.dom0.storage.pool import parse_size
 from emulator.dom0.toolstack import Toolstack
-from emulator.errors import UserError
+from emulator.errors import UserError, sendable
 
 
 class HostStorage:
@@ -59,12 +59,12 @@ class HostStorage:
         """Every disk, and how full the host's file system is."""
         folder = self._tools.storage.folder
         total = free = 0
-        if folder.is_dir():
+        if os.path.isdir(folder):
             status = os.statvfs(folder)
             total, free = status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize
         reports = storageverbs.reports(self._tools)
         names = {os.path.realpath(one.disk.path): one.disk.name for one in reports}
-        return StoragePoolView(str(folder), tuple(_disk_view(one, names) for one in reports), total, free)
+        return StoragePoolView(sendable(str(folder)), tuple(_disk_view(one, names) for one in reports), total, free)
 
     def disk(self, name: str) -> DiskView:
         found = next((disk for disk in self.pool().disks if disk.name == name), None)
@@ -115,9 +115,9 @@ def _disk_view(report: storageverbs.DiskReport, names: dict[str, str]) -> DiskVi
     disk = report.disk
     uses = tuple(DiskUseView(use.domid, use.domain, use.vdev, use.readonly) for use in report.uses)
     chain = tuple(_name_of(path, names) for path in disk.chain)
-    return DiskView(disk.name, str(disk.path), disk.format, disk.size, disk.held, disk.changed_unix, chain, report.clones, uses,
+    return DiskView(disk.name, sendable(str(disk.path)), disk.format, disk.size, disk.held, disk.changed_unix, chain, report.clones, uses,
                     report.pooled, disk.trouble)  # fmt: skip
 
 
 def _name_of(path: Path, names: dict[str, str]) -> str:
-    return names.get(os.path.realpath(path)) or str(path)
+    return names.get(os.path.realpath(path)) or sendable(str(path))

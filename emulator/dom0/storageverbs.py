@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from emulator.dom0.storage import Image, open_image
 from emulator.dom0.storage.pool import PoolDisk, base_chain, image_size
-from emulator.errors import UserError
+from emulator.errors import UserError, sendable
 
 if TYPE_CHECKING:
     from emulator.dom0.backends.block.device import BlockDevice
@@ -76,7 +76,7 @@ def reports(tools: Toolstack) -> tuple[DiskReport, ...]:
 
 def _outside(device: BlockDevice) -> PoolDisk:
     spec = device.spec
-    disk = PoolDisk(str(spec.target), spec.target, spec.format, device.image.size)
+    disk = PoolDisk(sendable(str(spec.target)), spec.target, spec.format, device.image.size)
     try:
         status = os.stat(spec.target)
         disk = replace(disk, held=status.st_blocks * 512, changed_unix=status.st_mtime)

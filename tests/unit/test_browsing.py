@@ -188,3 +188,22 @@ def _explore(disk: Image, path: str, depth: int, rng: random.Random) -> None:
                 read_file(disk, below, rng.choice((0, 4096, entry.size // 2)), 65536)
             except UserError:
                 pass
+
+
+@pytest.mark.parametrize("extents", [False, True])
+def test_a_directory_of_nothing_but_holes_ends_soon(extents: bool) -> None:
+    """64 KiB of zeros are an empty entry in a block of that size: each block costs the reader memory and the guest nothing."""
+    block, disk = 1 << 16, bytearray(8 << 16)
+    struct.pack_into("<7I", disk, 1024, 10, 8, 0, 5, 5, 0, 6)
+    struct.pack_into("<I4xI", disk, 1024 + 32, 8192, 100)
+    struct.pack_into("<H", disk, 1024 + 56, 0xEF53)
+    struct.pack_into("<IHxxH", disk, 1024 + 76, 1, 0, 256)
+    struct.pack_into("<H", disk, 1024 + 88, 256)
+    struct.pack_into("<I", disk, block + 8, 3)
+    struct.pack_into("<HHI8xI4xH2xII", disk, 3 * block + 256, 0o40755, 0, 0xFFFFFFFF, 0, 0, 8, 0x80000 if extents else 0)
+    struct.pack_into("<HHHH", disk, 3 * block + 256 + 40, *((0xF30A, 0, 4, 0) if extents else (0, 0, 0, 0)))
+    struct.pack_into("<I", disk, 3 * block + 256 + 108, 0x7FFFFFFF)
+    start = time.process_time()
+    with pytest.raises(UserError, match="goes in circles or is vast"):
+        list_directory(image(bytes(disk)), "/")
+    assert time.process_time() - start < 2

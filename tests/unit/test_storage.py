@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,11 @@ def test_mistakes_are_told(tmp_path: Path, base: Path, overlay: OverlayImage) ->
     twice[4096:4104] = b"\x02\0\0\0\x02\0\0\0"
     (tmp_path / "w").write_bytes(twice)
     assert "names data twice" in told(tmp_path / "w", "overlay")
+    far = bytearray(damaged)
+    far[24:32] = (1 << 63).to_bytes(8, "little")  # where the data begins: no file goes so far
+    far[4092:4096] = zlib.crc32(far[:4092]).to_bytes(4, "little")
+    (tmp_path / "w").write_bytes(far)
+    assert "makes no sense" in told(tmp_path / "w", "overlay")
     os.utime(base, ns=(1, 1))
     assert "its base has changed" in told(tmp_path / "o", "overlay")
 

@@ -54,7 +54,7 @@ def read_header(descriptor: int, where: str) -> Header:
         raise UserError("overlay: its header is damaged", where=where)
     entries = -(-size // cluster) if cluster else 0
     sizes_fit = 4096 <= cluster <= 1 << 20 and not cluster & cluster - 1 and SECTOR <= size <= MAX_SIZE and not size % SECTOR
-    map_fits = entries <= _MAX_MAP_ENTRIES and sizes_fit and not data_at % cluster and data_at >= MAP_AT + entries * 4
+    map_fits = entries <= _MAX_MAP_ENTRIES and sizes_fit and not data_at % cluster and MAP_AT + entries * 4 <= data_at <= MAX_SIZE
     if not map_fits or length > 3000 or base_format >= len(BASE_FORMATS):
         raise UserError("overlay: its header makes no sense", where=where)
     base = header[HEADER.size : HEADER.size + length]

@@ -20,7 +20,7 @@ from emulator.dom0.diskspec import POOL_PREFIX, DiskSpec
 from emulator.dom0.storage import clone
 from emulator.dom0.storage.image import MAX_SIZE, SECTOR
 from emulator.dom0.storage.overlayfile import Header, read_header
-from emulator.errors import UserError
+from emulator.errors import UserError, sendable
 from emulator.folders import user_folder
 
 SUFFIXES: Final = {".img": "raw", ".overlay": "overlay"}
@@ -108,7 +108,7 @@ class StoragePool:
 
     @staticmethod
     def _disk(path: Path) -> PoolDisk:
-        disk = PoolDisk(path.stem, path, SUFFIXES[path.suffix])
+        disk = PoolDisk(sendable(path.stem), path, SUFFIXES[path.suffix])
         try:
             status = os.stat(path)
             disk = replace(disk, held=status.st_blocks * 512, changed_unix=status.st_mtime)
