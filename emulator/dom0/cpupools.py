@@ -52,14 +52,12 @@ class CpuPools:
 
     def cpu_add(self, name: str, cpus: str) -> str:
         wanted = self._cpus(cpus)
-        for cpu in wanted:
-            self._tools.cpus.give_cpu(name, cpu)
+        self._tools.cpus.give_cpus(name, wanted)
         return self._said(f"{_listed(wanted)} added to pool {name}")
 
     def cpu_remove(self, name: str, cpus: str) -> str:
-        wanted, broken = self._cpus(cpus), set[int]()
-        for cpu in wanted:
-            broken.update(self._tools.cpus.take_cpu(name, cpu))
+        wanted = self._cpus(cpus)
+        broken = set(self._tools.cpus.take_cpus(name, wanted))
         lost = f"; breaking affinity for {', '.join(f'd{domid}' for domid in sorted(broken))}" if broken else ""
         return self._said(f"{_listed(wanted)} taken from pool {name}{lost}")
 

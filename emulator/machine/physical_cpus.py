@@ -177,14 +177,23 @@ class PhysicalCpus:
                 self._take(pool, cpu)
             self.pools.destroy(pool)
 
-    def give_cpu(self, name: str, cpu: int) -> None:
+    def give_cpus(self, name: str, cpus: tuple[int, ...]) -> None:
+        """All or none of them."""
         with self._lock:
-            self._give(self.pools.find(name), cpu)
+            pool = self.pools.find(name)
+            for cpu in cpus:
+                self.pools.check_give(cpu)
+            for cpu in cpus:
+                self._give(pool, cpu)
 
-    def take_cpu(self, name: str, cpu: int) -> tuple[int, ...]:
-        """Returns when no domain of the pool holds it. The domains whose hard affinity was broken by it: they may run anywhere now."""
+    def take_cpus(self, name: str, cpus: tuple[int, ...]) -> tuple[int, ...]:
+        """All or none of them. Returns when no domain of the pool holds them. The domains whose hard affinity was broken by it: they may run
+        anywhere now."""
         with self._lock:
-            return self._take(self.pools.find(name), cpu)
+            pool = self.pools.find(name)
+            for number, cpu in enumerate(cpus):
+                self.pools.check_take(pool, cpu, number)
+            return tuple(domid for cpu in cpus for domid in self._take(pool, cpu))
 
     def _give(self, pool: Pool, cpu: int) -> None:
         self.pools.give(pool, cpu, time.monotonic_ns())

@@ -97,22 +97,26 @@ class Pools:
 
     def give(self, pool: Pool, cpu: int, now: int) -> None:
         """cpupool-cpu-add: a free CPU comes to the pool."""
-        self._check_cpu(cpu)
-        owner = self.of_cpu[cpu]
-        if owner is not None:
-            raise UserError(f"CPU {cpu} is in pool {owner.name}", why="ENODEV", fix=f"cpupool-cpu-remove {owner.name} {cpu} makes it free")
+        self.check_give(cpu)
         self.of_cpu[cpu] = pool
         pool.cpus = tuple(sorted((*pool.cpus, cpu)))
         pool.scheduler.set_cpus(pool.cpus, now)
 
-    def check_take(self, pool: Pool, cpu: int) -> None:
-        """Raises UserError when the pool cannot do without the CPU."""
+    def check_give(self, cpu: int) -> None:
+        """Raises UserError when the CPU is not free."""
+        self._check_cpu(cpu)
+        owner = self.of_cpu[cpu]
+        if owner is not None:
+            raise UserError(f"CPU {cpu} is in pool {owner.name}", why="ENODEV", fix=f"cpupool-cpu-remove {owner.name} {cpu} makes it free")
+
+    def check_take(self, pool: Pool, cpu: int, gone: int = 0) -> None:
+        """Raises UserError when the pool cannot do without the CPU, `gone` others being taken before it."""
         self._check_cpu(cpu)
         if pool.poolid == 0 and cpu == 0:
             raise UserError(f"CPU 0 stays in {pool.name}", why="EINVAL")
         if self.of_cpu[cpu] is not pool:
             raise UserError(f"CPU {cpu} is not in pool {pool.name}", why="EADDRNOTAVAIL")
-        if len(pool.cpus) == 1 and pool.count:
+        if len(pool.cpus) == gone + 1 and pool.count:
             raise UserError(f"CPU {cpu} is the last of pool {pool.name}, which has {pool.count} domain{'s' * (pool.count > 1)}", why="EBUSY")
 
     def take(self, pool: Pool, cpu: int, now: int) -> None:

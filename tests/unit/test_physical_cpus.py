@@ -132,7 +132,7 @@ def test_an_actor_removed_while_it_moves_to_another_pool_is_gone_when_told(cpus:
         leave.wait(5)
         return 0
 
-    cpus.take_cpu(MAIN_POOL, 1)
+    cpus.take_cpus(MAIN_POOL, (1,))
     cpus.create_pool("side", make_scheduler("credit2", ()), (1,))
     actor = added(cpus, Noted(1, hold))
     assert entered.wait(5)
@@ -168,7 +168,7 @@ def test_a_pinned_actor_stays_on_its_cpu_and_can_be_pinned_anew(cpus: PhysicalCp
 def test_a_pool_of_its_own_has_its_cpus_and_its_scheduler(cpus: PhysicalCpus) -> None:
     actor = added(cpus, Noted(1, spin))
     rival = added(cpus, Noted(2, spin))
-    cpus.take_cpu(MAIN_POOL, 1)
+    cpus.take_cpus(MAIN_POOL, (1,))
     cpus.create_pool("small", make_scheduler("null", ()), (1,))
     cpus.move(actor, "small")
     time.sleep(0.05)
@@ -182,14 +182,14 @@ def test_a_pool_of_its_own_has_its_cpus_and_its_scheduler(cpus: PhysicalCpus) ->
     with pytest.raises(UserError, match="1 domain"):
         cpus.destroy_pool("small")
     with pytest.raises(UserError, match="last of pool small"):
-        cpus.take_cpu("small", 1)
+        cpus.take_cpus("small", (1,))
     with pytest.raises(UserError, match="none of the CPUs 0"):
         cpus.pin(actor, frozenset({0}), None)
     cpus.move(actor, MAIN_POOL)
     cpus.destroy_pool("small")
     actor.cpus.clear()
     rival.cpus.clear()
-    cpus.give_cpu(MAIN_POOL, 1)
+    cpus.give_cpus(MAIN_POOL, (1,))
     until(lambda: actor.cpus | rival.cpus == {0, 1})
 
 
@@ -197,7 +197,7 @@ def test_a_cpu_that_is_taken_away_runs_nobody_and_breaks_the_affinity_of_who_had
     pinned = added(cpus, Noted(1, spin), frozenset({1}))
     others = [added(cpus, Noted(number, spin)) for number in (2, 3)]
     until(lambda: 1 in pinned.cpus)
-    assert cpus.take_cpu(MAIN_POOL, 1) == (1,)
+    assert cpus.take_cpus(MAIN_POOL, (1,)) == (1,)
     for actor in (pinned, *others):
         actor.cpus.clear()
     if cpus.scheduler != "rtds":  # these spend no budget, so RTDS may leave one of them out for long
