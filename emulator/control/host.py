@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
-from pathlib import Path
 from typing import Any
 
 from emulator import __version__
@@ -39,6 +38,7 @@ from emulator.control.views import (
 from emulator.dom0 import blockverbs, coredump, networkverbs, scheduling
 from emulator.dom0.config import DomainConfig
 from emulator.dom0.cpupools import CpuPools
+from emulator.dom0.files import user_path
 from emulator.dom0.guest import Guest
 from emulator.dom0.network import UplinkSpec
 from emulator.dom0.network.services import parse_services
@@ -111,7 +111,7 @@ class Host:
         self._tools.shutdown(domid, reason)
 
     def dump_core(self, domid: int, path: str) -> str:
-        return coredump.write(self._tools, self._tools.guest(domid), Path(path).absolute())
+        return coredump.write(self._tools, self._tools.guest(domid), user_path(path, "dump-core").absolute())
 
     def rename(self, domid: int, name: str) -> None:
         self._tools.rename(domid, name)

@@ -58,7 +58,11 @@ def path_of(name: str) -> Path:
 def keep(tools: Toolstack, guest: Guest) -> None:
     """on_crash = "coredump-…": a failure is told and the rest goes on, as with xl."""
     try:
-        write(tools, guest, path_of(guest.name))
+        path = path_of(guest.name)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write(tools, guest, path)
+    except OSError as bad:
+        tools.say("error", guest.domid, f"{path.parent}: no folder for core dumps: {bad.strerror or bad}")
     except UserError as error:
         tools.say("error", guest.domid, error.line())
 
@@ -73,9 +77,10 @@ def write(tools: Toolstack, guest: Guest, path: Path) -> str:
 
 def dump(domain: Domain, path: Path) -> int:
     """Write the core of a domain that stands still; bytes on the disk. Raises UserError, and leaves no part of a file then."""
+    if not path.name:
+        raise UserError("the core cannot be written", where=str(path), why="Is a directory")
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             with open(descriptor, "wb") as file:

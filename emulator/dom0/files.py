@@ -13,6 +13,16 @@ MAX_FILE: Final = 512 << 20
 """Bytes of a kernel or ramdisk file that are read at all."""
 
 
+def user_path(text: str, what: str) -> Path:
+    """A path as a person types it, ~ and ~user for homes; `what` it is wanted for. UserError for what is none."""
+    if not text or "\0" in text:
+        raise UserError(f"{what}: {ascii(text)[:80]} names no file")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise UserError(f"{what}: no such user", where=text) from None
+
+
 def read_file(path: Path, what: str, limit: int = MAX_FILE) -> bytes:
     """A regular file's bytes; `what` is the field it stands for. UserError when missing, unreadable, special or too large."""
     where = str(path)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from emulator.abi.xenbus import state_name
 from emulator.dom0.backends.net.device import Vif
 from emulator.dom0.backends.net.vifs import AttachVif
+from emulator.dom0.files import user_path
 from emulator.dom0.network import Capture, mac_text
 from emulator.dom0.network.pcapng import MAX_CAPTURE
 from emulator.dom0.turns import in_turn, plug, until_gone
@@ -96,8 +97,8 @@ def toggle_capture(guest: Guest, which: str, where: str, limit: int = 0) -> str:
         return f"{ended.frames} frames of {vif.name} are in {ended.path}" + (f" ({ended.trouble})" if ended.trouble else "")
     if not 0 <= limit <= MAX_CAPTURE:
         raise UserError(f"a capture of {limit >> 20} MiB", fix=f"at most {MAX_CAPTURE >> 20}")
-    path = Path(where).expanduser() if where else captures_folder()
-    if not where or path.is_dir():
+    path = user_path(where, "capture") if where else captures_folder()
+    if not where or os.path.isdir(path):
         path = _new_name(path, guest.name, vif.name)
     name = start_capture(guest, number, path, limit or MAX_CAPTURE)
     return f"{name} is captured to {path}, up to {(limit or MAX_CAPTURE) >> 20} MiB; the same command again ends it"

@@ -68,7 +68,7 @@ def parse_cpus(text: str, count: int) -> frozenset[int] | None:
         first, _, last = numbers.partition("-")
         if item == "all":
             first, last = "0", str(count)
-        elif kind not in ("", "node", "nodes") or not first.isdecimal() or (last and not last.isdecimal()):
+        elif kind not in ("", "node", "nodes") or not first.isdecimal() or (last and not last.isdecimal()) or len(numbers) > 20:
             raise UserError(f"{ascii(item)[:40]} is no CPU or range of CPUs", fix="such as 0-3,^1 or all")
         span = range(int(first), min(int(last or first), count - 1) + 1)
         if kind:
