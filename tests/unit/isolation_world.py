@@ -44,7 +44,7 @@ class World:
             return guest.mfn(what)
         domain = guest.domain
         return {"xen": 2, "m2p": 12, "shared": domain.layout.shared_info_mfn, "grant": domain.grants.shared[0], "window": domain.layout.window[-1],
-                "free": domain.reservation.free[-1] if domain.reservation.free else 0, "end": domain.memory.frames, "wild": 1 << 30,
+                "free": next(reversed(domain.reservation.free), 0), "end": domain.memory.frames, "wild": 1 << 30,
                 "all ones": (1 << 40) - 1}[what]  # fmt: skip
 
     def call(self, who: int, name: str, *arguments: int) -> int | None:

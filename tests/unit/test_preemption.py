@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -12,10 +13,11 @@ from emulator.hypervisor import context
 from emulator.hypervisor.context import get_info
 from emulator.hypervisor.memory.frames import L1, L4, NONE, FrameTable
 from emulator.hypervisor.memory.promotion import ALLOWANCE, ENTRY_WORK
-from tests.unit.domains import DATA, FREE_SLOT, PRESENT, PT_L4, SPARE, USER, va
+from tests.unit.domains import DATA, FREE_SLOT, PRESENT, PT_L4, SPARE, USER, Tiny, va
 from tests.unit.widetree import LEAVES, LINK, MOST, Wide
 
 PIN_L1, PIN_L2, PIN_L3, PIN_L4, UNPIN, NEW_BASEPTR, NEW_USER_BASEPTR = 0, 1, 2, 3, 4, 5, 15
+POPULATE = 6
 @pytest.fixture
 def wide() -> Iterator[Wide]:
     made = Wide()
@@ -206,3 +208,18 @@ def test_a_snapshot_keeps_what_is_half_done(wide: Wide) -> None:
     other.load(frames.save())
     assert other.partial == frames.partial != {}
     assert other.save() == frames.save()
+
+
+def test_hundreds_of_extents_out_of_a_large_free_memory_are_found_quickly() -> None:
+    guest = Tiny(max_frames=1 << 17)
+    reservation = guest.domain.reservation
+    reservation.set_maximum(1 << 17)
+    extents = guest.put(DATA, bytes(4096))
+    began = time.thread_time()
+    for order in (1, 3):
+        request = guest.put(DATA + 1, struct.pack("<QQIIHxxxxxx", extents, 256, order, 0, 0x7FF0))
+        assert guest.call("memory_op", POPULATE, request) == 256
+        assert not any(mfn & (1 << order) - 1 for (mfn,) in struct.iter_unpack("<Q", guest.get(DATA, 2048)))
+    assert time.thread_time() - began < 1, "it took 5 s for one of them"
+    reservation.check()
+    guest.domain.close()
