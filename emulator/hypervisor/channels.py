@@ -67,7 +67,7 @@ class Bound:
     reason: str = ""
 
     def apply(self, domain: Domain) -> None:
-        domain.events.take_up(self.port, not self.errno)
+        domain.events.take_up(self.port, self.domid, self.far_port, not self.errno)
         if not self.errno and not domain.events.leads_to(self.port, self.domid, self.far_port):
             part(domain, self.port, self.domid, self.far_port)  # a reset came between
         Answer(self.vcpu, self.serial, ((_key(self.domid, self.far_port), Reply(self.errno, self.reason, start=self.port)),)).apply(domain)
@@ -92,8 +92,11 @@ class Bind:
             self._answer(domain)
 
     def _answer(self, domain: Domain, errno: int = 0, reason: str = "") -> None:
-        if not domain.replaying:
-            self.asker.post_if_open(Bound(self.vcpu, self.serial, self.far_port, domain.domid, self.port, errno, reason))
+        if domain.replaying:
+            return
+        heard = self.asker.post_if_open(Bound(self.vcpu, self.serial, self.far_port, domain.domid, self.port, errno, reason))
+        if not heard and not errno:
+            domain.post(Closed(self.asker.domid, self.far_port, self.port))  # it died meanwhile; a message, for the log
 
     def gone(self, domid: int) -> None:
         self.asker.post_if_open(Bound(self.vcpu, self.serial, self.far_port, domid, self.port, ESRCH, f"domain {domid} is gone"))

@@ -65,10 +65,9 @@ class EventChannels:
         """The lowest free port number (0 is never one)."""
         while self._lowest in self.ports:
             self._lowest += 1
-        number = self._lowest
-        while number in self.ports or (self.fifo is not None and self.fifo.busy(number)):
-            number += 1
         most = EVENT_PORTS if self.fifo is None else PORTS
+        numbers = range(self._lowest, most) if self.fifo is None else self.fifo.idle(self._lowest)
+        number = next((number for number in numbers if number not in self.ports), most)
         if number >= most:
             raise Refusal(ENOSPC, f"all {most} event channels are in use")
         self.ports[number] = port
@@ -137,8 +136,8 @@ class EventChannels:
         return port.kind == INTERDOMAIN and not port.backend and port.remote_domain != self.vcpus[0].domain.domid
 
     def part(self, number: int, port: Port) -> None:
-        """Tell the guest at the other end, if there is one, that the port goes."""
-        if self._abroad(port):
+        """Tell the guest at the other end, if there is one (or about to be), that the port goes."""
+        if self._abroad(port) or port.kind == FREE:
             channels.part(self.vcpus[0].domain, number, port.remote_domain, port.remote_port)
 
     def leads_to(self, number: int, domid: int, far_port: int) -> bool:
@@ -167,10 +166,10 @@ class EventChannels:
                 return number
         return self.allocate(Port(FREE, remote_domain=domid, remote_port=far_port))
 
-    def take_up(self, number: int, bound: bool) -> None:
+    def take_up(self, number: int, domid: int, far_port: int, bound: bool) -> None:
         """What was set aside is a port now, with an event pending as one may have been lost before; or it is free again."""
         port = self.ports.get(number)
-        if port is None or port.kind != FREE:
+        if port is None or (port.kind, port.remote_domain, port.remote_port) != (FREE, domid, far_port):
             return  # a reset came between
         if bound:
             port.kind = INTERDOMAIN

@@ -9,7 +9,10 @@ finds the next in LINK. A domain begins with two levels and changes over with it
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
 
 from emulator.abi.errno import EINVAL, ENOSPC
 from emulator.hypervisor.memory.frames import WRITABLE
@@ -137,10 +140,13 @@ class Fifo:
         at = self._index(number)
         return at < 0 or bool(self._words[at] & MASKED)
 
-    def busy(self, number: int) -> bool:
-        """Whether a closed port is still in a queue: its number must not be used again yet."""
-        at = self._index(number)
-        return at >= 0 and bool(self._words[at] & LINKED)
+    def idle(self, first: int) -> Iterator[int]:
+        """The numbers from `first` on that are in no queue. A closed port that still is must not be used again yet; a guest may say so of all."""
+        for page in range(first // _WORDS_A_PAGE, len(self._pages)):
+            words = np.frombuffer(self._words[self._pages[page] << 10 : self._pages[page] + 1 << 10], dtype=np.uint32)
+            numbers = np.flatnonzero(words & LINKED == 0) + page * _WORDS_A_PAGE
+            yield from numbers[numbers >= first].tolist()
+        yield from range(max(first, len(self._pages) * _WORDS_A_PAGE), PORTS)
 
     # --- state -----------------------------------------------------------------------------------------------------------------
 

@@ -51,9 +51,11 @@ class Remnants:
         if not isinstance(request, Request):
             return
         for _key, operation in request.operations:
-            if isinstance(operation, Unmap) and operation.ref in self._pins:
+            if isinstance(operation, Unmap):
                 with self._lock:
-                    mfn, pins = self._pins.pop(operation.ref)
+                    mfn, pins = self._pins.pop(operation.ref, (0, 0))
+                    if not pins:
+                        continue
                     if pins > len(operation.kinds):
                         self._pins[operation.ref] = mfn, pins - len(operation.kinds)
                 self._tell()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 
+import pytest
+
 from emulator.abi.errno import EINVAL, ESRCH
 from emulator.hypervisor.channels import Bind, Signal
 from emulator.hypervisor.events import FREE, INTERDOMAIN, UNBOUND
@@ -173,3 +175,28 @@ def test_an_answer_for_a_number_that_a_reset_freed_changes_nothing() -> None:
         settle(two, one, two)
         assert not one.domain.events.ports
         assert status(two, far)[:2] == (UNBOUND, 1), "it hears that nobody is there"
+
+
+@pytest.mark.parametrize("consented", [False, True])
+def test_a_domain_that_dies_while_it_binds_leaves_the_port_unbound(consented: bool) -> None:
+    with pair() as (one, two):
+        far = offer(two, 1)
+        one.call_with("event_channel_op", BIND_INTERDOMAIN, "HxxII", 2, far, 0)
+        assert one.domain.current.waiting
+        if consented:
+            two.domain.serve()
+        one.close()
+        settle(two)
+        assert status(two, far) == (UNBOUND, 1, 0)
+
+
+def test_an_answer_for_a_number_that_a_reset_gave_to_another_binding_changes_nothing() -> None:
+    with pair() as (one, two):
+        far, refused = offer(two, 1), offer(two, 7)
+        one.call_with("event_channel_op", BIND_INTERDOMAIN, "HxxII", 2, far, 0)
+        assert one.call_with("event_channel_op", RESET, "H", SELF) == 0
+        one.domain.events.set_aside(2, refused)
+        settle(two, one)
+        (number,) = one.domain.events.ports
+        assert one.domain.events.ports[number].kind == FREE, "two never agreed to that one"
+        assert status(two, far) == (UNBOUND, 1, 0)

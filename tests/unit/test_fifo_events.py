@@ -141,3 +141,15 @@ def test_going_back_gives_all_frames_back() -> None:
     assert sorted(guest.held) == [ARRAY, CONTROL, CONTROL + 1]
     guest.fifo.release()
     assert not guest.held
+
+
+def test_numbers_that_a_guest_says_are_in_a_queue_are_passed_over_a_page_at_a_time() -> None:
+    guest = Guest()
+    for port in range(40, 600):
+        guest.words[guest.word(port)] |= LINKED
+    numbers = guest.fifo.idle(38)
+    assert [next(numbers) for _ in range(4)] == [38, 39, 600, 601]
+    assert next(guest.fifo.idle(1024)) == 1024, "where there is no page yet"
+    for port in range(1024):
+        guest.words[guest.word(port)] |= LINKED
+    assert next(guest.fifo.idle(1)) == 1024

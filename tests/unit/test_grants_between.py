@@ -35,6 +35,17 @@ def test_a_domain_maps_a_frame_of_another_and_both_see_what_is_written() -> None
         granter.check_counts()
 
 
+def test_a_grant_mapped_twice_and_let_go_twice_is_watched_for_foreign_writes_no_more() -> None:
+    with pair() as (granter, user):
+        granter.grant(9, SPARE, 2)
+        handles = [map_across(user, granter, 9, slot=slot)[1] for slot in (HERE, THERE)]
+        assert granter.domain.foreign_writes.count == 1
+        for handle, slot in zip(handles, (HERE, THERE), strict=True):
+            assert user.unmap(handle, slot) == 0
+        settle(granter, user)
+        assert granter.domain.foreign_writes.count == user.domain.foreign_writes.count == 0
+
+
 def test_what_another_domain_refuses_comes_back_as_its_status() -> None:
     with pair() as (granter, user):
         granter.grant(9, SPARE, 5)

@@ -63,6 +63,7 @@ class Mappings:
         self._free: list[int] = []
         self._next = 0
         self.handles: dict[int, Mapping] = {}
+        self._open: set[int] = set()  # frames of the window in use
 
     # --- handles ----------------------------------------------------------------------------------------------------------------
 
@@ -101,6 +102,7 @@ class Mappings:
         except OSError as error:  # the host's limit of mappings
             self._free_window.append(mfn)
             raise GrantError(abi.GNTST_general_error, f"the frame cannot be shown here: {error}") from None
+        self._open.add(mfn)
         self._domain.core.forget_frame(mfn)
         self._domain.foreign_writes.add(mfn)
         self._domain.frames.owner[mfn] = FOREIGN
@@ -110,6 +112,7 @@ class Mappings:
         """Take it away again; what the guest still maps of it is a page of zeros from now on, and the frame not used again."""
         domain, frames = self._domain, self._domain.frames
         domain.memory.unmap_foreign(mfn)
+        self._open.discard(mfn)
         domain.foreign_writes.discard(mfn)
         domain.tables.stale = True
         if not frames.uses(mfn):
@@ -190,6 +193,10 @@ class Mappings:
         self.handles.clear()
         return gone
 
+    def shows(self, mfn: int) -> bool:
+        """Whether a frame of the window shows another domain's."""
+        return mfn in self._open
+
     def shown(self) -> list[int]:
         """Frames of the window that show others' now."""
         return [mapping.mfn for mapping in self.handles.values() if mapping.peer is not None]
@@ -221,4 +228,5 @@ class Mappings:
                 tell(mapping.peer, Unmap(mapping.ref, pin_kinds(mapping.flags)))
         peers = {handle: mapping.peer for handle, mapping in self.handles.items()}
         self.handles = {h: Mapping(d, r, f, mfn, peers[h] if d != own else None) for h, (d, r, f, mfn) in state["handles"].items()}
+        self._open = set(self.shown())
         self._free, self._next, self._free_window = list(state["free"]), state["next"], list(state["window"])

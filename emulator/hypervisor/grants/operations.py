@@ -28,13 +28,15 @@ class Map:
 
     def serve(self, domain: Domain, _key: Key, _back: Return | None) -> Reply:
         write = writes(self.kinds)
+        before = domain.grants.active.get(self.ref)
+        written = before is not None and before.written
         mfn = domain.grants.map(self.ref, self.domid, write, self.kinds)
         try:
             file = domain.memory.export(mfn)
         except OSError as error:  # the host's limit of mappings
             domain.grants.unmap(self.ref, self.kinds)
             raise GrantError(abi.GNTST_general_error, f"frame {mfn:#x} cannot be shared: {error}") from None
-        if write:
+        if write and not written:
             domain.foreign_writes.add(mfn)
         return Reply(abi.GNTST_okay, granter=domain, mfn=mfn, file=file, undo=Unmap(self.ref, self.kinds))
 

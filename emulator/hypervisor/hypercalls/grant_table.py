@@ -335,7 +335,7 @@ def _cache_flush(vcpu: Vcpu, _at: int, data: bytes, _ahead: Ahead) -> None:
         raise Refusal(EINVAL, f"frame {mfn:#x} is beyond the machine's end")
     if domain.frames.owner[mfn] not in (GUEST, SHARED, FOREIGN):
         raise Refusal(EPERM, f"frame {mfn:#x} is no domain's")
-    if not domain.frames.owned(mfn) and all(mapping.mfn != mfn for mapping in domain.mappings.handles.values()):
+    if not domain.frames.owned(mfn) and not domain.mappings.shows(mfn):
         raise Refusal(EINVAL, f"frame {mfn:#x} is not granted to the domain any more")
     if what == abi.GNTTAB_CACHE_INVAL:
         raise Refusal(EOPNOTSUPP, "x86 knows no invalidation without writing back")
