@@ -50,7 +50,7 @@ class Reservation:
         mfns = p2m[:present].astype(np.int64)
         frames.owners[mfns] = GUEST
         layout.m2p[mfns] = np.arange(present, dtype=np.uint64)
-        self.free = dict.fromkeys(p2m[present:][::-1].tolist())  # the last is the next to go: a list that any frame leaves at once
+        self.free: dict[int, None] = dict.fromkeys(p2m[present:][::-1].tolist())  # the last is the next to go: a list that any frame leaves at once
         frames.share(layout.shared_info_mfn)
 
     @property
