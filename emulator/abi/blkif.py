@@ -9,6 +9,8 @@ from __future__ import annotations
 import struct
 from typing import Final
 
+from emulator.abi.ring import RING_HEADER
+
 BLKIF_OP_READ: Final = 0
 BLKIF_OP_WRITE: Final = 1
 BLKIF_OP_WRITE_BARRIER: Final = 2
@@ -34,11 +36,6 @@ SECTOR: Final = 512
 """Bytes of the protocol's sectors, whatever sector-size says."""
 SECTORS_PER_FRAME: Final = 8
 
-REQ_PROD: Final = 0
-REQ_EVENT: Final = 4
-RSP_PROD: Final = 8
-RSP_EVENT: Final = 12
-RING_HEADER: Final = 64
 SLOT: Final = 112
 
 REQUEST: Final = struct.Struct("<BBH4xQQ88s")

@@ -9,11 +9,6 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-REQ_PROD: Final = 0
-REQ_EVENT: Final = 4
-RSP_PROD: Final = 8
-RSP_EVENT: Final = 12
-RING_HEADER: Final = 64
 SLOTS: Final = 256
 TX_SLOT: Final = 12
 RX_SLOT: Final = 8

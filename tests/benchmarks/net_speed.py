@@ -15,7 +15,8 @@ import sys
 import time
 from collections.abc import Callable
 
-from emulator.abi.netif import REQ_PROD, RSP_EVENT, RSP_PROD, RX_REQUEST, SLOTS, TX_REQUEST
+from emulator.abi.netif import RX_REQUEST, SLOTS, TX_REQUEST
+from emulator.abi.ring import REQ_PROD, RSP_EVENT, RSP_PROD
 from emulator.dom0.backends.net.rx import RxRing
 from emulator.dom0.backends.net.tx import TxRing
 from emulator.dom0.config import parse_config

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from emulator.abi.netif import REQ_PROD
+from emulator.abi.ring import REQ_PROD
 from emulator.control.networkportraits import Networkscape
 from emulator.dom0 import networkverbs
 from emulator.dom0.config import parse_config

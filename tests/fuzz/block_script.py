@@ -20,11 +20,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from emulator.abi.blkif import BLKIF_OP_DISCARD, BLKIF_OP_WRITE, REQ_EVENT, REQ_PROD, RING_HEADER, RSP_EVENT, RSP_PROD, SLOT
+from emulator.abi.blkif import BLKIF_OP_DISCARD, BLKIF_OP_WRITE, SLOT
+from emulator.abi.ring import REQ_EVENT, REQ_PROD, RING_HEADER, RSP_EVENT, RSP_PROD
 from emulator.dom0.backends.block.queue import PersistentGrants
 from emulator.dom0.backends.block.ring import BlockRing, Job
 from emulator.dom0.grants import GrantError
-from tests.unit.block_frontend import Frontend, PlainGrants
+from tests.unit.block_frontend import Frontend
+from tests.unit.plain_grants import PlainGrants
 
 SECTORS = 64
 GRANTED = 40

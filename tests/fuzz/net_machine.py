@@ -12,14 +12,16 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
-from emulator.abi.netif import RING_HEADER, RSP_EVENT, RX_REQUEST, SLOTS, TX_REQUEST
+from emulator.abi.netif import RX_REQUEST, SLOTS, TX_REQUEST
+from emulator.abi.ring import RING_HEADER, RSP_EVENT
 from emulator.dom0.backends.net.device import Vif
 from emulator.dom0.backends.net.rx import MAX_QUEUED_BYTES, MAX_QUEUED_FRAMES
 from emulator.dom0.grants import GrantError
 from emulator.dom0.network import Frame, Network
 from emulator.dom0.vifspec import parse_vif
 from emulator.dom0.xenstore import Store
-from tests.unit.net_frontend import MASK, RX_FRAME, TX_FRAME, PlainGrants, PlainSide
+from tests.unit.net_frontend import MASK, RX_FRAME, TX_FRAME, PlainSide
+from tests.unit.plain_grants import PlainGrants
 
 MOVE: Final = struct.Struct("<BBHI")
 MOVES: Final = 80

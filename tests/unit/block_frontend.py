@@ -4,47 +4,13 @@ from __future__ import annotations
 
 import itertools
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 
-from emulator.abi.blkif import DISCARD, INDIRECT, REQ_EVENT, REQ_PROD, REQUEST, RESPONSE, RING_HEADER, RSP_EVENT, RSP_PROD, SEGMENT, SLOT
+from emulator.abi.blkif import DISCARD, INDIRECT, REQUEST, RESPONSE, SEGMENT, SLOT
+from emulator.abi.ring import REQ_EVENT, REQ_PROD, RING_HEADER, RSP_EVENT, RSP_PROD
 from emulator.dom0.backends.block.ring import BlockRing, Job
-from emulator.dom0.grants import GrantError
+from tests.unit.plain_grants import FRAMES, PlainGrants
 
-FRAMES = 64
 FIRST_DATA = 8
-
-
-@dataclass
-class PlainGrants:
-    """Grant n + 100 gives machine frame n; uses are counted."""
-
-    readonly: set[int] = field(default_factory=set)
-    revoked: set[int] = field(default_factory=set)
-    uses: dict[int, int] = field(default_factory=dict)
-
-    def look(self, grefs: Sequence[int], write: bool) -> list[int]:
-        return [self._frame(gref, write) for gref in grefs]
-
-    def _frame(self, gref: int, write: bool) -> int:
-        if not 100 <= gref < 100 + FRAMES or gref in self.revoked:
-            raise GrantError(f"grant {gref} gives no access")
-        if write and gref in self.readonly:
-            raise GrantError(f"grant {gref} is read-only")
-        return gref - 100
-
-    def begin(self, gref: int, write: bool) -> int:
-        mfn = self._frame(gref, write)
-        self.uses[gref] = self.uses.get(gref, 0) + 1
-        return mfn
-
-    def end(self, gref: int, write: bool) -> None:
-        self.uses[gref] -= 1
-        assert self.uses[gref] >= 0
-
-    @property
-    def held(self) -> int:
-        return sum(self.uses.values())
 
 
 class Frontend:

@@ -3,57 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
-from emulator.abi.netif import (
-    REQ_PROD,
-    RING_HEADER,
-    RSP_EVENT,
-    RSP_PROD,
-    RX_REQUEST,
-    RX_RESPONSE,
-    SLOTS,
-    TX_REQUEST,
-    TX_RESPONSE,
-    NETTXF_extra_info,
-    NETTXF_more_data,
-)
-from emulator.dom0.grants import GrantError
+from emulator.abi.netif import RX_REQUEST, RX_RESPONSE, SLOTS, TX_REQUEST, TX_RESPONSE, NETTXF_extra_info, NETTXF_more_data
+from emulator.abi.ring import REQ_PROD, RING_HEADER, RSP_EVENT, RSP_PROD
 from emulator.dom0.network import Frame
+from tests.unit.plain_grants import FRAMES, PlainGrants
 
-FRAMES = 64
 TX_FRAME, RX_FRAME, FIRST_DATA = 3, 7, 16
 MASK = 0xFFFFFFFF
-
-
-@dataclass
-class PlainGrants:
-    """Grant n + 100 gives machine frame n; uses are counted."""
-
-    readonly: set[int] = field(default_factory=set)
-    revoked: set[int] = field(default_factory=set)
-    uses: dict[int, int] = field(default_factory=dict)
-
-    def look(self, grefs: Sequence[int], write: bool) -> list[int]:
-        for gref in grefs:
-            if not 100 <= gref < 100 + FRAMES or gref in self.revoked:
-                raise GrantError(f"grant {gref} gives no access")
-            if write and gref in self.readonly:
-                raise GrantError(f"grant {gref} is read-only")
-        return [gref - 100 for gref in grefs]
-
-    def begin(self, gref: int, write: bool) -> int:
-        (mfn,) = self.look((gref,), write)
-        self.uses[gref] = self.uses.get(gref, 0) + 1
-        return mfn
-
-    def end(self, gref: int, write: bool) -> None:
-        self.uses[gref] -= 1
-        assert self.uses[gref] >= 0
-
-    @property
-    def held(self) -> int:
-        return sum(self.uses.values())
 
 
 class Rings:

@@ -16,7 +16,7 @@ from emulator.dom0.grants import GrantError, GrantLook
 from emulator.dom0.storage import Done, RawImage
 from emulator.dom0.xenbus import FrontendWatch
 from emulator.dom0.xenstore import Perm, Store, standard_nodes
-from tests.unit.block_frontend import FRAMES, PlainGrants
+from tests.unit.plain_grants import FRAMES, PlainGrants
 from tests.unit.xenstore_client import Holder
 
 DOMID, FRONT, BACK = 3, "/local/domain/3/device/vbd/51712", "/local/domain/0/backend/vbd/3/51712"

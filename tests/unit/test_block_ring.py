@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emulator.abi.blkif import REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD, SLOT, ring_slots
-from tests.unit.block_frontend import FRAMES, Frontend
+from emulator.abi.blkif import SLOT, ring_slots
+from emulator.abi.ring import REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD
+from tests.unit.block_frontend import Frontend
+from tests.unit.plain_grants import FRAMES
 
 WHOLE = (110, 0, 7)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from emulator.abi.netif import EXTRA_GSO, EXTRA_MCAST, REQ_PROD, RING_HEADER, RX_REQUEST, TX_REQUEST
+from emulator.abi.netif import EXTRA_GSO, EXTRA_MCAST, RX_REQUEST, TX_REQUEST
+from emulator.abi.ring import REQ_PROD, RING_HEADER
 from emulator.abi.xenbus import XENBUS_CLOSED, XENBUS_CLOSING, XENBUS_CONNECTED, XENBUS_INIT_WAIT, XENBUS_INITIALISING
 from emulator.dom0.backends.net.device import Vif
 from emulator.dom0.network import Capture, Frame, Network, packets

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emulator.abi.netif import EXTRA_GSO, EXTRA_MCAST, REQ_PROD, SLOTS, TX_REQUEST
+from emulator.abi.netif import EXTRA_GSO, EXTRA_MCAST, SLOTS, TX_REQUEST
+from emulator.abi.ring import REQ_PROD
 from emulator.dom0.backends.net.ring import Ring
 from emulator.dom0.backends.net.rx import MAX_QUEUED_FRAMES, RxRing
 from emulator.dom0.backends.net.tx import TxRing

@@ -1,9 +1,5 @@
 """The backend's end of a block ring, sans-I/O: requests in by `take`, answers by `finish`, `push` tells whether to notify.
 
-    frontend                     backend
-    req_prod ->  slots  -> req_cons (ours alone)
-    rsp_cons <-  slots  <- rsp_prod (ours alone; the copy in the page is the frontend's to read)
-
 A frontend may write anything at any time. Each slot is copied once and the copy is checked and used; our own indices are never
 read back; what is written is copied out of the guest before the request leaves for the disk, what was read goes to the frames
 granted when it arrives (see dom0.grants). A bad request is answered with an error, as Linux's blkback does; indices that make
@@ -12,24 +8,18 @@ no sense break the ring: it is not served again until it is connected anew.
 
 from __future__ import annotations
 
-import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from emulator.abi.blkif import (
     BLKIF_RSP_ERROR,
     BLKIF_RSP_OKAY,
-    REQ_EVENT,
-    REQ_PROD,
     RESPONSE,
-    RING_HEADER,
-    RSP_EVENT,
-    RSP_PROD,
     SLOT,
     ring_slots,
 )
+from emulator.abi.ring import RING_HEADER
 from emulator.dom0.backends.block.requests import (
     READ,
     WRITE,
@@ -40,13 +30,11 @@ from emulator.dom0.backends.block.requests import (
     ident_of,
     with_segments,
 )
+from emulator.dom0.backends.ring import FRAME, MASK, BackRing
 from emulator.dom0.grants import GrantError, GrantLook
 
 ReadNow = Callable[[int, int, list[memoryview]], bool]
 """Fills memory with `size` bytes of the disk from `offset` on, if that takes no waiting; else false, with anything in the memory."""
-_U32: Final = struct.Struct("<I")
-_MASK: Final = 0xFFFFFFFF
-FRAME: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +70,7 @@ class RingCounters:
     refused: str = ""  # the last request that was answered with an error, and why
 
 
-class BlockRing:
+class BlockRing(BackRing):
     """`memory`: the guest's machine memory. `frames`: the ring's machine frames, which the caller keeps granted.
 
     `capacity`: bytes of the disk. `tags`: numbers never used before with this disk, whose late answers must find nobody.
@@ -90,27 +78,15 @@ class BlockRing:
 
     def __init__(self, memory: memoryview, frames: Sequence[int], grants: GrantLook, capacity: int, readonly: bool,
                  tags: Iterator[int], written: Callable[[Sequence[int]], None] = lambda frames: None) -> None:  # fmt: skip
-        self._memory = memory
+        super().__init__(memory, frames[0], ring_slots(len(frames)))
         self._base = [mfn * FRAME for mfn in frames]
-        self._head = self._base[0]
         self._grants = grants
         self._capacity, self._readonly = capacity, readonly
-        self.size = ring_slots(len(frames))
-        self.req_cons = self.rsp_prod = 0
-        self.broken = ""  # why the ring is no longer served; one line
         self.counters = RingCounters()
-        self._told = 0  # rsp_prod as the frontend last saw it
         self._tags, self._written = tags, written
         self._flying: dict[int, tuple[Request, int]] = {}  # tag -> request, since when (ns)
 
     # --- the ring's memory ---------------------------------------------------------------------------------------------------
-
-    def _load(self, at: int) -> int:
-        value: int = _U32.unpack_from(self._memory, self._head + at)[0]
-        return value
-
-    def _store(self, at: int, value: int) -> None:
-        _U32.pack_into(self._memory, self._head + at, value & _MASK)
 
     def _slot(self, index: int) -> bytes:
         """A copy of a slot; slots may lie across two pages."""
@@ -129,7 +105,7 @@ class BlockRing:
             page, start = (at + offset) // FRAME, (at + offset) % FRAME
             base = self._base[page] + start
             self._memory[base : base + 8] = data[offset : offset + 8]
-        self.rsp_prod = self.rsp_prod + 1 & _MASK
+        self.rsp_prod = self.rsp_prod + 1 & MASK
 
     # --- requests --------------------------------------------------------------------------------------------------------------
 
@@ -137,23 +113,10 @@ class BlockRing:
         """All requests that wait, as work for the disk. Bad ones, and reads that `now` could do at once, are answered here: `push`
         afterwards."""
         jobs: list[Job] = []
-        if self.broken:
-            return jobs
-        while True:
-            prod = self._load(REQ_PROD)
-            if prod - self.rsp_prod & _MASK > self.size:
-                self.broken = f"req_prod {prod:#x} is {prod - self.rsp_prod & _MASK} past rsp_prod {self.rsp_prod:#x}, the ring has {self.size} slots"
-                return jobs
-            if prod - self.req_cons & _MASK > self.size:
-                self.broken = f"req_prod {prod:#x} went back behind req_cons {self.req_cons:#x}"
-                return jobs
-            if prod == self.req_cons:
-                # RING_FINAL_CHECK_FOR_REQUESTS: ask for an event, then look once more. The guest stands still meanwhile.
-                self._store(REQ_EVENT, self.req_cons + 1)
-                return jobs
-            while self.req_cons != prod:
+        while count := self.waiting():
+            for _ in range(count):
                 slot = self._slot(self.req_cons)
-                self.req_cons = self.req_cons + 1 & _MASK
+                self.req_cons = self.req_cons + 1 & MASK
                 self.counters.requests += 1
                 try:
                     request = self._accept(slot)
@@ -162,6 +125,9 @@ class BlockRing:
                 except BadRequest as bad:
                     self.counters.refused = str(bad)
                     self._respond(*ident_of(slot), bad.status)
+        if not self.broken:
+            self.await_request()  # RING_FINAL_CHECK_FOR_REQUESTS needs no second look: the guest stands still
+        return jobs
 
     def _accept(self, slot: bytes) -> Request:
         request = decode(slot)
@@ -259,15 +225,6 @@ class BlockRing:
             self.counters.errors += 1
         self._put_response(RESPONSE.pack(ident, operation, status) + bytes(4))
 
-    def push(self) -> bool:
-        """Make the answers visible (RING_PUSH_RESPONSES_AND_CHECK_NOTIFY); whether the frontend wants an event."""
-        old, new = self._told, self.rsp_prod
-        if old == new:
-            return False
-        self._store(RSP_PROD, new)
-        self._told = new
-        return new - self._load(RSP_EVENT) & _MASK < new - old & _MASK
-
     def abandon(self) -> None:
         """The frontend is gone or closing: answers that still come are ignored."""
         self._flying.clear()
@@ -283,17 +240,10 @@ class BlockRing:
         """Monotonic time at which the oldest request in flight came, 0 when there is none."""
         return min((since for _, since in self._flying.values()), default=0)
 
-    def indices(self) -> tuple[int, int, int, int]:
-        """req_prod, req_cons, rsp_prod, rsp_cons; the last is told only by rsp_event, which Linux keeps one ahead of it."""
-        seen = self._load(RSP_EVENT) - 1 & _MASK
-        rsp_cons = seen if self.rsp_prod - seen & _MASK <= self.size else self.rsp_prod
-        return self._load(REQ_PROD), self.req_cons, self.rsp_prod, rsp_cons
-
     def slots(self) -> tuple[str, ...]:
         """Every slot as it reads now: the request in it, or the answer."""
         shown = []
-        req_prod = self._load(REQ_PROD)
-        waiting = {index & self.size - 1 for index in range(self.rsp_prod, self.rsp_prod + min(self.size, req_prod - self.rsp_prod & _MASK))}
+        waiting = self._awaiting()
         for index in range(self.size):
             slot = self._slot(index)
             if index in waiting:

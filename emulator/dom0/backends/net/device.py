@@ -15,9 +15,9 @@ from typing import Final
 
 from emulator.abi.netif import XEN_NETIF_GSO_TYPE_TCPV4, XEN_NETIF_GSO_TYPE_TCPV6
 from emulator.dom0.backends.net.queues import MAX_QUEUES, Place, Queue, QueueState, choose, open_queue
-from emulator.dom0.backends.net.ring import FRAME
 from emulator.dom0.backends.net.rx import MAX_QUEUED_BYTES, MAX_QUEUED_FRAMES
 from emulator.dom0.backends.net.side import Abilities, GuestSide, VifCounters
+from emulator.dom0.backends.ring import FRAME
 from emulator.dom0.grants import GrantError
 from emulator.dom0.network import Capture, Frame, Network, TokenBucket, mac_text
 from emulator.dom0.network.frame import complete, segment

@@ -22,7 +22,8 @@ from emulator.abi.netif import (
     NETRXF_extra_info,
     NETRXF_more_data,
 )
-from emulator.dom0.backends.net.ring import FRAME, Ring
+from emulator.dom0.backends.net.ring import Ring
+from emulator.dom0.backends.ring import FRAME
 from emulator.dom0.grants import GrantError
 from emulator.dom0.network.frame import Frame
 

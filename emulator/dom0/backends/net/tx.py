@@ -38,7 +38,8 @@ from emulator.abi.netif import (
     NETTXF_extra_info,
     NETTXF_more_data,
 )
-from emulator.dom0.backends.net.ring import FRAME, Ring
+from emulator.dom0.backends.net.ring import Ring
+from emulator.dom0.backends.ring import FRAME
 from emulator.dom0.grants import GrantError
 from emulator.dom0.network.frame import ETHER, Frame, mac_text
 
