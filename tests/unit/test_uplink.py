@@ -148,3 +148,34 @@ def test_an_uplink_is_put_on_a_network_and_taken_away() -> None:
     for wrong in ("x", "10.0.0.1/24", "10.0.0.0/31", "::/64"):
         with pytest.raises(UserError, match="no subnet"):
             networks.set_uplink("net0", UplinkSpec(wrong))
+
+
+def test_a_guest_has_one_name_and_takes_nobodys() -> None:
+    uplink = Uplink(UplinkSpec())
+    for number in range(100):
+        leased(uplink, b"n%d" % number)
+    assert uplink.dhcp.names == {"n99": A}
+    other = bytes.fromhex("00163e000002")
+    for kind, options in ((1, ()), (3, ((50, bytes((10, 0, 2, 3))), (12, b"n99")))):
+        frame = dhcp(kind, *options, mac=other)
+        uplink.receive(Frame(frame.data[:6] + other + frame.data[12:]))
+    assert uplink.dhcp.names == {"n99": A} and len(uplink.dhcp.leases) == 2
+    uplink.receive(dhcp(7, client=CLIENT))
+    assert not uplink.dhcp.names
+
+
+def test_addresses_of_interfaces_that_left_are_given_again() -> None:
+    uplink = Uplink(UplinkSpec("10.9.0.0/29"))
+
+    def offered(number: int) -> bool:
+        mac = bytes.fromhex("00163e0000") + bytes([number])
+        frame = dhcp(1, mac=mac)
+        return bool(uplink.receive(Frame(frame.data[:6] + mac + frame.data[12:])))
+
+    assert [offered(number) for number in range(6)] == [True] * 5 + [False]
+    kept = dict(uplink.dhcp.leases)
+    uplink.left(bytes.fromhex("00163e000003"))
+    uplink.left(bytes.fromhex("00163e000001"))
+    assert offered(3) and uplink.dhcp.leases == kept, "one that comes again has what it had"
+    assert offered(7) and not offered(8)
+    assert uplink.dhcp.leases[bytes.fromhex("00163e000007")] == kept[bytes.fromhex("00163e000001")]

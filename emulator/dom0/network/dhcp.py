@@ -32,7 +32,8 @@ class DhcpServer:
         hosts = [address.packed for address in itertools.islice(network.hosts(), 255)]
         self.gateway, self._pool = hosts[0], hosts[1:]
         self.leases: dict[bytes, bytes] = {}  # interface's address -> IP address
-        self.names: dict[str, bytes] = {}  # host name -> interface's address; the first to take it
+        self.names: dict[str, bytes] = {}  # host name -> interface's address; the first to take it, and one each
+        self._gone: dict[bytes, None] = {}  # interfaces that left, the longest ago first: they keep all until others want it
 
     def receive(self, mac: bytes, payload: bytes) -> Answer | None:
         """A packet to port 67 from the interface `mac`, which speaks for itself alone."""
@@ -47,6 +48,12 @@ class DhcpServer:
             return None
         return self._answer(wanted[0], mac, options, (xid, flags, client))
 
+    def left(self, mac: bytes) -> None:
+        """The interface is gone; it may come again."""
+        if mac in self.leases:
+            self._gone.pop(mac, None)
+            self._gone[mac] = None
+
     def _answer(self, wanted: int, mac: bytes, options: dict[int, bytes], head: tuple[int, int, bytes]) -> Answer | None:
         xid, flags, client = head
         server = options.get(54)
@@ -54,7 +61,7 @@ class DhcpServer:
             return None
         if wanted == _RELEASE:
             if self.leases.get(mac) == client:
-                del self.leases[mac]
+                self._drop(mac)
             return None
         if wanted == _INFORM:
             return Answer(self._packet(_ACK, mac, xid, flags, client, bytes(4)), client)
@@ -72,17 +79,33 @@ class DhcpServer:
 
     def _lease(self, mac: bytes, asked: bytes) -> bytes | None:
         """The address of `mac`: what it has, what it asks for if that is free, else the next free one."""
+        self._gone.pop(mac, None)
         if mac not in self.leases:
             taken = set(self.leases.values())
             free = [address for address in self._pool if address not in taken]
+            if not free and self._gone:
+                oldest = next(iter(self._gone))
+                free = [self.leases[oldest]]
+                self._drop(oldest)
             if not free:
                 return None
             self.leases[mac] = asked if asked in free else free[0]
         return self.leases[mac]
 
     def _take_name(self, mac: bytes, name: bytes) -> None:
-        if _NAME.fullmatch(name):
-            self.names.setdefault(name.decode().lower(), mac)
+        wanted = name.decode("ascii", "replace").lower()
+        if _NAME.fullmatch(name) and self.names.get(wanted, mac) == mac:
+            self._drop_name(mac)
+            self.names[wanted] = mac
+
+    def _drop(self, mac: bytes) -> None:
+        del self.leases[mac]
+        self._gone.pop(mac, None)
+        self._drop_name(mac)
+
+    def _drop_name(self, mac: bytes) -> None:
+        for name in [name for name, owner in self.names.items() if owner == mac]:
+            del self.names[name]
 
     def _packet(self, kind: int, mac: bytes, xid: int, flags: int, client: bytes, address: bytes) -> bytes:
         head = _HEAD.pack(2, 1, 6, 0, xid, 0, flags, client, address, self.gateway, bytes(4), mac, b"", b"", _COOKIE)

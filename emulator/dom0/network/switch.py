@@ -172,6 +172,8 @@ class Networks:
             raise UserError(f"{ascii(name)[:40]} will not do as a network's name", fix="1 to 15 letters and digits")
         if spec is None and not self.has(name):
             raise UserError(f"no network {name}", why=f"there are: {', '.join(self.names()) or 'none'}")
+        if spec is not None and (nobody := next((one for one in spec.services.inward if not one.guest), None)) is not None:
+            raise UserError(f"in:{nobody.port}: a guest must be named", fix=f"in:{nobody.port}=NAME:{nobody.guest_port}")
         network = self.get(name)
         with self._uplinking:
             present = self.uplinks.get(name)

@@ -107,6 +107,11 @@ class Uplink:
             self._seen.popitem(last=False)
         self._seen[address] = mac
 
+    def left(self, mac: bytes) -> None:
+        """The interface is gone."""
+        with self._lock:
+            self.dhcp.left(mac)
+
     def find(self, owner: bytes | None, guest: str) -> tuple[bytes, bytes] | None:
         """The interface's and the IP address of a guest: by its name, its address, or "" for that of the interface `owner`. Any thread."""
         with self._lock:

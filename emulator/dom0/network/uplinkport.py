@@ -84,6 +84,7 @@ class UplinkPort:
         if owner in self.granted:
             self.grant(owner, Services())
             del self.granted[owner]
+        self.uplink.left(owner)
         if self.uplink.relay is not None:
             self.uplink.relay.leave(owner)
 
