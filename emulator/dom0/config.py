@@ -58,6 +58,11 @@ _CPUS: Final = re.compile(r"all|\^?(?:nodes?:)?\d+(?:-\d+)?(?:,\^?(?:nodes?:)?\d
 _NAMESPACE: Final = uuid.UUID("8f7c1d0e-5b0a-4c39-9a55-3b7b0f9c1e20")
 
 
+def is_name(name: str) -> bool:
+    """Whether a domain may be called so."""
+    return 0 < len(name) <= MAX_NAME and name.isprintable() and "/" not in name and name == name.strip()
+
+
 @dataclass(frozen=True, slots=True)
 class DomainConfig:
     """What a new domain is to be. Sizes in MiB; `disk` and `vif` are xl's specification strings, `disks` and `vifs` what they
@@ -207,7 +212,7 @@ class _Reader:
         name = self.string("name")
         if name is None:
             raise UserError("name: must be specified", where=self._file, fix='name = "…"')
-        if not name or len(name) > MAX_NAME or not name.isprintable() or "/" in name or name != name.strip():
+        if not is_name(name):
             raise self._bad("name", f"'{printable(name)}' will not do", f"1 to {MAX_NAME} printable characters, no '/'")
         return name
 

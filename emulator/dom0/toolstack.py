@@ -16,7 +16,7 @@ from functools import partial
 
 from emulator.dom0 import coredump, scheduling
 from emulator.dom0.autoballoon import Autoballoon
-from emulator.dom0.config import DomainConfig
+from emulator.dom0.config import MAX_NAME, DomainConfig, is_name
 from emulator.dom0.cpupools import CpuPools
 from emulator.dom0.guest import Guest, build_guest
 from emulator.dom0.memoryverbs import DomainMemory
@@ -229,8 +229,8 @@ class Toolstack:
         self.say("info", domid, f"asked to {reason}")
 
     def rename(self, domid: int, name: str) -> None:
-        if not name or len(name) > 128 or not name.isprintable():
-            raise UserError(f"{ascii(name)[:100]} will not do as a name", fix="1 to 128 printable characters")
+        if not is_name(name):
+            raise UserError(f"{ascii(name)[:100]} will not do as a name", fix=f"1 to {MAX_NAME} printable characters, no '/'")
         with self._lock:
             guest = self.guest(domid)
             if any(other.name == name for other in self.guests.values() if other is not guest):

@@ -97,7 +97,7 @@ def test_an_uplink_that_cannot_be_changed_stays_as_it_was(do: Commands, taken: i
     do("network-uplink", network="net0", services="8001")
     mac = do.host._tools.guest(do.domid).vifs.devices[0].spec.mac
     do.networks.grant("net0", mac, do.networks.uplinks["net0"].granted[None])
-    assert "in use" in do.refused("network-uplink", network="net0", subnet="10.9.0.0/24", services=f"in:{taken}=:22")
+    assert "in use" in do.refused("network-uplink", network="net0", subnet="10.9.0.0/24", services=f"in:{taken}=web:22")
     present = do.networks.uplinks["net0"]
     assert present.uplink.spec.subnet == UplinkSpec().subnet and not present.closed
     assert present.uplink.relay is not None and present.uplink.relay.serves(mac, "tcp", 8001) and set(present.granted) == {None, mac}
@@ -125,3 +125,13 @@ def test_a_file_whose_name_is_no_text_hides_no_other_disk(do: Commands, tmp_path
     os.unlink(odd + b".overlay")
     assert do("disk-remove", disk=next(name for name in names if name != "good"))
     assert [disk.name for disk in do.host.storage.pool().disks] == ["good"]
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../../x", " a", "a\n", "x" * 129])
+def test_a_domain_is_renamed_to_no_path(do: Commands, name: str) -> None:
+    assert "will not do as a name" in do.refused("rename", domid=do.domid, new=name)
+
+
+def test_a_port_of_no_guest(do: Commands) -> None:
+    assert "in:2222=NAME:22" in do.refused("network-uplink", network="net0", services="in:2222=:22")
+    assert not do.networks.uplinks
