@@ -86,6 +86,8 @@ class World:
         domain.close()
         domain.remnants.watch(lambda frames: self.pool.resize(domain.domid, frames))
         settle(*self._living())
+        for guest in self._living():
+            self.books[guest.domain.domid - 1].settle()  # frames that were only its mapping's any more are free
 
     # --- what must hold ---------------------------------------------------------------------------------------------------------
 
