@@ -308,6 +308,8 @@ class Toolstack:
                 self._follow_up(guest)
             except UserError as error:
                 self.say("error", guest.domid, error.line())
+            except Exception as failure:  # noqa: BLE001 - our own bug, or the host's lack: other ends are followed up all the same
+                self.say("error", guest.domid, f"the toolstack failed: {type(failure).__name__}: {failure}")
 
     def _follow_up(self, guest: Guest) -> None:
         """What the configuration wants after an end."""
@@ -317,7 +319,7 @@ class Toolstack:
         reason = domain.ended
         self.store.shut_down(domid)
         if reason == "crash":
-            self.autopsies[domid] = self._autopsy(domain)
+            self.autopsies[domid] = in_turn(guest, lambda: self._autopsy(domain))
         wanted = {"poweroff": guest.config.on_poweroff, "reboot": guest.config.on_reboot, "crash": guest.config.on_crash}
         action = wanted.get(reason, "destroy")
         why = f" ({domain.crash_reason})" if domain.crash_reason else ""

@@ -143,8 +143,12 @@ class Domain:
     def ask(self, question: Callable[[], T]) -> Future[T]:
         """Have `question` answered by the holder between two slices. It must not change what the guest can see."""
         future: Future[T] = Future()
-        self._questions.append((question, future))
-        self._call()
+        with self._peer_lock:
+            if self._open:
+                self._questions.append((question, future))
+                self._call()
+            else:
+                future.cancel()
         return future
 
     def held_here(self) -> bool:
