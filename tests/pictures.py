@@ -53,8 +53,8 @@ class Photographer:
 def prepare(folder: Path) -> Path:
     """A base disk with a file system in the storage pool, and a Linux with a clone of it and a network card; its cfg file."""
     kernel = Path("/vmlinuz").resolve()
-    pool = folder / "disks"
-    pool.mkdir()
+    pool = folder / ".local" / "share" / "xenconsole" / "disks"
+    pool.mkdir(parents=True)
     base = pool / "base.img"
     with base.open("wb") as file:
         file.truncate(256 << 20)
@@ -121,8 +121,9 @@ def main(arguments: list[str]) -> int:
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as home:  # nobody's own settings and themes
-        os.environ["XDG_CONFIG_HOME"] = os.environ["XDG_STATE_HOME"] = home
-        os.environ["XENCONSOLE_DISKS"] = f"{home}/disks"
+        for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_DATA_HOME", "XENCONSOLE_DISKS"):
+            os.environ.pop(name, None)
+        os.environ["HOME"] = home  # the pool is ~/.local/share/xenconsole/disks then, as everybody's
         os.chdir(ROOT)
         asyncio.run(photograph(folder, Path(home)))
     return 0

@@ -194,7 +194,7 @@ class Actions:
     def _line(self, command: Command, values: Values) -> str:
         shown: dict[str, object] = dict(values)
         if "domid" in values:
-            shown["domid"] = self.app.name_of(int(values["domid"]))
+            shown |= {"domid": self.app.name_of(int(values["domid"])), "number": values["domid"]}
         return xl_line(command, shown)
 
     def _log(self, line: str, result: CommandResult) -> None:

@@ -167,7 +167,7 @@ COMMANDS: tuple[Command, ...] = (
             Argument("mib", "count", "stop at so many MiB; 1024", optional=True),
         ),
         aliases=("network-capture", "tcpdump"),
-        xl="tcpdump -i vif{domid}{vif:.@}{file: -w @}",
+        xl="tcpdump -i vif{number}{vif:.@}{file: -w @}",
         engine=True,
         tells=True,
     ),
@@ -311,7 +311,8 @@ def find_command(word: str) -> Command | None:
 def xl_line(command: Command, values: Mapping[str, object]) -> str:
     """The line to type into a shell on a Xen host; empty for a command that xl has no word for.
 
-    `{name}` puts a quoted value, `{name: text}` puts the text when the value is given, an @ in it standing for the value."""
+    `{name}` puts a quoted value (`{domid}` the domain's name, `{number}` its ID);
+    `{name: text}` puts the text when the value is given, an @ in it standing for the value."""
     out, rest = "", command.xl
     while rest:
         before, _, rest = rest.partition("{")

@@ -17,7 +17,7 @@ link:pending = pending
     Channels with an event that the row's domain has not taken yet.
     > shared_info.evtchn_pending, public/xen.h
 link:grants = grants in use of those given
-    Frames of the row's domain that the column's uses at this moment, and the entries by which it may.
+    Frames of the row's domain that the column's uses at this moment, and the entries by which it may; "in 4": it gives none, and uses 4.
     > GTF_reading, GTF_writing; grant_entry_v1.domid, public/grant_table.h
 link:rate = events a second
     Sent through these channels, both ways.

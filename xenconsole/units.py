@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 
 from rich.cells import cell_len, set_cell_size
 
 BRAILLE = 0x2800
+_OFFSET = re.compile(r"(0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20})([kKmMgGtT]?)")
 _LEFT = (0x00, 0x40, 0x44, 0x46, 0x47)
 _RIGHT = (0x00, 0x80, 0xA0, 0xB0, 0xB8)
 
@@ -117,3 +120,15 @@ def fit(text: str, width: int, *, right: bool = False) -> str:
         pad = " " * (width - length)
         return pad + text if right else text + pad
     return set_cell_size(text, width - 1) + "…"
+
+
+def from_home(path: str) -> str:
+    """A path as a shell's prompt has it: ~ for the user's own folder."""
+    home = os.path.expanduser("~").rstrip("/")
+    return f"~{path.removeprefix(home)}" if home and f"{path}/".startswith(f"{home}/") else path
+
+
+def offset_of(text: str) -> int:
+    """Bytes from `0x1c00`, `7168`, `7k`, `10M`; -1 for anything else."""
+    match = _OFFSET.fullmatch(text.strip())
+    return int(match.group(1), 0 if match.group(1)[:2] in ("0x", "0X") else 10) << 10 * " kmgt".index(match.group(2).lower() or " ") if match else -1

@@ -331,13 +331,21 @@ class Host:
 
     def _run_queue(self) -> RunQueueView:
         cpus, now = self._tools.cpus, time.monotonic_ns()
-        waiting = tuple(QueuedView(q.name, q.credit, q.priority, q.weight, q.cap, self._last_call(q.name)) for q in cpus.queue())
+        served = [cpus.describe(guest) for domid in cpus.running if (guest := self._tools.guests.get(domid)) is not None]
+        behind = (view for queued in served if queued is not None for view in self._waiting(queued) if view.behind)
+        waiting = (*behind, *(view for queued in cpus.queue() for view in self._waiting(queued)))
         stints = tuple((s.cpu, s.domid, s.began - now, s.ended - now) for s in tuple(cpus.history) if now - s.ended < _STRIP_NS)
         return RunQueueView(cpus.scheduler, waiting, stints)
 
-    def _last_call(self, domid: int) -> str:
-        guest = self._tools.guests.get(domid)
-        return guest.domain.current.last_hypercall if guest is not None and not guest.domain.ended else ""
+    def _waiting(self, of: Queued) -> list[QueuedView]:
+        """The vCPUs of a domain that could run, the one its turn begins with first."""
+        guest = self._tools.guests.get(of.name)
+        if guest is None or guest.domain.ended:
+            return []
+        first = guest.domain.current
+        vcpus = [first, *(vcpu for vcpu in guest.domain.vcpus if vcpu is not first and vcpu.can_run)]
+        shares = of.credit, of.priority, of.weight, of.cap
+        return [QueuedView(of.name, *shares, vcpu.last_hypercall, vcpu.number, vcpu is not first) for vcpu in vcpus]
 
     def _mind_trace(self, guest: Guest, wanted: bool) -> None:
         """Tracing runs while somebody looks, and a little longer; then it is put away."""

@@ -334,7 +334,7 @@ class CrashView(View, frozen=True):
 
 
 class QueuedView(View, frozen=True):
-    """A domain that waits for a physical CPU."""
+    """A vCPU that waits for a physical CPU, with what the scheduler says of its domain."""
 
     domid: int
     credit: int = 0
@@ -342,6 +342,8 @@ class QueuedView(View, frozen=True):
     weight: int = 0
     cap: int = 0
     wants: str = ""  # its last hypercall
+    vcpu: int = 0
+    behind: bool = False  # its domain's turn, now or to come, begins with another of its vCPUs
 
 
 class RunQueueView(View, frozen=True):

@@ -50,6 +50,7 @@ def run_queue(now_ns: int) -> RunQueueView:
     step = now_ns // 250_000_000
     waiting = (
         QueuedView(4, 8_200_000 - step * 37_000 % 6_000_000, "UNDER", 256, 0, "mmu_update(1: pt 0x5a31090) = 0"),
+        QueuedView(4, 8_200_000 - step * 37_000 % 6_000_000, "UNDER", 256, 0, "sched_op(poll) = 0", 1, True),
         QueuedView(2, -1_500_000, "OVER", 256, 50, "sched_op(yield) = 0"),
     )
     stints = []

@@ -15,7 +15,7 @@ from xenconsole.explain import explain
 from xenconsole.screens.domain import DomainScreen
 from xenconsole.screens.matrix import MatrixScreen
 from xenconsole.widgets.lines import plain
-from xenconsole.widgets.link_matrix import CELL, NAME, LinkMatrix, axes, cell_spans
+from xenconsole.widgets.link_matrix import CELL, NAME, LinkMatrix, axes, cell_spans, with_domain0
 from xenconsole.widgets.pane import Pane
 
 
@@ -55,6 +55,27 @@ async def test_the_pair_under_the_cursor_is_spelled_out() -> None:
         assert isinstance(b.app.screen, DomainScreen) and b.app.screen.domid == 4
 
 
+async def test_domain_0_has_a_row_of_its_back_ends_and_what_they_use() -> None:
+    async with host_bench(MatrixScreen, (200, 55)) as b:
+        await b.turn(8)
+        row = next(row for row in b.text("#links").splitlines()[2:] if "0 Domain-0" in row)
+        assert "in 3" in row and "608" in row, "the other end of debian's channels: as many events, three of its frames in use"
+        await b.press("up", "down", "up", *["right"] * 4)
+        await b.turn()
+        assert b.pane(LinkMatrix).row == 0 and b.pane(LinkMatrix).column == 4
+        text = b.text("#link")
+        assert "far ends of debian's channels" in text and "(xvda)" in text and "6 frames of debian in use" in text
+        assert "part of a page" not in text, "granted to another"
+        await b.press(*["left"] * 8)
+        await b.turn()
+        assert "Domain-0 with itself" in b.text("#link")
+
+
+def test_of_domain_0_only_the_far_ends_are_made() -> None:
+    there = (LinkView(3, 0, 2, 1, 1, 50, 9, 4), LinkView(3, 4, 1, mapped=2))
+    assert with_domain0(there) == {(3, 0): there[0], (3, 4): there[1], (0, 3): LinkView(0, 3, 2, events=50, mapped=4)}
+
+
 async def test_the_cursor_stays_on_its_domain_while_others_come_and_go() -> None:
     async with host_bench(MatrixScreen) as b:
         await b.press("down", "down", "down")
@@ -86,14 +107,15 @@ async def test_a_thousand_domains_build_only_what_is_seen() -> None:
         await b.press("G")
         assert b.screen.domid == 1000 and "▸ 1000 small-1000" in b.text("#links")
         await b.press("end", "pageup", "g")
-        assert b.screen.domid == 1
+        assert b.screen.domid == 0
 
 
-def test_columns_are_those_that_are_shared_with_when_not_all_fit() -> None:
+def test_columns_that_are_shared_with_come_first_when_not_all_fit() -> None:
     names = {n: str(n) for n in range(50)}
     links = [LinkView(3, 0), LinkView(3, 7), LinkView(9, 1234)]
-    assert axes(links, names, 10) == (list(range(1, 50)), [0, 7, 1234])
-    assert axes(links, {0: "", 3: ""}, 10) == ([3], [0, 3])
+    rest = [n for n in range(50) if n not in (0, 7)]
+    assert axes(links, names, 10) == (list(range(50)), [0, 7, 1234, *rest]), "Domain-0's row reaches all of them"
+    assert axes(links, {0: "", 3: ""}, 10) == ([0, 3], [0, 3])
 
 
 @pytest.mark.parametrize("link", [LinkView(1, 0), LinkView(1, 2, 4000, 0, 4000, 1 << 40, 32768, 32768, 9), LinkView(1, 2, 0, 7)])
@@ -115,7 +137,7 @@ async def test_every_field_is_explained_at_every_size(size: tuple[int, int]) -> 
 
 async def test_a_click_chooses_a_pair() -> None:
     async with host_bench(MatrixScreen) as b:
-        await b.pilot.click("#links", offset=(2 + NAME + CELL + 1 + 4, 1 + 2 + 3))
+        await b.pilot.click("#links", offset=(2 + NAME + CELL + 1 + 4, 1 + 2 + 4))
         matrix = b.pane(LinkMatrix)
         assert (matrix.row, matrix.column) == (4, 2)
         assert not matrix.explaining

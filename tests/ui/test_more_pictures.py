@@ -63,12 +63,12 @@ def test_two_consoles_of_marked_guests(snap_compare: Any, size: tuple[int, int])
 
 @pytest.mark.parametrize("size", SIZES)
 def test_palette(snap_compare: Any, size: tuple[int, int]) -> None:
-    assert picture(snap_compare, size, "j", "ctrl+p")
+    assert picture(snap_compare, size, "j", "ctrl+p", *"cpupool")
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_prompt(snap_compare: Any, size: tuple[int, int]) -> None:
-    assert picture(snap_compare, size, "j", "colon", "s", "tab")
+    assert picture(snap_compare, size, "j", "colon", *"block", "minus", "tab")
 
 
 @pytest.mark.parametrize("size", SIZES)

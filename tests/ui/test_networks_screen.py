@@ -89,6 +89,7 @@ async def test_one_key_captures() -> None:
         await b.press("C")
         await b.pilot.pause(0.05)
         assert b.engine.commands == [("capture", {"domid": 3, "vif": "0"})]
+        assert b.app.command_journal.entries[-1].text.startswith("tcpdump -i vif3.0")
 
 
 async def test_history_grows_and_the_wait_is_a_mean_of_what_came() -> None:

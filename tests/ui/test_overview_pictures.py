@@ -11,6 +11,7 @@ from textual.widgets import Input
 
 from tests.ui.fake_engine import FakeEngine
 from xenconsole.app import ConsoleApp
+from xenconsole.commands import COMMANDS
 from xenconsole.settings import Settings
 
 SIZES = [(80, 24), (120, 40)]
@@ -48,7 +49,10 @@ def test_overview(snap_compare: Any, size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_help(snap_compare: Any, size: tuple[int, int]) -> None:
+def test_help(snap_compare: Any, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    some = ("create", "pause", "unpause", "destroy", "mem-set", "block-list", "snapshot", "capture", "theme")
+    # a new command leaves the picture as it is
+    monkeypatch.setattr("xenconsole.screens.help.COMMANDS", tuple(command for command in COMMANDS if command.name in some))
     assert snap_compare(app(), terminal_size=size, run_before=prepared("question_mark"))
 
 
@@ -62,4 +66,4 @@ def test_lost_engine(snap_compare: Any) -> None:
 
 
 def test_prompt_with_completion(snap_compare: Any) -> None:
-    assert snap_compare(app("high-contrast"), terminal_size=(80, 24), run_before=prepared("colon", "r", "e", "tab"))
+    assert snap_compare(app("high-contrast"), terminal_size=(80, 24), run_before=prepared("colon", *"vcpu", "minus", "tab"))

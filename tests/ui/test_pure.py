@@ -20,7 +20,7 @@ from xenconsole.news import News
 from xenconsole.rates import HISTORY, Rates
 from xenconsole.settings import SETTINGS, Settings, load_settings, read_settings
 from xenconsole.themes import ThemeError, load_themes, parse_theme, stamp, theme_folders
-from xenconsole.units import amount, braille, byte_rate, clock, fit, gauge, printable, size, span
+from xenconsole.units import amount, braille, byte_rate, clock, fit, from_home, gauge, offset_of, printable, size, span
 from xenconsole.widgets.columns import BY_KEY, COLUMNS, Row, arrange, cells
 from xenconsole.widgets.domain_table import DomainTable
 
@@ -386,3 +386,13 @@ def test_a_journal_is_bounded_and_counts_all() -> None:
     journal.extend(Entry(float(n), "s", str(n)) for n in range(10))
     assert journal.added == 10
     assert [entry.text for entry in journal.entries] == ["7", "8", "9"]
+
+
+def test_offsets_are_read_as_people_write_them() -> None:
+    assert [offset_of(text) for text in ("0", "7168", "7k", "0x1c00", "10M", " 1G ")] == [0, 7168, 7168, 7168, 10 << 20, 1 << 30]
+    assert {offset_of(text) for text in ("", "-1", "0x", "7q", "1.5k", "k", "٣")} == {-1}
+
+
+def test_a_path_in_the_users_own_folder_starts_with_a_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/anna")
+    assert [from_home(path) for path in ("/home/anna/disks", "/home/anna", "/home/annabel", "/srv")] == ["~/disks", "~", "/home/annabel", "/srv"]

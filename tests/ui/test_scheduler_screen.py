@@ -68,7 +68,9 @@ async def test_the_run_queue_stands_in_its_order_with_what_each_asks_for() -> No
         rows = b.text("#queue").splitlines()
         assert "2 counter" in rows[1] and "runs" in rows[1]
         assert "4 debian" in rows[2] and "UNDER" in rows[2] and "mmu_update" in rows[2]
-        assert "2 counter" in rows[3] and "OVER" in rows[3] and "50%" in rows[3] and "-1.50ms" in rows[3]
+        assert "└ vCPU 1" in rows[3] and "sched_op(poll)" in rows[3], "each vCPU that waits, not its domain alone"
+        assert rows[3].index("sched_op") == rows[2].index("mmu_update")
+        assert "2 counter" in rows[4] and "OVER" in rows[4] and "50%" in rows[4] and "-1.50ms" in rows[4] and rows[4].split()[0] == "2"
         before = b.text("#queue")
         await b.turn(2)
         assert b.text("#queue") != before, "credit drains"

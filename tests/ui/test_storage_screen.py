@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from textual.widgets import Static
 
 from emulator.control.storageviews import BLOCK_KINDS, DiskUseView, DiskView, FileView, StoragePoolView
 from tests.ui.desk import desk
@@ -133,6 +134,18 @@ async def test_a_disk_without_a_file_system_says_so() -> None:
     engine.storage.directory = refused  # type: ignore[method-assign]
     async with host_bench(StorageScreen, engine=engine) as b:
         assert "no file system known here" in b.text("#files") and b.text("#hex")
+
+
+async def test_o_goes_to_an_offset_and_says_what_it_cannot_read() -> None:
+    async with host_bench(StorageScreen) as b:
+        await b.press("tab", "tab", "tab", "o", *"1m", "enter")
+        await b.turn()
+        assert b.text("#hex").split()[0] == "100000"
+        await b.press("o", *"0x2z")
+        assert str(b.app.screen.query_one("#hint", Static).render()) == "a number of bytes, as 0x1c00, 7168 or 7k"
+        await b.press("escape", "o", *"9t", "enter")
+        await b.turn()
+        assert b.text("#hex").split()[0] == "100000" and "the last byte is at" in next(iter(b.app._notifications)).message
 
 
 def test_a_circle_of_bases_is_listed_all_the_same() -> None:

@@ -37,11 +37,12 @@ class HostScreen(Screen[None]):
     """Seconds between two pulls."""
     room: ClassVar[tuple[int, int]] = (100, 30)
     """Columns and rows below which one pane is shown at a time."""
+    # the panes tell of Tab and Enter themselves, so that 80 columns still hold the help's key and that of quit
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("tab", "step_pane(1)", "pane", tooltip="next pane", id="host.next-pane"),
+        Binding("tab", "step_pane(1)", "pane", show=False, tooltip="next pane", id="host.next-pane"),
         Binding("shift+tab", "step_pane(-1)", "pane", show=False, tooltip="previous pane", id="host.previous-pane"),
         Binding("z", "zoom", "zoom", tooltip="this pane alone, or all", id="host.zoom"),
-        Binding("enter", "open", "open", tooltip="the chosen line's domain", id="host.open"),
+        Binding("enter", "open", "open", show=False, tooltip="the chosen line's domain", id="host.open"),
         Binding("escape", "leave", "back", show=False, id="host.back"),
     ]
 

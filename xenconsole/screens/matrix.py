@@ -38,6 +38,7 @@ class MatrixScreen(HostScreen):
         links = (await self.client.detail(0, ("links",))).links
         now, names = self.clock(), {view.domid: view.name for view in shell(self).overview.domains}
         rates = self._link_rates.feed({f"{link.domid}.{link.peer}": link.events for link in links}, self._since(self._asked_at))
+        rates |= {f"0.{link.domid}": rates.get(f"{link.domid}.0", 0.0) for link in links if not link.peer}
         self._asked_at = now
         matrix = self.query_one(LinkMatrix)
         matrix.show(links, names, rates)
@@ -45,12 +46,13 @@ class MatrixScreen(HostScreen):
 
     async def _fetch_pair(self, matrix: LinkMatrix, names: dict[int, str]) -> None:
         link, pane = matrix.chosen, self.query_one(LinkPane)
-        if link.domid not in names:
+        asked = link.domid or link.peer  # of what Domain-0 shares, the guest tells
+        if asked not in names or asked <= 0:
             pane.show(link, None, {}, names)
             return
-        detail = await self.client.detail(link.domid, ("ports", "grants"))
-        if self._of != link.domid:
-            self._of, self._port_rates, self._detail_at = link.domid, CountRates(), 0.0
+        detail = await self.client.detail(asked, ("ports", "grants"))
+        if self._of != asked:
+            self._of, self._port_rates, self._detail_at = asked, CountRates(), 0.0
         rates = self._port_rates.feed({str(port.port): port.count for port in detail.ports}, self._since(self._detail_at))
         self._detail_at = self.clock()
         pane.show(link, detail, rates, names)

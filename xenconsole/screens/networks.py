@@ -36,7 +36,7 @@ class NetworksScreen(HostScreen):
     AUTO_FOCUS = "#networks"
     period_s = 0.5
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("C", "capture", "capture", tooltip="record the interface's frames to a file; again: end that", id="networks.capture"),
+        Binding("C", "capture", "capture", show=False, tooltip="record the interface's frames to a file; again: end that", id="networks.capture"),
     ]
 
     def __init__(self, client: Client, *, hertz: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:

@@ -11,6 +11,8 @@ from textual.containers import Horizontal, Vertical
 from emulator.errors import UserError
 from xenconsole.app_protocol import Client, EngineNotice
 from xenconsole.screens.host import HostScreen
+from xenconsole.screens.prompt import PromptScreen
+from xenconsole.units import offset_of
 from xenconsole.widgets.disk_list import DiskList
 from xenconsole.widgets.disk_panes import DiskMap, FilesPane, HexPane
 from xenconsole.widgets.pane import ListPane
@@ -90,6 +92,24 @@ class StorageScreen(HostScreen):
         self._file = ""
         self.query_one(HexPane).offset_wanted = message.offset
         self.pull_soon()
+
+    def on_hex_pane_offset_asked(self, message: HexPane.OffsetAsked) -> None:
+        pane = self.query_one(HexPane)
+        end = pane.chunk.size if pane.chunk is not None else 0
+
+        def wrong(text: str) -> str:
+            offset = offset_of(text)
+            if not text or 0 <= offset < end:
+                return ""
+            return f"the last byte is at {end - 1:#x}" if offset >= 0 else "a number of bytes, as 0x1c00, 7168 or 7k"
+
+        def go(text: str | None) -> None:
+            if text and not wrong(text):
+                pane.move_to(offset_of(text))
+            elif text:
+                self.app.notify(wrong(text), severity="warning", markup=False)
+
+        self.app.push_screen(PromptScreen("offset ", hint=lambda _: f"bytes from the start, as 0x1c00, 7168 or 7k; below {end:#x}", watch=wrong), go)
 
     def on_hex_pane_moved(self, message: HexPane.Moved) -> None:
         self.pull_soon()

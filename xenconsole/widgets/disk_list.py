@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 
 from emulator.control.storageviews import DiskView, StoragePoolView
-from xenconsole.units import counted, fit, gauge, printable, size
+from xenconsole.units import counted, fit, from_home, gauge, printable, size
 from xenconsole.widgets.lines import EMPTY, Line, Span, cut, line
 from xenconsole.widgets.pane import ListPane
 
@@ -61,7 +61,7 @@ class DiskList(ListPane):
         names = [disk.name for _, disk in self._rows]
         self.cursor = names.index(self._held) if self._held in names else min(self.cursor, max(len(names) - 1, 0))
         self._held = names[self.cursor] if names else ""
-        self.set_title(f"storage pool {pool.folder}".rstrip())
+        self.set_title(f"storage pool {from_home(pool.folder)}".rstrip())
         self.rebuild()
 
     @property

@@ -203,8 +203,14 @@ class FilesPane(ListPane):
 class HexPane(Pane):
     """Bytes of the disk, or of a file on it, from `offset` on. Moving asks for others; Space reads them as text."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("space", "text", "text", show=False, tooltip="as text, or as bytes", id="hex.text")]
-    keys = "PgUp PgDn g G move · Space: text"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("space", "text", "text", show=False, tooltip="as text, or as bytes", id="hex.text"),
+        Binding("o", "offset", "offset", show=False, tooltip="to an offset in bytes", id="hex.offset"),
+    ]
+    keys = "o: to an offset · Space: text"
+
+    class OffsetAsked(Message):
+        """The offset to go to is to be asked for."""
 
     class Moved(Message):
         """Other bytes are wanted."""
@@ -265,6 +271,10 @@ class HexPane(Pane):
     def action_edge(self, side: int) -> None:
         end = self.chunk.size if self.chunk is not None else 0
         self.move_to(0 if side < 0 else end - self.content_size.height * self.step)
+
+    def action_offset(self) -> None:
+        if self.chunk is not None:
+            self.post_message(self.OffsetAsked())
 
     def action_text(self) -> None:
         self.as_text = not self.as_text

@@ -13,9 +13,9 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 
 from emulator.control.views import DomainDetail, GrantsView, LinkView
-from xenconsole.units import amount, fit, printable
+from xenconsole.units import amount, counted, fit, printable
 from xenconsole.widgets.grants_panel import grant_lines
-from xenconsole.widgets.lines import EMPTY, Line, Span, line, pad
+from xenconsole.widgets.lines import EMPTY, Line, Span, cut, line, pad
 from xenconsole.widgets.pane import Pane
 
 CELL: Final = 18
@@ -25,24 +25,32 @@ NOTHING: Final = LinkView(-1, -1)
 
 
 def axes(links: Sequence[LinkView], names: Mapping[int, str], fitting: int) -> tuple[list[int], list[int]]:
-    """Rows: the guests. Columns: all domains where they fit, else Domain-0 and those that a guest shares something with."""
-    rows = sorted(domid for domid in names if domid)
-    everybody = sorted(names)
-    if len(everybody) <= fitting:
-        return rows, everybody
-    return rows, sorted({0} & names.keys() | {link.peer for link in links})
+    """Rows: all domains, none without a guest. Columns: the same where they fit, else those first that a guest shares something with."""
+    rows = sorted(names) if any(names) else []
+    if len(rows) <= fitting:
+        return rows, rows
+    shared = {0} & names.keys() | {link.peer for link in links}
+    return rows, [*sorted(shared), *(domid for domid in rows if domid not in shared)]
+
+
+def with_domain0(links: Sequence[LinkView]) -> dict[tuple[int, int], LinkView]:
+    """The links by row and column, with those of Domain-0: its back ends are the far ends of what each guest shares with it.
+
+    They give no grants, and take an event as it comes."""
+    far = (LinkView(0, link.domid, link.ports, events=link.events, mapped=link.used) for link in links if not link.peer)
+    return {(link.domid, link.peer): link for link in (*links, *far)}
 
 
 def cell_spans(link: LinkView, rate: float) -> list[Span]:
-    """`CELL` cells: channels, those with a waiting event, grants in use of those given, events a second."""
+    """`CELL` cells: channels, those with a waiting event, grants in use of those given (or the peer's that it uses), events a second."""
     if link is NOTHING:
         return [Span(f"{'·':^{CELL}}", "dim")]
     channels = f"{link.ports:>3}" if link.ports or not link.awaiting else f"{link.awaiting:>2}?"
-    grants = f"{link.used}/{link.given}" if link.given or link.used else "–"
+    grants = f"{link.used}/{link.given}" if link.given or link.used else f"in {link.mapped}" if link.mapped else "–"
     return [
         Span(channels, "bold" if link.ports else "dim", "link:ports" if link.ports else "link:awaiting"),
         Span(f" !{min(link.pending, 9)}" if link.pending else "   ", "notice bold", "link:pending"),
-        Span(f"{grants:>7}", "ok" if link.used else "dim", "link:grants"),
+        Span(f"{grants:>7}", "ok" if link.used or link.mapped else "dim", "link:grants"),
         Span(f"{amount(rate):>5}", "graph" if rate else "dim", "link:rate"),
     ]
 
@@ -72,9 +80,10 @@ class LinkMatrix(Pane):
     def show(self, links: Sequence[LinkView], names: Mapping[int, str], rates: Mapping[str, float]) -> None:
         """`names` are those of all domains; `rates` events a second by "domid.peer"."""
         self.names, self._rates = names, rates
-        self._cells = {(link.domid, link.peer): link for link in links}
+        self._cells = with_domain0(links)
         self._rows, self._columns = axes(links, names, self._fitting)
-        self.row, self.column = _nearest(self._rows, self.row), _nearest(self._columns, self.column)
+        first = self.row if self.row >= 0 else 1  # a guest to begin with
+        self.row, self.column = _nearest(self._rows, first), _nearest(self._columns, self.column)
         self.rebuild()
 
     @property
@@ -90,9 +99,10 @@ class LinkMatrix(Pane):
         return f"{domid} {printable(self.names.get(domid, '(not there)'))}"
 
     def subtitle(self) -> str:
-        shared = sum(1 for row, column in self._cells if row != column and column)
+        guests = [(row, column) for row, column in self._cells if row]
+        shared = sum(1 for row, column in guests if row != column and column)
         beyond = f", {shared} between guests" if shared else ""
-        return f"{len(self._rows)} domains × {len(self._columns)}: {len(self._cells)} links{beyond}" if self._rows else ""
+        return f"{counted(len(self._rows), 'domain')}, {counted(len(guests), 'link')}{beyond}" if self._rows else ""
 
     def build(self, width: int, height: int) -> Sequence[Line]:
         if not self._rows:
@@ -162,7 +172,9 @@ class LinkMatrix(Pane):
 
 def _nearest(domids: Sequence[int], domid: int) -> int:
     """The domain itself while it is there, else the next one by ID; -1 when there is none."""
-    return next((one for one in domids if one >= domid), domids[-1]) if domids else -1
+    if domid in domids:
+        return domid
+    return min((one for one in domids if one >= domid), default=domids[-1]) if domids else -1
 
 
 def port_lines(link: LinkView, detail: DomainDetail, rates: Mapping[str, float], width: int) -> list[Line]:
@@ -209,8 +221,24 @@ class LinkPane(Pane):
     def subtitle(self) -> str:
         return f"{self.link.ports} channels, {self.link.given} grants given, {self.link.mapped} frames mapped" if self.link.domid >= 0 else ""
 
+    def _back_ends(self, detail: DomainDetail, width: int) -> list[Line]:
+        """Domain-0 with a guest: the same channels from their other end, and the guest's frames that the back ends use."""
+        whose = printable(detail.domain.name)
+        out = [line((f"Domain-0's back ends at the far ends of {whose}'s channels, which have {whose}'s port numbers here", "dim"))]
+        out += [*port_lines(LinkView(detail.domain.domid, 0), detail, self.rates, width), EMPTY]
+        used = [grant for grant in detail.grants.given if not grant.domid and grant.users] if detail.grants is not None else []
+        out.append(line(Span("in  ", "bold", "grant:in"), Span(f"{counted(len(used), 'frame')} of {whose} in use at this moment")))
+        for grant in used:
+            numbers = Span(f"{grant.ref:>6} ", "", "grant:ref"), Span(f"pfn {grant.pfn:>6x}  ", "", "grant:pfn")
+            out.append(line(*numbers, Span(grant.users, "ok", "grant:users")))
+        return [cut(spans, width) for spans in out]
+
     def build(self, width: int, height: int) -> Sequence[Line]:
         link, detail = self.link, self.detail
+        if detail is not None and not link.domid and detail.domain.domid == link.peer:
+            return self._back_ends(detail, width)
+        if not link.domid and not link.peer:
+            return [line(("Domain-0 with itself: its back ends share memory with guests alone", "dim"))]
         if detail is None or detail.domain.domid != link.domid:
             return [line(("choose a pair above", "dim"))]
         out = [*port_lines(link, detail, self.rates, width), EMPTY]

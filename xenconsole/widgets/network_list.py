@@ -29,7 +29,7 @@ def dropped(drops: Sequence[DropView]) -> int:
 class NetworkList(ListPane):
     """Networks by name, their interfaces below them. The cursor keeps to what it stands on."""
 
-    keys = "C captures · Enter opens the domain"
+    keys = "C captures · Enter opens"
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__("networks", id=id)

@@ -7,7 +7,7 @@ from itertools import groupby
 
 import msgspec
 
-from emulator.control.views import DomainView, HostView, RunQueueView, VcpuSummary
+from emulator.control.views import DomainView, HostView, QueuedView, RunQueueView, VcpuSummary
 from xenconsole.units import clock, fit, gauge, printable, size
 from xenconsole.widgets.lines import EMPTY, Line, Span, cut, line
 from xenconsole.widgets.pane import ListPane, Pane, Rows
@@ -103,6 +103,11 @@ class StripPane(Pane):
         return strip_lines(self.view, self.cpus, width, lambda domid: self.names.get(domid, f"domain {domid}"))
 
 
+def wants_span(queued: QueuedView) -> Span:
+    """The last hypercall of a vCPU that waits."""
+    return Span(queued.wants or "no hypercall yet", "" if queued.wants else "dim", "sched:wants")
+
+
 class QueuePane(Pane):
     """Who is on a CPU, then who waits, in the order in which they will be served."""
 
@@ -113,10 +118,12 @@ class QueuePane(Pane):
         self.view = RunQueueView()
         self.running: list[tuple[int, DomainView]] = []
         self.names: Mapping[int, str] = {}
+        self.several: set[int] = set()
 
     def show(self, view: RunQueueView, host: HostView, domains: Mapping[int, DomainView]) -> None:
         self.view = view
         self.names = {domid: domain.name for domid, domain in domains.items()}
+        self.several = {domid for domid, domain in domains.items() if len(domain.vcpus) > 1}
         self.running = [(cpu.cpu, domains[cpu.running]) for cpu in host.cpus if cpu.running in domains]
         several = len(host.pools) > 1  # the pane of pools tells them then
         self.set_title("run queues" if several else f"run queue of {view.scheduler}" if view.scheduler else "run queue")
@@ -148,15 +155,26 @@ class QueuePane(Pane):
                 )
             )
 
+        def siblings(domid: int) -> None:
+            for queued in behind.get(domid, ()):
+                name = fit(f"└ vCPU {queued.vcpu}", room)
+                out.append(line(("       ", ""), (name + " ", ""), (" " * (bar + 31), ""), wants_span(queued)))
+
+        behind: dict[int, list[QueuedView]] = {}
+        for queued in self.view.waiting:
+            if queued.behind:
+                behind.setdefault(queued.domid, []).append(queued)
+        turns = [queued for queued in self.view.waiting if not queued.behind]
         for cpu, view in self.running:
             first = view.vcpus[0] if view.vcpus else None
             sums = (first.priority, first.credit, first.weight, first.cap) if first is not None else ("", 0, 0, 0)
             row(Span(f"CPU {cpu:<2} ", "state-running"), view.domid, *sums, Span("runs", "state-running", "state:r"))
-        for place, queued in enumerate(self.view.waiting[:MOST_QUEUED], 1):
-            wants = Span(queued.wants or "no hypercall yet", "" if queued.wants else "dim", "sched:wants")
-            row(Span(f"{place:>5}  ", "dim"), queued.domid, queued.priority, queued.credit, queued.weight, queued.cap, wants)
-        if len(self.view.waiting) > MOST_QUEUED:
-            out.append(line((f"    …  and {len(self.view.waiting) - MOST_QUEUED:,} more wait behind them", "dim")))
+            siblings(view.domid)
+        for place, queued in enumerate(turns[:MOST_QUEUED], 1):
+            row(Span(f"{place:>5}  ", "dim"), queued.domid, queued.priority, queued.credit, queued.weight, queued.cap, wants_span(queued))
+            siblings(queued.domid)
+        if len(turns) > MOST_QUEUED:
+            out.append(line((f"    …  and {len(turns) - MOST_QUEUED:,} more wait behind them", "dim")))
         if len(out) == 1:
             out.append(line(("nobody runs and nobody waits", "dim")))
         return out
