@@ -207,3 +207,9 @@ def test_a_directory_of_nothing_but_holes_ends_soon(extents: bool) -> None:
     with pytest.raises(UserError, match="goes in circles or is vast"):
         list_directory(image(bytes(disk)), "/")
     assert time.process_time() - start < 2
+
+
+def test_a_listing_of_endless_names_goes_over_the_wire() -> None:
+    listing = list_directory(image(make_fat(32, {f"{number:04}" + "\u00ad" * 200: b"" for number in range(1500)})), "/")
+    assert listing.cut and 500 < len(listing.entries) < 1000
+    assert sum(len(entry.name) for entry in listing.entries) <= 1 << 20

@@ -5,6 +5,7 @@ Paths begin with /; names in them are as `entries` gave them. UserError says wha
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -17,6 +18,8 @@ from emulator.dom0.storage.reader import MAX_ENTRIES, Absent, Damaged, Entry, Fi
 from emulator.errors import UserError
 
 MAX_PATH: Final = 4096
+MAX_TEXT: Final = 1 << 20
+"""Characters of names and links' targets in one listing: it must go over the wire."""
 _MAX_STEPS: Final = 128
 _Opened = tuple[FileSystem | None, str, tuple[Partition, ...], list[str]]
 
@@ -77,8 +80,11 @@ class _Tree:
         directory = self._walk(system, rest)
         if directory.kind != "directory":
             raise Damaged(f"it is a {directory.kind}")
-        entries = tuple(system.entries(directory))
-        return Listing("/" + "/".join(words), system.kind, system.label, system.total, system.free, entries, len(entries) >= MAX_ENTRIES)
+        found = system.entries(directory)
+        text = itertools.accumulate(len(one.name) + len(one.target) for one in found)
+        kept = tuple(one for one, so_far in zip(found, text, strict=True) if so_far <= MAX_TEXT)
+        cut = len(found) >= MAX_ENTRIES or len(kept) < len(found)
+        return Listing("/" + "/".join(words), system.kind, system.label, system.total, system.free, kept, cut)
 
     def file(self, words: list[str], offset: int, size: int) -> tuple[Entry, bytes]:
         system, _, _, rest = self._open(words)
