@@ -30,13 +30,18 @@ class Parsed:
 def find_domain(word: str, domains: Mapping[int, str]) -> int:
     """By xl's rule: digits are an ID, anything else a name."""
     if word.isdecimal():
-        if int(word) in domains:
-            return int(word)
-        raise UserError(f"no domain has the ID {word}")
+        if (domid := _domid(word)) in domains:
+            return domid
+        raise UserError(f"no domain has the ID {word[:20]}")
     for domid, name in domains.items():
         if name == word:
             return domid
     raise UserError(f"no domain is named {word!r}")
+
+
+def _domid(word: str) -> int:
+    """-1 for a word that is none."""
+    return int(word) if word.isdecimal() and len(word) < 10 else -1
 
 
 def _split(line: str) -> list[str]:
@@ -99,7 +104,7 @@ def _take_options(command: Command, words: list[str], values: dict[str, str | in
 
 
 def _is_domain(word: str, around: Surroundings) -> bool:
-    return word in around.domains.values() or (word.isdecimal() and int(word) in around.domains)
+    return word in around.domains.values() or _domid(word) in around.domains
 
 
 def _value(argument: Argument, word: str, around: Surroundings) -> str | int:

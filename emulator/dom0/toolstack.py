@@ -153,7 +153,7 @@ class Toolstack:
 
     def find(self, name: str) -> int:
         """A domain by number or name, as xl finds it."""
-        if name.isdigit() and int(name) in self.guests:
+        if name.isdecimal() and len(name) < 10 and int(name) in self.guests:
             return int(name)
         for domid, guest in self.guests.items():
             if guest.name == name:

@@ -15,6 +15,7 @@ from emulator.control.commands import run_command
 from emulator.control.host import Host
 from emulator.dom0.network import UplinkSpec
 from emulator.errors import UserError
+from xenconsole.command_line import Surroundings, complete, parse
 
 IMAGES = Path(__file__).resolve().parents[2] / "guests/images"
 
@@ -135,3 +136,13 @@ def test_a_domain_is_renamed_to_no_path(do: Commands, name: str) -> None:
 def test_a_port_of_no_guest(do: Commands) -> None:
     assert "in:2222=NAME:22" in do.refused("network-uplink", network="net0", services="in:2222=:22")
     assert not do.networks.uplinks
+
+
+@pytest.mark.parametrize("word", ["9" * 5000, "²", "٣"])
+def test_no_domain_has_such_a_number(do: Commands, word: str) -> None:
+    around = Surroundings({do.domid: "g"}, do.domid)
+    with pytest.raises(UserError, match="no domain"):
+        parse(f"pause {word}", around)
+    assert complete(f"pause {word} ", around) == complete("pause ? ", around)
+    with pytest.raises(UserError, match="no domain"):
+        do.host.find(word)
