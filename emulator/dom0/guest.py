@@ -24,6 +24,7 @@ from emulator.dom0.xenstore import Store, XenstoreRing, standard_nodes
 from emulator.hypervisor.domain import Domain
 from emulator.hypervisor.events import INTERDOMAIN, Port
 from emulator.hypervisor.mailbox import ToBackend
+from emulator.hypervisor.memory.frames import WRITABLE
 from emulator.hypervisor.spec import DomainSpec
 from emulator.machine.pool import MemoryPool
 
@@ -224,6 +225,8 @@ def build_guest(config: DomainConfig, domid: int, store: Store, progress: Callab
         for ref, mfn in ((GNTTAB_RESERVED_CONSOLE, state.console_mfn), (GNTTAB_RESERVED_XENSTORE, state.store_mfn)):
             domain.grants.seed(ref, 0, mfn)  # as libxl leaves them, for a Domain-0 that maps by grant (xc_dom_gnttab_seed)
         domain.start(state.rip, state.rsp, state.rsi, state.cr3, state.kernel_sp, state.text)
+        for mfn in (state.console_mfn, state.store_mfn):
+            domain.tables.get_type(mfn, WRITABLE)  # Domain-0 maps them, for good: no table may be made of what it writes into
         guest = Guest(domain, config, store, ports, (state.console_mfn, state.store_mfn), networks)
         guest.ring.advertise()
         for number, disk in enumerate(config.disks):

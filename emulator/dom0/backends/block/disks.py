@@ -61,10 +61,14 @@ class DomainGrants(TableGrants):
     def look(self, grefs: Sequence[int], write: bool) -> list[int]:
         table, words = self._table, self._words
         if table.version != 1:
-            found = [self.begin(gref, write) for gref in grefs]
-            for gref in grefs:
-                self.end(gref, write)
-            return found
+            begun: list[int] = []
+            try:
+                for gref in grefs:
+                    begun.append(self.begin(gref, write))
+            finally:
+                for gref in grefs[: len(begun)]:
+                    self.end(gref, write)
+            return begun
         shared, owner, kinds, known = table.shared, self._frames.owner, self._frames.type, self._frames.frames
         mask = _GRANTED_MASK | GTF_readonly if write else _GRANTED_MASK
         found = []
