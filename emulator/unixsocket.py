@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
@@ -22,16 +23,23 @@ def bind_private(path: Path) -> socket.socket:
             path.unlink()
     except FileNotFoundError:
         pass
+    except OSError as error:
+        raise _refusal(path, error) from error
     end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     mask = os.umask(0o177)
     try:
         end.bind(str(path))
     except OSError as error:
         end.close()
-        raise UserError("cannot listen", where=str(path), why=error.strerror or str(error)) from error
+        raise _refusal(path, error) from error
     finally:
         os.umask(mask)
     return end
+
+
+def _refusal(path: Path, error: OSError) -> UserError:
+    fix = "another path, or remove what is there" if error.errno == errno.EADDRINUSE else ""
+    return UserError("cannot listen", where=str(path), why=error.strerror or str(error), fix=fix)
 
 
 def abandoned(path: Path) -> bool:

@@ -302,8 +302,8 @@ class EngineClient:
         """The connection is gone: find out why, then fail all who wait."""
         self._writer.close()
         if self._goodbye:
-            reason = self._goodbye
-        if self._process is not None and not self._closing:
+            reason = self._goodbye  # what it said last says it all
+        elif self._process is not None and not self._closing:
             status = await self._process.epitaph()
             reason = ": ".join(part for part in (reason, status) if part)
         self._lost = reason or ("the engine was ended" if self._closing else "the engine closed the connection")

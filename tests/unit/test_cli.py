@@ -291,3 +291,12 @@ def test_the_schedulers_it_names_are_those_that_the_engine_has() -> None:
     from xenconsole.cli import SCHEDULERS
 
     assert set(SCHEDULERS) == set(KNOWN)
+
+
+@pytest.mark.parametrize(("path", "why"), [("taken", "another path"), ("taken/below", "Not a directory")])
+def test_a_socket_that_cannot_be_is_told_once(tmp_path: Path, path: str, why: str) -> None:
+    (tmp_path / "taken").touch()
+    done = run([*REAL, "create", "-c", cfg(tmp_path, "g"), "--xenstored", str(tmp_path / path)])
+    said = done.stderr.decode()
+    assert done.returncode and said.count("\n") == 1 and said.count("cannot listen") == 1 and why in said
+    assert (tmp_path / "taken").is_file()
