@@ -252,8 +252,7 @@ def trace(domain: Domain, kept: Trace, since: int) -> TraceView:
 
 
 def _trace_line(event: TraceEvent) -> TraceLine:
-    detail = event.detail or ", ".join(f"{a:#x}" if a > 9 else str(a) for a in event.arguments[: event.argument_count])
-    return TraceLine(event.seq, event.vtime_ns, event.vcpu, event.kind, event.name, detail, event.result, event.reason, event.cost_ns)
+    return TraceLine(event.seq, event.vtime_ns, event.vcpu, event.kind, event.name, event.said, event.result, event.reason, event.cost_ns)
 
 
 def config(kept: DomainConfig) -> dict[str, str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from emulator.abi import grant_table, xen
 from emulator.abi.xen import HYPERCALLS
 
 if TYPE_CHECKING:
@@ -16,6 +18,17 @@ ARGUMENTS = {"mmu_update": 4, "mmuext_op": 4, "update_va_mapping": 3, "set_callb
              "grant_table_op": 3, "set_trap_table": 1, "set_timer_op": 1, "fpu_taskswitch": 1, "get_debugreg": 1,
              "update_va_mapping_otherdomain": 4, "sched_op": 2, "event_channel_op": 2}  # fmt: skip
 """Arguments that mean something, where not two."""
+MEMOP_CMD_MASK = 0x3F  # above it lies where a preempted memory_op goes on
+
+
+def _commands(names: Mapping[str, object], prefix: str) -> dict[int, str]:
+    return {value: name.removeprefix(prefix) for name, value in names.items() if name.startswith(prefix) and isinstance(value, int)}
+
+
+COMMANDS = {"sched_op": _commands(vars(xen), "SCHEDOP_"), "vcpu_op": _commands(vars(xen), "VCPUOP_"),
+            "event_channel_op": _commands(vars(xen), "EVTCHNOP_"), "memory_op": _commands(vars(xen), "XENMEM_"),
+            "callback_op": _commands(vars(xen), "CALLBACKOP_"), "grant_table_op": _commands(vars(grant_table), "GNTTABOP_")}  # fmt: skip
+"""What the first argument of a hypercall asks for, in the words of Xen's headers."""
 
 
 class TraceEvent:
@@ -29,8 +42,13 @@ class TraceEvent:
         self.detail, self.result, self.reason, self.cost_ns = "", "", "", 0
 
     @property
-    def argument_count(self) -> int:
-        return ARGUMENTS.get(self.name, 2)
+    def said(self) -> str:
+        """The arguments as one reads them: the command by its name in Xen's headers, small numbers decimal, the others hexadecimal."""
+        if self.detail or not self.arguments:
+            return self.detail
+        words = [f"{value:#x}" if value > 9 else str(value) for value in self.arguments[: ARGUMENTS.get(self.name, 2)]]
+        named = COMMANDS.get(self.name, {}).get(self.arguments[0] & (MEMOP_CMD_MASK if self.name == "memory_op" else -1))
+        return ", ".join([named, *words[1:]] if named else words)
 
 
 def call_name(number: int) -> str:

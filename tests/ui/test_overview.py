@@ -257,3 +257,11 @@ async def test_snapshot_and_restore_by_keys() -> None:
         assert [args["name"] for args in at.sent("restore")] in (["hello-1"], ["hello-2"])
         await at.press("escape")
         assert isinstance(at.front(), OverviewScreen)
+
+
+async def test_a_dialog_takes_away_the_messages_that_would_lie_over_it() -> None:
+    async with desk() as at:
+        await at.press("colon", *"nonsense", "enter")
+        assert any("no command" in note.message for note in at.app._notifications)
+        await at.press("j", "D")
+        assert not list(at.app._notifications)

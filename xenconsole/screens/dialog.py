@@ -42,6 +42,9 @@ class Dialog(ModalScreen[Answer]):
 
     _answered = False
 
+    def on_mount(self) -> None:
+        self.app.clear_notifications()  # they would lie over what is asked here
+
     def dismiss(self, result: Answer | None = None) -> AwaitComplete:
         if self._answered or self.app.screen is not self:
             return AwaitComplete()
