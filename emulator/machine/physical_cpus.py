@@ -100,7 +100,9 @@ class PhysicalCpus:
                 self._call(victim)
             else:
                 self._cuts[victim] = at
-                self._tick.notify()
+                if not self._clock_at or at < self._clock_at:
+                    self._clock_at = at
+                    self._tick.notify()
 
     def _signal(self, seat: Seat) -> bool:
         """Rouse an idle CPU that may run it, one that it likes if there is one."""
@@ -291,8 +293,9 @@ class PhysicalCpus:
             self._wake(heapq.heappop(self._sleepers)[2], now)
         return at
 
-    def _next(self, cpu: int) -> tuple[Seat, int] | None:
-        """The next to hold, waiting for one; None at the end."""
+    def _next(self, cpu: int, left: Seat | None = None) -> tuple[Seat, int] | None:
+        """The next to hold, waiting for one; None at the end. `left`: whom this CPU held and who has more to do. It is most often picked
+        again here, so another CPU is roused for it only when it is not."""
         with self._lock:
             while not self._stopping:
                 self._idle.discard(cpu)
@@ -307,16 +310,22 @@ class PhysicalCpus:
                     seat = pool.domains[unit.name]
                     seat.state = HELD
                     self._holding[cpu], self._turn_ends[cpu], self._cuts[cpu] = seat, now + turn, 0
+                    if left is not None and left.state == READY:
+                        self._signal(left)
                     self._alert()
                     return seat, turn
                 event = pool.scheduler.next_event(now) if pool is not None else 0
                 at = min(at or event, event or at)
+                if left is not None and left.state == READY:
+                    self._signal(left)
+                left = None
                 self._idle.add(cpu)
                 self._signals[cpu].wait(_seconds(at - now) if at else None)
             return None
 
     def _work(self, cpu: int) -> None:
-        while (chosen := self._next(cpu)) is not None:
+        left: Seat | None = None
+        while (chosen := self._next(cpu, left)) is not None:
             seat, turn = chosen
             actor = seat.actor
             self.running[cpu] = actor.domid
@@ -333,6 +342,7 @@ class PhysicalCpus:
             self.history.append(Stint(cpu, actor.domid, began, ended))
             with self._lock:
                 self._put_back(cpu, seat, verdict, spent, ended)
+            left = seat if seat.state == READY else None
 
     def _put_back(self, cpu: int, seat: Seat, verdict: int | None, spent: int, now: int) -> None:
         self._holding[cpu] = None
@@ -341,9 +351,7 @@ class PhysicalCpus:
         seat.pool.scheduler.ran(seat.unit, spent, now, runnable)
         if seat.state == HELD:
             seat.state = READY if runnable else SLEEPING
-            if runnable:
-                self._signal(seat)
-            elif verdict is not None:
+            if not runnable and verdict is not None:
                 seat.wake_at = verdict
                 self._sequence += 1
                 heapq.heappush(self._sleepers, (verdict, self._sequence, seat))

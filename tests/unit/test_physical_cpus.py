@@ -240,3 +240,44 @@ def test_a_thousand_sleepers_cost_a_wake_nothing() -> None:
 
 def test_every_scheduler_is_known_by_its_name() -> None:
     assert set(SCHEDULERS) == {"credit2", "credit", "rtds", "bvt", "null"}
+
+
+def test_no_other_cpu_is_roused_for_an_actor_that_goes_on(cpus: PhysicalCpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    roused, rouse = [], cpus._rouse
+
+    def count(cpu: int) -> None:
+        roused.append(cpu)
+        rouse(cpu)
+
+    until(lambda: len(cpus._idle) == 2)
+    monkeypatch.setattr(cpus, "_rouse", count)
+    actor = added(cpus, Noted(1, lambda actor: 0 if actor.turns < 500 else None))
+    until(lambda: actor.turns == 500)
+    assert len(roused) == 1, "when it woke"
+
+
+def test_the_clock_thread_is_not_woken_for_every_wake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two actors on one CPU that wake each other: each wake asks for a cut, and a millisecond's cuts are looked at together."""
+    cpus = PhysicalCpus(1, lambda actor, failure: None, make_scheduler("credit2", (0,)))
+    calls, turns, notify = 0, 0, cpus._tick.notify
+
+    def call(count: int = 1) -> None:
+        nonlocal calls
+        calls += 1
+        notify(count)
+
+    def pass_on(actor: Noted) -> None:
+        nonlocal turns
+        turns += 1
+        if turns < 4000:
+            cpus.wake(pair[1 - pair.index(actor)])
+
+    monkeypatch.setattr(cpus._tick, "notify", call)
+    pair = [added(cpus, Noted(number, pass_on)) for number in (1, 2)]
+    cpus.start()
+    try:
+        began = time.monotonic()
+        until(lambda: turns >= 4000, 20)
+        assert calls < 100 + 3000 * (time.monotonic() - began), "two a millisecond at most"
+    finally:
+        cpus.stop()
