@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -120,12 +121,16 @@ def main(arguments: list[str]) -> int:
     folder = Path(arguments[0]) if arguments else ROOT / "docs" / "pictures"
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as home:  # nobody's own settings and themes
+    home = str(Path(tempfile.gettempdir()) / "xenhost")  # nobody's own settings and themes; a device's nodes show the path of its image
+    os.mkdir(home)
+    try:
         for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_DATA_HOME", "XENCONSOLE_DISKS"):
             os.environ.pop(name, None)
         os.environ["HOME"] = home  # the pool is ~/.local/share/xenconsole/disks then, as everybody's
         os.chdir(ROOT)
         asyncio.run(photograph(folder, Path(home)))
+    finally:
+        shutil.rmtree(home)
     return 0
 
 
