@@ -122,6 +122,7 @@ def main(arguments: list[str]) -> int:
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     home = str(Path(tempfile.gettempdir()) / "xenhost")  # nobody's own settings and themes; a device's nodes show the path of its image
+    shutil.rmtree(home, ignore_errors=True)  # a run that was killed left it
     os.mkdir(home)
     try:
         for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_DATA_HOME", "XENCONSOLE_DISKS"):

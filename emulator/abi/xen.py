@@ -106,6 +106,7 @@ XENSTORE_RING_SIZE = 1024
 # --- trap vectors ------------------------------------------------------------------------------------------------------------
 TRAP_NAMES = ("#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "CSO", "#TS", "#NP", "#SS", "#GP", "#PF", "#15", "#MF",
               "#AC", "#MC", "#XM", "#VE", "#CP")  # fmt: skip
-TRAP_DB, TRAP_BP, TRAP_OF, TRAP_UD, TRAP_NM, TRAP_DF, TRAP_TS, TRAP_NP, TRAP_SS, TRAP_GP, TRAP_PF, TRAP_AC = 1, 3, 4, 6, 7, 8, 10, 11, 12, 13, 14, 17
+TRAP_DB, TRAP_NMI, TRAP_BP, TRAP_OF, TRAP_UD, TRAP_NM, TRAP_DF = 1, 2, 3, 4, 6, 7, 8
+TRAP_TS, TRAP_NP, TRAP_SS, TRAP_GP, TRAP_PF, TRAP_AC = 10, 11, 12, 13, 14, 17
 TRAPS_WITH_ERROR_CODE = frozenset({8, 10, 11, 12, 13, 14, 17, 21})
 PFEC_present, PFEC_write, PFEC_user, PFEC_reserved, PFEC_insn = 1, 2, 4, 8, 16

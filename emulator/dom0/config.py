@@ -29,12 +29,12 @@ MAX_NAME: Final = 128
 _MAX_US: Final = 1 << 40
 MAX_WARNINGS: Final = 20
 ACTIONS: Final = ("destroy", "restart", "rename-restart", "preserve", "coredump-destroy", "coredump-restart", "soft-reset")
-"""What on_poweroff, on_reboot and on_crash may say."""
+"""What on_poweroff and its kin may say."""
 
 _KNOWN_NAMES: Final = """
     name type builder kernel ramdisk cmdline root extra memory maxmem vcpus maxvcpus cpus cpus_soft cpu_weight cap period budget
     extratime pool disk vif
-    on_poweroff on_reboot on_crash uuid
+    on_poweroff on_reboot on_crash on_watchdog on_soft_reset uuid
 """
 _IGNORED_NAMES: Final = """
     acpi acpi_firmware acpi_laptop_slate acpi_s3 acpi_s4 altp2m altp2mhvm apic bios bios_path_override boot bootloader
@@ -43,7 +43,7 @@ _IGNORED_NAMES: Final = """
     device_model_version device_tree display dm_restrict driver_domain dtdev e820_host firmware firmware_override
     gfx_passthru gic_version hap hdtype hpet init_seclabel iomem ioports irqs keymap latency localtime max_event_channels
     max_grant_frames max_grant_version max_maptrack_frames mca_caps mmio_hole ms_vm_genid msr_relaxed nestedhvm nographic
-    nomigrate nx on_soft_reset on_watchdog oos opengl p9 pae passthrough pci pci_msitranslate pci_permissive
+    nomigrate nx oos opengl p9 pae passthrough pci pci_msitranslate pci_permissive
     pci_power_mgmt pci_seize pvcalls pvh pvshim pvshim_cmdline pvshim_extra pvshim_path rdm rdm_mem_boundary
     rtc_timeoffset sched sdl seclabel serial shadow_memory slice smbios_firmware soundhw spice
     spice_clipboard_sharing spice_image_compression spice_streaming_video spiceagent_mouse spicedisable_ticketing spicehost
@@ -98,8 +98,17 @@ class DomainConfig:
     on_poweroff: str = "destroy"
     on_reboot: str = "restart"
     on_crash: str = "destroy"
+    on_watchdog: str = "destroy"
+    on_soft_reset: str = "soft-reset"
     values: Mapping[str, Value] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+    def action_on(self, reason: str) -> str:
+        """What is to follow a shutdown (handle_domain_death of xl): one for suspending leaves the domain as it is, one for a reason that
+        nobody knows destroys it."""
+        known = {"poweroff": self.on_poweroff, "reboot": self.on_reboot, "crash": self.on_crash, "watchdog": self.on_watchdog,
+                 "soft_reset": self.on_soft_reset, "suspend": "preserve"}  # fmt: skip
+        return known.get(reason, "destroy")
 
 
 def load_config(path: Path) -> DomainConfig:
@@ -128,7 +137,8 @@ def parse_config(text: str, *, file: str) -> DomainConfig:
         period=reader.number("period", 1, _MAX_US), budget=reader.number("budget", 1, _MAX_US), extratime=reader.number("extratime", 0, 1),
         disk=reader.strings("disk"), disks=reader.disks(), vif=reader.strings("vif"), vifs=reader.vifs(name),
         on_poweroff=reader.action("on_poweroff", "destroy"), on_reboot=reader.action("on_reboot", "restart"),
-        on_crash=reader.action("on_crash", "destroy"),
+        on_crash=reader.action("on_crash", "destroy"), on_watchdog=reader.action("on_watchdog", "destroy"),
+        on_soft_reset=reader.action("on_soft_reset", "soft-reset"),
         values=MappingProxyType({key: setting.value for key, setting in reader.settings.items()}), warnings=reader.warnings(),
     )  # fmt: skip
 

@@ -320,8 +320,7 @@ class Toolstack:
         self.store.shut_down(domid)
         if reason == "crash":
             self.autopsies[domid] = in_turn(guest, lambda: self._autopsy(domain))
-        wanted = {"poweroff": guest.config.on_poweroff, "reboot": guest.config.on_reboot, "crash": guest.config.on_crash}
-        action = wanted.get(reason, "destroy")
+        action = guest.config.action_on(reason)
         why = f" ({domain.crash_reason})" if domain.crash_reason else ""
         self.say("info" if reason != "crash" else "error", domid, f"{guest.name} ended: {reason}{why}")
         self.tell("state", domid)

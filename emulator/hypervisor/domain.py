@@ -84,6 +84,7 @@ class Domain:
         self.paused = 0
         self.ended = ""
         self.crash_reason = ""
+        self.shutdown_code = -1  # the reason that the guest gave first, -1: none yet
         self.mailbox = Mailbox()
         self.recording: list[Logged] | None = None
         self.replaying = False

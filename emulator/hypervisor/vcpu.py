@@ -23,6 +23,7 @@ from emulator.abi.xen import (
     HYPERVISOR_VIRT_END,
     HYPERVISOR_VIRT_START,
     RESERVED_GDT_ENTRY,
+    TRAP_NMI,
     TRAP_PF,
     TRAPS_WITH_ERROR_CODE,
     VI_CR2,
@@ -32,7 +33,7 @@ from emulator.abi.xen import (
     VMASST_TYPE_architectural_iopl,
 )
 from emulator.cpu.core import AC, CS, DS, ES, FS, GS, IF, IOPL, MASK64, NT, R11, RCX, RF, RSP, SS, TF, VM
-from emulator.cpu.native import IO_ALLOWED
+from emulator.cpu.native import CROSSING, IO_ALLOWED
 from emulator.hypervisor.crossing import Crossing
 from emulator.hypervisor.emulation.control import DebugRegisters
 from emulator.hypervisor.refusal import DomainCrash, Refusal
@@ -103,7 +104,6 @@ class Handlers:
     syscall: Callback = field(default_factory=Callback)
     syscall32: Callback = field(default_factory=Callback)
     sysenter: Callback = field(default_factory=Callback)
-    nmi: Callback = field(default_factory=Callback)
 
 
 class Vcpu(Crossing):
@@ -126,7 +126,7 @@ class Vcpu(Crossing):
         self.blocked = False
         self.up = self.initialised = number == 0
         self.context: GuestContext | None = None  # its first state, until its first turn
-        self.nmi_pending = False
+        self.nmi_pending = self.nmi_masked = False  # masked while one is handled, up to the next iret (async_exception_mask)
         self.polled: frozenset[int] = frozenset()
         self.poll_deadline = 0
         self.timers = Timers()
@@ -173,11 +173,15 @@ class Vcpu(Crossing):
         return self.up and not self.blocked and not self.waiting
 
     def deliver_events(self) -> None:
-        """test_guest_events: interrupt the guest when it has events and does not mask them; an NMI goes first, masked or not."""
-        if self.nmi_pending and self.handlers.nmi.address:
+        """test_all_events: an NMI first, whether events are masked or not, but none within another; it is lost where there is no handler.
+        Then the guest is interrupted when it has events and does not mask them."""
+        if self.nmi_pending and not self.nmi_masked:
             self.nmi_pending = False
-            self.bounce(self.handlers.nmi.address, True, "NMI")
-            return
+            entry = self.handlers.traps.get(TRAP_NMI)
+            if entry is not None:
+                self.nmi_masked = True
+                self.core.control[CROSSING] = 0  # the iret that ends it is Python's
+                self.bounce(entry.address, entry.masks, "NMI")
         memory, info = self.domain.memory.bytes, self.info
         if memory[info] and not memory[info + VI_UPCALL_MASK]:
             self.bounce(self.handlers.event.address, True, "event callback")
@@ -289,6 +293,11 @@ class Vcpu(Crossing):
         else:
             regs[RCX], regs[R11] = rcx, r11
         self.upcall_masked = not rflags & IF
+        if self.nmi_masked:
+            self.nmi_masked = False
+            if self.nmi_pending:
+                self.domain.rotation.fresh = True
+                core.stop()
         self.load_code(cs & 0xFFFF | 3, ss & 0xFFFF | 3)
         return int(rax)
 

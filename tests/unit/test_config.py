@@ -230,3 +230,12 @@ def test_no_cfg_text_gets_past_a_user_error(text: str) -> None:
         return
     assert config.name
     assert config.memory_mib <= config.maxmem_mib
+
+
+def test_every_end_has_its_action() -> None:
+    """handle_domain_death of xl: the keys, their defaults, and what xl does about a reason that it does not know."""
+    config = parse_config('name = "a"\nkernel = "k"\non_watchdog = "restart"\non_crash = "preserve"\n', file="a.cfg")
+    assert not config.warnings
+    found = {reason: config.action_on(reason) for reason in ("poweroff", "reboot", "crash", "watchdog", "soft_reset", "suspend", "reason 77")}
+    assert found == {"poweroff": "destroy", "reboot": "restart", "crash": "preserve", "watchdog": "restart", "soft_reset": "soft-reset",
+                     "suspend": "preserve", "reason 77": "destroy"}  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from emulator.abi.errno import EEXIST, EINVAL, ENOENT
+from emulator.abi.errno import EEXIST, EFAULT, EINVAL, ENOENT
 from emulator.cpu import fpu
 from emulator.hypervisor.context import CONTEXT_BYTES, VGCF_I387_VALID, VGCF_IN_KERNEL, VGCF_ONLINE, get_info
 from tests.unit.cores import DATA as BARE_DATA
@@ -108,20 +108,49 @@ def test_an_nmi_comes_masked_or_not_once(guest: Tiny) -> None:
     assert rip == at
     assert cs >> 32 & 0xFF == 1, "the saved mask"
     assert vcpu.upcall_masked
+    vcpu.nmi_pending = True
     guest.domain.core.rip = at
+    guest.domain.rotation.fresh = True
     guest.domain.slice(100_000)
-    assert guest.domain.core.rip == at, "it came once"
+    assert guest.domain.core.rip == at and vcpu.nmi_pending, "none within another: no iret came yet"
+    frame = struct.pack("<9Q", 0, 0, 0, 0, at, 0xE030, 0x202, va(STACK, 4096), 0xE02B)
+    guest.domain.core.regs[4] = guest.put(STACK, frame, 2048)
+    guest.call("iret")
+    guest.domain.slice(100_000)
+    assert guest.domain.core.rip == va(CODE, 0x400) and not vcpu.nmi_pending, "iret lets the next one in"
 
 
-def test_an_nmi_waits_for_its_handler_and_wakes_who_sleeps(guest: Tiny) -> None:
+def test_the_nmi_handler_is_an_entry_of_the_trap_table(guest: Tiny) -> None:
+    """pv/callback.c: trap_ctxt[TRAP_nmi], whoever sets it; a cleared table clears it, too."""
+    traps = guest.domain.vcpus[0].handlers.traps
+    guest.traps((2, 4, va(CODE, 0x600)))
+    assert (traps[2].address, traps[2].masks) == (va(CODE, 0x600), True)
+    assert guest.call("nmi_op", 0, guest.put(DATA, struct.pack("<QQ", va(CODE, 0x700), 0))) == 0
+    assert traps[2].address == va(CODE, 0x700)
+    assert guest.call("nmi_op", 1, 0) == 0 and 2 not in traps
+    guest.traps((2, 4, va(CODE, 0x600)))
+    assert guest.call("set_trap_table", 0) == 0 and not traps
+
+
+def test_the_first_reason_to_shut_down_counts(guest: Tiny) -> None:
+    """SCHEDOP_shutdown_code sets it without shutting down (domain_shutdown)."""
+    assert guest.call("sched_op", 5, va(300)) == -EFAULT
+    assert guest.call("sched_op", 5, guest.put(DATA, struct.pack("<I", 1))) == 0
+    assert guest.call("sched_op", 5, guest.put(DATA, struct.pack("<I", 0))) == 0
+    ended = guest.domain.ended
+    assert ended == ""
+    guest.call("sched_op", 2, guest.put(DATA, struct.pack("<I", 3)))
+    assert guest.domain.ended == "reboot"
+
+
+def test_an_nmi_without_a_handler_is_lost_and_wakes_who_sleeps(guest: Tiny) -> None:
     vcpu = guest.domain.vcpus[0]
     assert guest.call("sched_op", 1) == 0
     assert vcpu.blocked
     vcpu.nmi_pending = True
     vcpu.wake()
     guest.domain.slice(100_000)
-    assert vcpu.nmi_pending
-    assert not vcpu.blocked
+    assert not vcpu.nmi_pending and not vcpu.blocked
 
 
 def test_run_state_is_told_by_call_and_in_the_guests_memory(guest: Tiny) -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from emulator.abi.errno import EINVAL, ENOSYS
 from emulator.abi.xen import (
+    FLAT_KERNEL_CS,
+    TRAP_NMI,
     CALLBACK_event,
     CALLBACK_failsafe,
     CALLBACK_nmi,
@@ -81,7 +83,7 @@ def callback_op(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
         elif kind == CALLBACK_sysenter:
             handlers.sysenter = Callback(address, masks)
         elif kind == CALLBACK_nmi:
-            handlers.nmi = Callback(address, True)
+            _register_nmi(vcpu, address)
         else:
             raise Refusal(ENOSYS, f"callback type {kind} does not exist")
         return 0
@@ -90,11 +92,16 @@ def callback_op(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
         if kind in (CALLBACK_event, CALLBACK_failsafe, CALLBACK_syscall, CALLBACK_syscall32, CALLBACK_sysenter):
             raise Refusal(EINVAL, f"callback type {kind} cannot be unregistered")
         if kind == CALLBACK_nmi:
-            handlers.nmi = Callback()
+            handlers.traps.pop(TRAP_NMI, None)
         else:
             raise Refusal(ENOSYS, f"callback type {kind} does not exist")
         return 0
     raise Refusal(ENOSYS, f"callback_op {command} does not exist")
+
+
+def _register_nmi(vcpu: Vcpu, address: int) -> None:
+    """The trap table's own entry, with events masked (register_guest_nmi_callback)."""
+    vcpu.handlers.traps[TRAP_NMI] = TrapEntry(0, True, FLAT_KERNEL_CS, address)
 
 
 def nmi_op(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
@@ -102,10 +109,10 @@ def nmi_op(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
     if command == 0:
         address = vcpu.domain.guest.read_u64(argument)
         _check_address(address)
-        vcpu.handlers.nmi = Callback(address, True)
+        _register_nmi(vcpu, address)
         return 0
     if command == 1:
-        vcpu.handlers.nmi = Callback()
+        vcpu.handlers.traps.pop(TRAP_NMI, None)
         return 0
     raise Refusal(ENOSYS, f"nmi_op {command} does not exist")
 

@@ -23,7 +23,7 @@ def sched_op(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
     elif command == xen.SCHEDOP_block:
         block(vcpu)
     elif command == xen.SCHEDOP_shutdown:
-        domain.shutdown(reason_name(guest.read_u32(argument)))
+        _shut_down(vcpu, guest.read_u32(argument))
     elif command == xen.SCHEDOP_poll:
         _poll(vcpu, argument)
     elif command == xen.SCHEDOP_remote_shutdown:
@@ -33,15 +33,25 @@ def sched_op(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
         raise Refusal(EPERM, "only Domain-0 shuts others down")
     elif command == xen.SCHEDOP_pin_override:
         raise Refusal(EPERM, "only the hardware domain pins itself")
-    elif command == xen.SCHEDOP_pin_override:
-        raise Refusal(EPERM, "only the hardware domain overrides where its vCPUs run")
     elif command == xen.SCHEDOP_shutdown_code:
-        return 0
+        _keep_code(vcpu, guest.read_u32(argument))
     elif command == xen.SCHEDOP_watchdog:
         return _watchdog(vcpu, guest.read_u32(argument), guest.read_u32(argument + 4))
     else:
         raise Refusal(ENOSYS, f"sched_op {command} does not exist")
     return 0
+
+
+def _keep_code(vcpu: Vcpu, code: int) -> None:
+    """The first reason a domain gives is the one that counts, of whatever follows (d->shutdown_code)."""
+    domain = vcpu.domain
+    if domain.shutdown_code < 0:
+        domain.shutdown_code = code & 0xFF
+
+
+def _shut_down(vcpu: Vcpu, code: int) -> None:
+    _keep_code(vcpu, code)
+    vcpu.domain.shutdown(reason_name(vcpu.domain.shutdown_code))
 
 
 def reason_name(code: int) -> str:
@@ -103,7 +113,7 @@ def _watchdog(vcpu: Vcpu, number: int, seconds: int) -> int:
 def sched_op_compat(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
     """The older interface: shutdown's reason is the argument itself."""
     if command == xen.SCHEDOP_shutdown:
-        vcpu.domain.shutdown(reason_name(argument))
+        _shut_down(vcpu, argument)
         return 0
     if command in (xen.SCHEDOP_yield, xen.SCHEDOP_block):
         return sched_op(vcpu, command, argument)
