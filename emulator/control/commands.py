@@ -196,6 +196,19 @@ def _network_uplink(host: HostApi, args: Arguments) -> CommandResult:
     return CommandResult(ok=True, message=f"{network} has an uplink, {subnet}{through}" if subnet else f"{network} has no uplink")
 
 
+def _overhead(host: HostApi, _args: Arguments) -> CommandResult:
+    found = host.overhead()
+    causes = (
+        (found.memory, f"memory of {found.domains} domains and their snapshots"),
+        (found.translated, f"code translated for the {found.awake} awake"),
+        (found.empty, "the engine before the first domain"),
+        (found.rest, "the rest: instances, tables, back ends, transcripts"),
+    )
+    lines = [f"the engine takes {found.engine / 1024:.1f} MiB; {found.each:,.0f} KiB a domain beside its memory"]
+    lines += [f"{kib / 1024:>10.1f} MiB  {text}" for kib, text in causes]
+    return CommandResult(ok=True, message="\n".join(lines))
+
+
 def _disk_list(host: HostApi, args: Arguments) -> CommandResult:
     """Every disk with who has it; what qemu-img and xl would each tell a half of."""
     pool = host.storage.pool()
@@ -273,6 +286,7 @@ COMMANDS: Mapping[str, Command] = {
     "network-uplink": Command(_network_uplink, {"network": str}, {"subnet": str, "services": str}),
     "capture": Command(_capture, _DOMID, {"vif": str, "file": str, "mib": int}),
     "disk-list": Command(_disk_list, {}, {}),
+    "overhead": Command(_overhead, {}, {}),
     "disk-info": Command(_disk_info, {"disk": str}, {}),
     "disk-create": Command(_disk_create, {"disk": str, "size": str}, {}),
     "disk-clone": Command(_disk_clone, {"disk": str, "new": str}, {}),

@@ -28,6 +28,7 @@ from emulator.control.views import (
     SnapshotView,
     VcpuView,
 )
+from emulator.dom0.overhead import Overhead
 from emulator.dom0.toolstack import Toolstack
 from emulator.errors import UserError
 
@@ -213,6 +214,9 @@ class FakeHost:
     def set_memory(self, domid: int, kib: int) -> None: ...
     def set_max_memory(self, domid: int, kib: int) -> None: ...
     def set_balloon_policy(self, on: bool) -> None: ...
+
+    def overhead(self) -> Overhead:
+        return Overhead(100 << 10, 50 << 10, 30 << 10, 10 << 10, 10, 5)
 
     def console_write(self, domid: int, data: bytes) -> int:
         guest = self._guest(domid)
