@@ -293,7 +293,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("prompt", "type a command", "program", keys="colon", typed=False, footer="command"),
     Command("help", "keys and commands", "program", keys="question_mark", footer="help"),
     Command("xenstored", "where xenstore's socket is, for xenstore-ls and its like", "program", aliases=("xenstored-path",)),
-    Command("overhead", "what domains cost the host beside their memory", "program", engine=True, tells=True),
+    Command("overhead", "what domains cost the host beside their memory", "program", xl="xl info", engine=True, tells=True),
     Command("restart-engine", "start a new engine when it was lost", "program"),
     Command("quit", "leave, ending every guest", "program", aliases=("exit", "q"), keys="q,ctrl+c", footer="quit"),
 )
