@@ -221,7 +221,7 @@ class EventChannels:
         if self.fifo is not None:
             self.fifo.set_pending(number, port)
             vcpu = self.vcpus[port.vcpu]
-            if number in vcpu.polled or 0 in vcpu.polled:
+            if number in vcpu.polled:
                 vcpu.wake()
             return
         word, bit = number >> 6, 1 << (number & 63)
@@ -232,7 +232,7 @@ class EventChannels:
             words[base + (SI_PENDING >> 3) + word] = was | bit
             if not words[base + (SI_MASK >> 3) + word] & bit:
                 vcpu.mark_pending(word)
-        if number in vcpu.polled or 0 in vcpu.polled:
+        if number in vcpu.polled:
             vcpu.wake()
 
     def set_pending_late(self, number: int) -> None:

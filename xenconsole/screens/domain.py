@@ -193,7 +193,7 @@ class DomainScreen(FilteredScreen):
         """Bring a tab to the front and pull what it shows."""
         if tab not in PARTS:
             return
-        self._stop_explaining()
+        self.stop_explaining()
         if tab != self.tab:
             self.close_filter()
         self.tab = tab
@@ -256,7 +256,7 @@ class DomainScreen(FilteredScreen):
 
     def action_step_pane(self, by: int) -> None:
         panes = self.panes()
-        self._stop_explaining()
+        self.stop_explaining()
         self.lay_out(panes[(panes.index(self.front_pane()) + by) % len(panes)])
 
     def action_zoom(self) -> None:
@@ -291,7 +291,7 @@ class DomainScreen(FilteredScreen):
         self.tabs.reset()
         self.query_one(Banner).show("")
         self.query_one("#tab-summary").remove_class("-crashed")
-        self._stop_explaining()
+        self.stop_explaining()
         self.draw_bar()
         if self.hertz == 0:
             self.run_worker(self.pull(), group="pull", exclusive=True)
@@ -312,17 +312,6 @@ class DomainScreen(FilteredScreen):
             self.action_zoom()
         else:
             shell(self).back()
-
-    # explanations
-
-    def on_pane_explain(self, message: Pane.Explain) -> None:
-        self.query_one(ExplainBar).show(message.field)
-
-    def _stop_explaining(self) -> None:
-        for pane in self.query(Pane):
-            if pane.explaining:
-                pane.stop_explaining()
-        self.query_one(ExplainBar).show("")
 
     # snapshots
 

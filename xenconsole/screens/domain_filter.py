@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from textual.screen import Screen
 from textual.widgets import Input
 
+from xenconsole.screens.explaining import ExplainingScreen
 from xenconsole.widgets.grants_panel import RefusalsPane
 from xenconsole.widgets.pane import Pane
 from xenconsole.widgets.trace_panel import TracePanel
 
 
-class FilteredScreen(Screen[None]):
+class FilteredScreen(ExplainingScreen):
     """What the domain screen is built on: a filter line `#filter` for the pane that can be filtered."""
 
     tab = ""

@@ -15,19 +15,19 @@ from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.css.query import NoMatches
-from textual.screen import Screen
 from textual.widgets import Footer
 
 from emulator.control.client import EngineFault
 from emulator.errors import UserError
 from xenconsole.app_protocol import Client, OverviewArrived, shell
+from xenconsole.screens.explaining import ExplainingScreen
 from xenconsole.units import printable
 from xenconsole.widgets.domain_bar import Banner, ExplainBar
 from xenconsole.widgets.host_strip import HostStrip
 from xenconsole.widgets.pane import Pane
 
 
-class HostScreen(Screen[None]):
+class HostScreen(ExplainingScreen):
     """`hertz` scales how often it pulls: 1 as it comes, 0 by hand (`pull()`); `clock` is in seconds and what rates are made of.
 
     Subclasses give `compose_panes`, `fetch` and, if they show it, `take_overview`."""
@@ -182,14 +182,3 @@ class HostScreen(Screen[None]):
             self.action_zoom()
         else:
             shell(self).back()
-
-    # explanations
-
-    def on_pane_explain(self, message: Pane.Explain) -> None:
-        self.query_one(ExplainBar).show(message.field)
-
-    def stop_explaining(self) -> None:
-        for pane in self.query(Pane):
-            if pane.explaining:
-                pane.stop_explaining()
-        self.query_one(ExplainBar).show("")
