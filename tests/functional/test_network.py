@@ -24,6 +24,7 @@ from emulator.abi.ring import REQ_PROD
 from emulator.control.networkportraits import Networkscape
 from emulator.dom0 import networkverbs
 from emulator.dom0.config import parse_config
+from emulator.dom0.guest import Guest
 from emulator.dom0.network import Frame, UplinkSpec
 from emulator.dom0.network.decode import one_line
 from emulator.dom0.toolstack import Toolstack
@@ -58,6 +59,12 @@ class Host:
             time.sleep(0.02)
         return match
 
+    def pong(self) -> Guest:
+        """One that hears: what is sent before its interface is connected reaches the network only, and no capture of it."""
+        self.create(ours("pong", "ip=10.7.0.2"))
+        self.until("pong", "pong: 10.7.0.2")
+        return self.tools.guests[self.domids["pong"]]
+
     def run(self, name: str, command: str, *, seconds: float = 60) -> str:
         """What a command printed on a Linux guest."""
         guest = self.tools.guests[self.domids[name]]
@@ -80,9 +87,7 @@ def ours(name: str, extra: str, vif: str = "bridge=net0") -> str:
 
 
 def test_ping_and_pong_lose_nothing_and_tell_how_long_it_took(host: Host, tmp_path: Path) -> None:
-    host.create(ours("pong", "ip=10.7.0.2"))
-    host.until("pong", "pong: 10.7.0.2")
-    pong = host.tools.guests[host.domids["pong"]]
+    pong = host.pong()
     assert f"vif{pong.domid}.0 is captured to {tmp_path}/pong-vif{pong.domid}.0-" in networkverbs.toggle_capture(pong, "", str(tmp_path))
     assert (pong.vifs.devices[0].capture or pytest.fail("no capture")).path.stat().st_mode & 0o77 == 0
     host.create(ours("ping", "ip=10.7.0.1 peer=10.7.0.2 count=300 rounds=1"))
@@ -104,8 +109,7 @@ def test_ping_and_pong_lose_nothing_and_tell_how_long_it_took(host: Host, tmp_pa
 
 
 def test_a_capture_overwrites_nothing_and_stops_at_its_limit(host: Host, tmp_path: Path) -> None:
-    host.create(ours("pong", "ip=10.7.0.2"))
-    pong = host.tools.guests[host.domids["pong"]]
+    pong = host.pong()
     (tmp_path / "mine").write_text("precious")
     with pytest.raises(UserError, match="mine exists"):
         networkverbs.toggle_capture(pong, "0", str(tmp_path / "mine"))
@@ -123,8 +127,7 @@ def test_a_capture_overwrites_nothing_and_stops_at_its_limit(host: Host, tmp_pat
 
 @pytest.mark.skipif(shutil.which("tcpdump") is None, reason="no tcpdump here")
 def test_tcpdump_reads_a_capture_and_says_what_our_tail_says(host: Host, tmp_path: Path) -> None:
-    host.create(ours("pong", "ip=10.7.0.2"))
-    pong = host.tools.guests[host.domids["pong"]]
+    pong = host.pong()
     networkverbs.toggle_capture(pong, "", str(tmp_path / "pong.pcapng"))
     host.create(ours("ping", "ip=10.7.0.1 peer=10.7.0.2 count=5 rounds=1"))
     host.until("ping", "5 sent, 0 lost")
@@ -136,7 +139,7 @@ def test_tcpdump_reads_a_capture_and_says_what_our_tail_says(host: Host, tmp_pat
 
 def test_a_hostile_frontend_is_closed_with_a_reason_and_its_neighbours_lose_nothing(host: Host) -> None:
     """Its ring's index jumps while two others talk; then a flood from it that nobody asked for."""
-    host.create(ours("pong", "ip=10.7.0.2"))
+    host.pong()
     host.create('name="evil"\nkernel="images/pong.elf"\nextra="ip=10.7.0.3"\nmemory=4\nvif=["bridge=net0"]\non_crash="preserve"\n')
     host.until("evil", "pong: 10.7.0.3")
     host.create(ours("ping", "ip=10.7.0.1 peer=10.7.0.2 count=300 rounds=1"))
@@ -161,7 +164,7 @@ def test_a_hostile_frontend_is_closed_with_a_reason_and_its_neighbours_lose_noth
 
 def test_a_rate_limit_holds(host: Host) -> None:
     """1 Mb/s is 125 kB/s: datagrams of 1,442 bytes pass at 87 a second once the burst of 128 KiB is spent."""
-    host.create(ours("pong", "ip=10.7.0.2"))
+    host.pong()
     host.create(ours("ping", "ip=10.7.0.1 peer=10.7.0.2 count=180 size=1400 rounds=2", "bridge=net0,rate=1Mb/s"))
     began = time.monotonic()
     host.until("ping", "180 sent, 0 lost")
@@ -170,9 +173,7 @@ def test_a_rate_limit_holds(host: Host) -> None:
 
 
 def test_forged_frames_go_nowhere(host: Host) -> None:
-    host.create(ours("pong", "ip=10.7.0.2"))
-    host.until("pong", "pong: 10.7.0.2")
-    vif = host.tools.guests[host.domids["pong"]].vifs.devices[0]
+    vif = host.pong().vifs.devices[0]
     heard: list[Frame] = []
 
     class Listener:
@@ -190,8 +191,7 @@ def test_forged_frames_go_nowhere(host: Host) -> None:
 
 
 def test_a_wrong_interface_is_told_and_changes_nothing(host: Host) -> None:
-    host.create(ours("pong", "ip=10.7.0.2"))
-    pong = host.tools.guests[host.domids["pong"]]
+    pong = host.pong()
     with pytest.raises(UserError, match="is there already"):
         networkverbs.attach(pong, "devid=0")
     with pytest.raises(UserError, match="no interface 7: there are: 0"):
