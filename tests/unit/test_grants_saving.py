@@ -17,4 +17,4 @@ def test_state_with_grants_survives_saving() -> None:
         guest.domain.frames.load(frames)
         grants.load(table)
         assert grants.active[1].written and guest.domain.frames.count[guest.mfn(SPARE)] == 2
-        assert np.array_equal(guest.domain.frames.counts, np.frombuffer(frames[1], dtype=np.int32))
+        assert np.array_equal(guest.domain.frames.tally, np.frombuffer(frames[1], dtype=np.int32))

@@ -10,7 +10,8 @@ A frame is at any moment of one type with a count of its uses as that type (asm-
 Types exclude each other while the count is above zero: a page table is never mapped writable. That one rule keeps a guest out of
 its own page tables. `readers` counts the uses that ask for no type: read-only mappings, and the grants of it that others use. Xen's
 general count (PGC_count_mask) is the sum of both and 1 for the allocation. A frame that its domain gives back while it is in use is
-`leaving`: still the domain's, and gone with its last use (PGC_allocated clear).
+`leaving`: still the domain's, and gone with its last use (PGC_allocated clear). Both counts of a frame lie side by side in `tally`, so
+that an entry's index there (`2 * mfn + RW`) says which of them it holds: all leaves of a table are counted in one pass.
 
 A table of level 2 to 4 may be validated in part only, between two pieces of a long hypercall (PGT_partial): `partial[mfn]` is then
 how many of its entries hold their references (nr_validated_ptes), and whether the next one names a table that is itself partial
@@ -38,7 +39,7 @@ XEN, GUEST, SHARED, FREE, FOREIGN = range(5)
 domain, whose granted frame is seen through this one."""
 OWNER_NAMES = ("Xen", "the domain", "Xen, shared", "nobody", "another domain")
 
-Saved = tuple[bytes, bytes, bytes, bytes, bytes, bytes, tuple[int, ...], tuple[tuple[int, tuple[int, bool]], ...], tuple[int, ...], bytes]
+Saved = tuple[bytes, bytes, bytes, bytes, bytes, tuple[int, ...], tuple[tuple[int, tuple[int, bool]], ...], tuple[int, ...], bytes]
 
 
 class FrameTable:
@@ -47,8 +48,8 @@ class FrameTable:
     def __init__(self, frames: int) -> None:
         self.frames = frames
         self.type = bytearray(frames)
-        self.count = array("i", bytes(4 * frames))
-        self.readers = array("i", bytes(4 * frames))
+        pairs = memoryview(array("i", bytes(8 * frames)))
+        self.readers, self.count = pairs[0::2], pairs[1::2]
         self.linear = array("h", bytes(2 * frames))
         self.pinned = bytearray(frames)
         self.owner = bytearray(frames)
@@ -58,8 +59,8 @@ class FrameTable:
         self.unfinished: list[int] = []
         self.types: NDArray[np.uint8] = np.frombuffer(self.type, dtype=np.uint8)
         self.code: NDArray[np.uint8] = np.frombuffer(self.executable, dtype=np.uint8)
-        self.counts: NDArray[np.int32] = np.frombuffer(self.count, dtype=np.int32)
-        self.reads: NDArray[np.int32] = np.frombuffer(self.readers, dtype=np.int32)
+        self.tally: NDArray[np.int32] = np.frombuffer(pairs, dtype=np.int32)
+        self.reads, self.counts = self.tally[0::2], self.tally[1::2]
         self.owners: NDArray[np.uint8] = np.frombuffer(self.owner, dtype=np.uint8)
 
     def owned(self, mfn: int) -> bool:
@@ -82,15 +83,14 @@ class FrameTable:
         return f"{'mapped' if self.type[mfn] == WRITABLE else 'a'} {kind} (used {count} time{'s' if count != 1 else ''})"
 
     def save(self) -> Saved:
-        return (bytes(self.type), self.count.tobytes(), bytes(self.pinned), bytes(self.owner), self.readers.tobytes(), self.linear.tobytes(),
+        return (bytes(self.type), self.tally.tobytes(), bytes(self.pinned), bytes(self.owner), self.linear.tobytes(),
                 tuple(sorted(self.leaving)), tuple(sorted(self.partial.items())), tuple(self.unfinished),
                 bytes(self.executable))  # fmt: skip
 
     def load(self, state: Saved) -> None:
-        kinds, counts, pins, owners, readers, linear, leaving, partial, unfinished, self.executable[:] = state
+        kinds, tally, pins, owners, linear, leaving, partial, unfinished, self.executable[:] = state
         self.type[:] = kinds
-        self.counts[:] = np.frombuffer(counts, dtype=np.int32)
-        self.reads[:] = np.frombuffer(readers, dtype=np.int32)
+        self.tally[:] = np.frombuffer(tally, dtype=np.int32)
         self.linear[:] = array("h", linear)
         self.pinned[:] = pins
         self.owner[:] = owners

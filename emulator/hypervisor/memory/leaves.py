@@ -21,10 +21,12 @@ L1_DISALLOWED: Final = PWT | PCD | PSE
 _INVALID_MFN: Final = FRAME_MASK >> 12
 
 _U64 = np.uint64
-_N_FRAME, _N_GLOBAL, _N_NX, _N_KERNEL_USER, _WRITE = _U64(FRAME_MASK), _U64(GLOBAL), _U64(NX), _U64(USER | GUEST_KERNEL), np.int32(RW)
-_N_1, _N_2, _N_8, _N_12, _N_52 = (_U64(n) for n in (1, 2, 8, 12, 52))  # shifts: RW, USER, GLOBAL, frame, GUEST_KERNEL
-_ONE, _ONES = np.int32(1), np.ones(512, dtype=np.int32)
+_N_GLOBAL, _N_NX, _N_KERNEL_USER = _U64(GLOBAL), _U64(NX), _U64(USER | GUEST_KERNEL)
+_N_FRAME_RW, _N_CARRY, _N_11 = _U64(FRAME_MASK | RW), _U64(0x800 - RW), _U64(11)  # of the low bits only RW is left, and carried into bit 11
+_N_1, _N_2, _N_8, _N_52 = (_U64(n) for n in (1, 2, 8, 52))  # shifts: RW, USER, GLOBAL, GUEST_KERNEL
+_ONE, _ONES = np.int64(1), np.ones(512, dtype=np.int32)
 _ONES.flags.writeable = False
+_ALL_GUEST, _ALL_WRITABLE = bytes([GUEST]) * 512, bytes([WRITABLE]) * 512  # bytes are compared and counted faster than arrays
 
 
 def bits(entries: NDArray[np.uint64]) -> tuple[int, int]:
@@ -37,8 +39,7 @@ class Leaves:
 
     def __init__(self, frames: FrameTable) -> None:
         self._frames = frames
-        self._names = np.empty(512, dtype=np.uint64)  # room for the work on one table: fresh arrays cost more than what is done with them
-        self._writable, self._readable = np.empty(512, dtype=np.int32), np.empty(512, dtype=np.int32)
+        self._names, self._numbers = np.empty(512, dtype=np.uint64), np.empty(512, dtype=np.int64)  # room for the work on one table
         self.stale = False
         self.freed: Callable[[int], None] = lambda mfn: None
         """A frame that was leaving has lost its last use."""
@@ -67,73 +68,50 @@ class Leaves:
         frames = self._frames
         if some & L1_DISALLOWED:
             return False
-        targets = self._targets(entries)
-        if int(np.maximum.reduce(targets)) >= frames.frames:
-            return False
+        slots, targets = self._uses(entries)
         count = len(targets)
-        owners = frames.owners.take(targets).tobytes()  # counting in bytes is four times as fast as comparing arrays
-        if owners.count(GUEST) != count and owners.count(GUEST) + owners.count(SHARED) != count:
+        try:
+            owners = frames.owners.take(targets).tobytes()
+        except IndexError:  # a frame beyond the machine's memory
             return False
-        kinds = frames.types.take(targets)
-        plain = kinds.tobytes()
-        writable = plain.count(WRITABLE)
-        clean = writable == count or writable + plain.count(NONE) == count
-        if every & RW:
-            if not clean:
-                return False
-            np.add.at(frames.counts, targets, _ONES[:count])
-            if writable != count:
-                frames.types[targets] = WRITABLE
-        elif not some & RW:
-            np.add.at(frames.reads, targets, _ONES[:count])
-        else:
-            writes, reads = self._rights(entries)
-            if not clean and ((kinds != WRITABLE) & (kinds != NONE) & (writes != 0)).any():
-                return False
-            np.add.at(frames.counts, targets, writes)
-            np.add.at(frames.reads, targets, reads)
-            if writable != count:
-                frames.types[targets[writes != 0]] = WRITABLE
+        if owners != _ALL_GUEST[:count] and owners.count(GUEST) + owners.count(SHARED) != count:
+            return False
+        if some & RW:
+            kinds = frames.types.take(targets)
+            plain = kinds.tobytes()
+            if plain != _ALL_WRITABLE[:count]:
+                writes = (slots & _ONE).view(np.bool_)[::8]
+                if plain.count(WRITABLE) + plain.count(NONE) != count and ((kinds != WRITABLE) & (kinds != NONE) & writes).any():
+                    return False
+                frames.types[targets[writes]] = WRITABLE
+        np.add.at(frames.tally, slots, _ONES[:count])
         return True
 
     def mark_code(self, entries: NDArray[np.uint64], every: int) -> None:
         """What present L1 entries without NX map may become code; `every` is the AND of them."""
         if not every & NX:
-            self._frames.code[self._targets(entries[(entries & _N_NX) == 0])] = 1
+            self._frames.code[self._uses(entries[(entries & _N_NX) == 0])[1]] = 1
 
     def drop_leaves(self, entries: NDArray[np.uint64]) -> None:
         """The references of present L1 entries go."""
         frames = self._frames
-        some, every = bits(entries)
-        targets = self._targets(entries)
+        slots, targets = self._uses(entries)
         count = len(targets)
-        if not some & RW:
-            np.subtract.at(frames.reads, targets, _ONES[:count])
-        else:
-            if every & RW:
-                np.subtract.at(frames.counts, targets, _ONES[:count])
-            else:
-                writes, reads = self._rights(entries)
-                np.subtract.at(frames.counts, targets, writes)
-                np.subtract.at(frames.reads, targets, reads)
-            used = frames.counts.take(targets) != 0
-            if used.tobytes().count(1) != count:
-                frames.types[targets[~used]] = NONE
+        np.subtract.at(frames.tally, slots, _ONES[:count])
+        used = frames.counts[targets] != 0
+        if used.tobytes().count(1) != count:
+            frames.types[targets[~used]] = NONE
         if frames.leaving:
             for target in targets.tolist():
                 self.gone(target)
 
-    def _targets(self, entries: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """The frames that at most 512 entries name."""
-        found = np.bitwise_and(entries, _N_FRAME, out=self._names[: len(entries)])
-        return np.right_shift(found, _N_12, out=found).view(np.int64)
-
-    def _rights(self, entries: NDArray[np.uint64]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """1 for each writable entry, and 1 for each other (of the counts' own type: `add.at` is 20 times slower where it must convert)."""
+    def _uses(self, entries: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of at most 512 entries: where the use that each holds is counted (FrameTable.tally), and the frame that it names."""
         count = len(entries)
-        writes = np.bitwise_and(entries.view(np.int32)[::2], _WRITE, out=self._writable[:count])
-        np.right_shift(writes, _ONE, out=writes)
-        return writes, np.subtract(_ONE, writes, out=self._readable[:count])
+        found = np.bitwise_and(entries, _N_FRAME_RW, out=self._names[:count])
+        np.add(found, _N_CARRY, out=found)
+        slots = np.right_shift(found, _N_11, out=found).view(np.int64)
+        return slots, np.right_shift(slots, _ONE, out=self._numbers[:count])
 
     @staticmethod
     def adjust(entries: NDArray[np.uint64], some: int, every: int) -> None:
