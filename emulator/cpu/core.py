@@ -39,6 +39,8 @@ MASK64 = (1 << 64) - 1
 CF, PF, AF, ZF, SF, TF, IF, DF, OF = 1, 4, 0x10, 0x40, 0x80, 0x100, 0x200, 0x400, 0x800
 IOPL, NT, RF, VM, AC, ID = 0x3000, 0x4000, 0x10000, 0x20000, 0x40000, 0x200000
 _ARITHMETIC = CF | PF | AF | ZF | SF | OF
+_DR6_DEFAULT = 0xFFFF0FF0
+_CR4_TSD = 4
 _CC_OP_EFLAGS = 1  # CC_SRC holds the flags themselves (target/i386/cpu.h)
 
 _HF_CPL3, _HF_CS32, _HF_SS32, _HF_TS, _HF_CS64 = 3, 1 << 4, 1 << 5, 1 << 11, 1 << 15
@@ -215,6 +217,16 @@ class Core:
     def debug_register(self, number: int) -> int:
         return self.env[self._dr + number]
 
+    @property
+    def single_step(self) -> bool:
+        return self.env[ENV_EFLAGS] & TF != 0
+
+    def take_debug_status(self) -> int:
+        """DR6, which the processor only ever adds to; it begins anew."""
+        status = self.debug_register(6)
+        self.env[self._dr + 6] = _DR6_DEFAULT
+        return status
+
     def set_breakpoints(self, addresses: list[int], dr7: int) -> None:
         """Load DR0–DR3 and DR7, and arm the execution breakpoints among them (data watchpoints never fire in Unicorn)."""
         self._lib.set_dr(self._env_address, 7, 0x400)
@@ -311,6 +323,10 @@ class Core:
         else:
             self.env[ENV_CR] &= ~8 & MASK64
             self.env32[ENV_HFLAGS] &= ~_HF_TS & 0xFFFFFFFF
+
+    def forbid_tsc(self, forbidden: bool) -> None:
+        """CR4.TSD: RDTSC raises #GP."""
+        self.env[ENV_CR + 4] = self.env[ENV_CR + 4] & ~_CR4_TSD | (_CR4_TSD if forbidden else 0)
 
     def read_register(self, number: int, size: int) -> bytes:
         """One of Unicorn's registers by its number (uc_x86_reg), for what lies at no fixed place in `env`."""

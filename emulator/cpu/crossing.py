@@ -36,24 +36,24 @@ CROSSING = bytes.fromhex(
     "4c8b6510"  # mov r12, qword ptr [rbp + ENV]
     "488b5d48"  # mov rbx, qword ptr [rbp + VCPU]
     "48837d4000"  # cmp qword ptr [rbp + CROSSING], 0
-    "0f8418030000"  # je refuse
+    "0f8443030000"  # je refuse
     "48833b00"  # cmp qword ptr [rbx + KERNEL_MODE], 0
-    "0f8550010000"  # jne hypercall
+    "0f855c010000"  # jne hypercall
     # SYSCALL in guest user mode. 64-bit code, a known entry, no single step:
     "48837b4000"  # cmp qword ptr [rbx + SYSCALL], 0
-    "0f8403030000"  # je refuse
+    "0f842e030000"  # je refuse
     "41f68424b100000080"  # test byte ptr [r12 + E_HFLAGS + 1], 0x80    CS64
-    "0f84f4020000"  # je refuse
+    "0f841f030000"  # je refuse
     "41f784248800000000010100"  # test dword ptr [r12 + E_EFLAGS], 0x10100    TF, RF
-    "0f85e2020000"  # jne refuse
+    "0f850d030000"  # jne refuse
     # a frame of 7 words on the kernel's stack, by the kernel's tables:
     "488b7b20"  # mov rdi, qword ptr [rbx + KERNEL_SP]
     "4883e7f0"  # and rdi, -16
     "4883ef38"  # sub rdi, 56
     "bac80f0000"  # mov edx, 4040    the last offset in its page at which it fits
-    "e809030000"  # call walk
+    "e834030000"  # call walk
     "4885c0"  # test rax, rax
-    "0f84c3020000"  # je refuse
+    "0f84ee020000"  # je refuse
     "4989c6"  # mov r14, rax
     # and no event to deliver at once.
     "488b5328"  # mov rdx, qword ptr [rbx + INFO]
@@ -63,7 +63,7 @@ CROSSING = bytes.fromhex(
     "480b4348"  # or rax, qword ptr [rbx + SYSCALL_MASKS]
     "7509"  # jne masked
     "803a00"  # cmp byte ptr [rdx], 0    evtchn_upcall_pending
-    "0f85a1020000"  # jne refuse
+    "0f85cc020000"  # jne refuse
     "48837b4800"  # masked: cmp qword ptr [rbx + SYSCALL_MASKS], 0
     "7404"  # je entering
     "c6420101"  # mov byte ptr [rdx + 1], 1
@@ -102,6 +102,7 @@ CROSSING = bytes.fromhex(
     "81e1d5080000"  # and ecx, 0x8d5    the arithmetic flags
     "49898c2498000000"  # mov qword ptr [r12 + E_CC_SRC], rcx
     "41c78424a800000001000000"  # mov dword ptr [r12 + E_CC_OP], 1    CC_OP_EFLAGS
+    "41c78424ac00000001000000"  # mov dword ptr [r12 + E_DF], 1    DF clear, as in SYSCALL_MASK
     "2500022000"  # and eax, 0x200200    IF, ID
     "83c802"  # or eax, 2
     "4989842488000000"  # mov qword ptr [r12 + E_EFLAGS], rax
@@ -112,19 +113,19 @@ CROSSING = bytes.fromhex(
     "48c70301000000"  # mov qword ptr [rbx + KERNEL_MODE], 1
     "488b4308"  # mov rax, qword ptr [rbx + CR3_KERNEL]
     "488b5338"  # mov rdx, qword ptr [rbx + IO_KERNEL]
-    "e971010000"  # jmp toggle
+    "e990010000"  # jmp toggle
     # A hypercall: iret alone is done here, from a frame of 9 words: RAX R11 RCX flags RIP CS RFLAGS RSP SS.
     "49833c2417"  # hypercall: cmp qword ptr [r12 + E_RAX], 23
-    "0f85b3010000"  # jne refuse
+    "0f85d2010000"  # jne refuse
     "498b7c2420"  # mov rdi, qword ptr [r12 + E_RSP]
     "bab80f0000"  # mov edx, 4024
-    "e8e1010000"  # call walk
+    "e800020000"  # call walk
     "4885c0"  # test rax, rax
-    "0f849b010000"  # je refuse
+    "0f84ba010000"  # je refuse
     "4989c6"  # mov r14, rax
     "4d8b6e30"  # mov r13, qword ptr [r14 + 48]    RFLAGS
     "41f7c500010100"  # test r13d, 0x10100    TF, RF
-    "0f8587010000"  # jne refuse
+    "0f85a6010000"  # jne refuse
     "410fb74e28"  # movzx ecx, word ptr [r14 + 40]    CS
     "410fb75640"  # movzx edx, word ptr [r14 + 64]    SS
     "89c8"  # mov eax, ecx
@@ -135,19 +136,25 @@ CROSSING = bytes.fromhex(
     "7421"  # je to_user
     # To the kernel: its flat segments.
     "81f933e00000"  # cmp ecx, 0xe033
-    "0f8561010000"  # jne refuse
+    "0f8580010000"  # jne refuse
     "81fa2be00000"  # cmp edx, 0xe02b
-    "0f8555010000"  # jne refuse
+    "0f8574010000"  # jne refuse
     "488db390000000"  # lea rsi, [rbx + KERNEL_IMAGE]
-    "eb23"  # jmp events
-    # To the user: the segments that it had last, and page tables.
-    "483b4b50"  # to_user: cmp rcx, qword ptr [rbx + USER_CS]
+    "eb42"  # jmp events
+    # To the user: by SYSRET the flat segments, else those that it had last; and page tables.
+    "41f7461800010000"  # to_user: test dword ptr [r14 + 24], 0x100    VGCF_IN_SYSCALL
+    "7415"  # je by_iret
+    "81f923e00000"  # cmp ecx, 0xe023    FLAT_RING3_CS32
+    "0f8455010000"  # je refuse
+    "488db390000000"  # lea rsi, [rbx + KERNEL_IMAGE]
+    "eb18"  # jmp tables
+    "483b4b50"  # by_iret: cmp rcx, qword ptr [rbx + USER_CS]
     "0f8542010000"  # jne refuse
     "483b5358"  # cmp rdx, qword ptr [rbx + USER_SS]
     "0f8538010000"  # jne refuse
-    "48837b1000"  # cmp qword ptr [rbx + CR3_USER], 0
-    "0f842d010000"  # je refuse
     "488d7360"  # lea rsi, [rbx + USER_IMAGE]
+    "48837b1000"  # tables: cmp qword ptr [rbx + CR3_USER], 0
+    "0f8429010000"  # je refuse
     # The mask follows IF; an event that this lets through is delivered elsewhere.
     "488b5328"  # events: mov rdx, qword ptr [rbx + INFO]
     "48035550"  # add rdx, qword ptr [rbp + MEMORY]

@@ -10,10 +10,11 @@ from emulator.abi import xen
 from emulator.abi.errno import EINVAL
 from emulator.cpu import fpu
 from emulator.cpu.core import CS, DS, ES, FS, GDT, GS, IF, IOPL, LDT, MASK64, RSP, SS, VM
-from emulator.hypervisor.emulation.control import CR0_TS, fix_cr4
+from emulator.hypervisor.emulation.control import CR0_TS, CR4_TSD, fix_cr4
 from emulator.hypervisor.emulation.msrs import canonical
 from emulator.hypervisor.memory.frames import L4, SEG_DESC
 from emulator.hypervisor.refusal import Refusal, Restart
+from emulator.hypervisor.selectors import check_selector, load_code, load_data
 from emulator.hypervisor.vcpu import Callback, TrapEntry
 
 if TYPE_CHECKING:
@@ -60,14 +61,20 @@ class GuestContext:
         core.regs[RSP] = self.registers[15]
         core.rip, core.rflags = self.rip, self.rflags
         core.cr3 = (vcpu.cr3_kernel if vcpu.kernel_mode else vcpu.cr3_user) << 12
-        for number, selector in zip((ES, DS, FS, GS), self.data, strict=True):
-            vcpu.load_data_segment(number, selector)
+        es, ds, fs, gs = self.data
+        loaded = [load_data(vcpu, number, selector) for number, selector in ((ES, es), (DS, ds), (FS, fs), (GS, gs))]
         core.set_segment_base(FS, self.fs_base)
         core.set_segment_base(GS, self.gs_base)
         if self.fpu:
             fpu.load(core, self.fpu)
         core.task_switched = self.task_switched
-        vcpu.load_code(self.cs, self.ss)
+        core.forbid_tsc(bool(vcpu.cr4 & CR4_TSD))
+        if all(loaded):
+            load_code(vcpu, self.cs, self.ss)
+        else:
+            core.load_code64(self.cs, self.ss)
+            failsafe = vcpu.handlers.failsafe
+            vcpu.bounce(failsafe.address, failsafe.masks, "failsafe callback", failsafe=(ds, es, fs, gs))
 
 
 def set_info(vcpu: Vcpu, data: bytes) -> None:
@@ -98,7 +105,7 @@ def set_info(vcpu: Vcpu, data: bytes) -> None:
     vcpu.set_gdt(frames, gdt_entries)
     vcpu.ldt_base, vcpu.ldt_entries = ldt_base, ldt_entries
     vcpu.kernel_mode = in_kernel
-    vcpu.kernel_ss, vcpu.kernel_sp = vcpu.check_selector(kernel_ss & 0xFFFF), kernel_sp
+    vcpu.kernel_ss, vcpu.kernel_sp = check_selector(kernel_ss & 0xFFFF), kernel_sp
     vcpu.iopl, vcpu.cr4 = rflags & IOPL, fix_cr4(control[4])
     vcpu.gs_base_other = gs_user if in_kernel else gs_kernel
     handlers = vcpu.handlers

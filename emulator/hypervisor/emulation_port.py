@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from emulator.abi.xen import PRESENT, RW, USER, VI_CR2, VMASST_TYPE_architectural_iopl
 from emulator.cpu.core import CS, DS, ES, FS, GS, MASK64, SS
-from emulator.hypervisor.emulation.control import cr0_acceptable, fix_cr4
+from emulator.hypervisor.emulation.control import CR4_TSD, cr0_acceptable, fix_cr4
 from emulator.hypervisor.emulation.cpuid import cpuid
 from emulator.hypervisor.emulation.msrs import read_msr, write_msr
 from emulator.hypervisor.emulation.state import GuestPageFault
@@ -149,6 +149,7 @@ class EmulationPort:
                 return False
         else:
             vcpu.cr4 = fix_cr4(value)
+            self._core.forbid_tsc(bool(vcpu.cr4 & CR4_TSD))
         return True
 
     def read_dr(self, number: int) -> int | None:

@@ -12,6 +12,10 @@ from typing import TYPE_CHECKING
 
 from emulator.abi.errno import describe
 from emulator.abi.xen import (
+    FLAT_KERNEL_CS,
+    FLAT_KERNEL_SS,
+    FLAT_RING3_CS32,
+    FLAT_RING3_DS,
     FRAME_MASK,
     HYPERVISOR_VIRT_END,
     HYPERVISOR_VIRT_START,
@@ -32,20 +36,23 @@ from emulator.abi.xen import (
     PFEC_reserved,
     PFEC_user,
     PFEC_write,
+    VMASST_TYPE_writable_pagetables,
 )
-from emulator.cpu.core import MASK64, R8, R9, R10, R11, RAX, RCX, RDI, RDX, RSI
+from emulator.cpu.core import DF, MASK64, R8, R9, R10, R11, RAX, RCX, RDI, RDX, RSI, RSP
 from emulator.cpu.native import CROSSING, VECTOR_CPUID, VECTOR_SYSCALL, VECTOR_SYSENTER
 from emulator.hypervisor.clock import HYPERCALL_COST_NS, TRAP_COST_NS
 from emulator.hypervisor.emulation import Kind, Outcome
+from emulator.hypervisor.emulation.control import DR6_STEP
 from emulator.hypervisor.emulation.msrs import canonical
+from emulator.hypervisor.emulation.state import retire
 from emulator.hypervisor.emulation_port import EmulationPort
 from emulator.hypervisor.hypercalls import HANDLERS
+from emulator.hypervisor.iret import FLAT_CODE32, FLAT_DATA32, iret
 from emulator.hypervisor.ldt import map_ldt_page
 from emulator.hypervisor.memory.frames import L1
 from emulator.hypervisor.memory.promotion import ALLOWANCE
 from emulator.hypervisor.refusal import DomainCrash, Preempted, Refusal, Restart
 from emulator.hypervisor.trace import call_name
-from emulator.hypervisor.vcpu import USER_SYSCALL_SELECTORS
 
 if TYPE_CHECKING:
     from emulator.hypervisor.domain import Domain
@@ -54,6 +61,7 @@ if TYPE_CHECKING:
 _HYPERCALL_COST, _TRAP_COST = HYPERCALL_COST_NS, TRAP_COST_NS
 _ENOSYS = -38 & MASK64
 _IRET = 23
+_INT80 = 0x80
 
 
 def trap_name(vector: int) -> str:
@@ -73,11 +81,12 @@ class Traps:
         vcpu = domain.current
         domain.tables.allowance = ALLOWANCE
         began = perf_counter_ns()
+        by_sysret = False
         try:
             if vector == VECTOR_SYSCALL:
                 core.rip += 2
-                if vcpu.kernel_mode:
-                    self._hypercall(vcpu)
+                if vcpu.kernel_mode and core.code_size == 64:
+                    by_sysret = self._hypercall(vcpu)
                 else:
                     domain.clock.charge(_TRAP_COST)
                     self._system_call(vcpu)
@@ -97,13 +106,16 @@ class Traps:
             memory, info = domain.memory.bytes, vcpu.info
             if memory[info] and not memory[info + VI_UPCALL_MASK]:
                 vcpu.deliver_events()
+            if by_sysret and core.single_step and vcpu.can_run:
+                self._stepped(vcpu)  # unlike IRET, SYSRET with TF traps before another instruction
         except DomainCrash as crash:
             domain.crash(str(crash))
         vcpu.accounting.hypervisor_ns += perf_counter_ns() - began
 
     # --- hypercalls and system calls -----------------------------------------------------------------------------------------
 
-    def _hypercall(self, vcpu: Vcpu) -> None:
+    def _hypercall(self, vcpu: Vcpu) -> bool:
+        """Whether the guest is gone back to by SYSRET."""
         domain, regs = self._domain, self._core.regs
         number = regs[RAX]
         domain.clock.charge(_HYPERCALL_COST)
@@ -112,10 +124,10 @@ class Traps:
         trace = domain.trace
         if number == _IRET:
             stats.by_number[_IRET] += 1
-            regs[RAX] = vcpu.iret()
+            regs[RAX], by_sysret = iret(vcpu)
             if trace is not None:
                 trace.note(vcpu, "hypercall", "iret", f"to {self._core.rip:#x}, {'kernel' if vcpu.kernel_mode else 'user'} mode")
-            return
+            return by_sysret
         handler = HANDLERS[number] if number < len(HANDLERS) else None
         if trace is not None:
             trace.enter(vcpu, number, (regs[RDI], regs[RSI], regs[RDX], regs[R10], regs[R8], regs[R9]))
@@ -141,29 +153,45 @@ class Traps:
         if trace is not None:
             trace.leave(describe(result), reason)
         vcpu.accounting.last_call = (number, result)
+        return True
 
     def _system_call(self, vcpu: Vcpu) -> None:
         """SYSCALL in guest user mode: on to the kernel's own entry, with the flat selectors that Xen's entry leaves."""
         core, handlers = self._core, vcpu.handlers
-        flags = core.rflags
-        core.regs[RCX], core.regs[R11] = core.rip, flags
-        callback = handlers.syscall if core.code_size == 64 else handlers.syscall32
+        core.regs[RCX], core.regs[R11] = core.rip, core.rflags
+        if core.code_size == 64:
+            callback = handlers.syscall
+            core.load_code64(FLAT_KERNEL_CS, FLAT_KERNEL_SS)
+            vcpu.teach_system_call(callback.address, handlers.syscall.masks)
+        else:
+            callback = handlers.syscall32
+            core.load_code(FLAT_RING3_CS32, FLAT_CODE32, FLAT_RING3_DS, FLAT_DATA32)
         if not callback.address:
             core.rip -= 2
             vcpu.inject(TRAP_UD)
             return
-        if core.code_size == 64:
-            core.load_code64(*USER_SYSCALL_SELECTORS)
-            vcpu.teach_system_call(callback.address, callback.masks)
-        vcpu.bounce(callback.address, callback.masks, "system call")
+        vcpu.bounce(callback.address, handlers.syscall.masks, "system call")  # VGCF_syscall_disables_events holds for both
+        core.rflags &= ~DF
         self._domain.stats.system_calls += 1
 
     def _sysenter(self, vcpu: Vcpu) -> None:
-        callback = vcpu.handlers.sysenter
-        if vcpu.kernel_mode or not callback.address:
+        """The instruction keeps neither where it was nor the stack: sysenter_entry shows nulls. A kernel's own is a #GP; Xen would take
+        the null for its stack and crash it."""
+        callback, core = vcpu.handlers.sysenter, self._core
+        if vcpu.kernel_mode:
             vcpu.inject(TRAP_GP, 0)
             return
-        vcpu.bounce(callback.address, callback.masks, "sysenter")
+        core.load_code64(3, FLAT_RING3_DS)
+        core.rip = core.regs[RSP] = 0
+        if callback.address:
+            vcpu.bounce(callback.address, callback.masks, "sysenter")
+        else:
+            vcpu.inject(TRAP_GP, 0)
+
+    def _stepped(self, vcpu: Vcpu) -> None:
+        vcpu.debug.dr6 |= DR6_STEP
+        vcpu.accounting.last_trap = f"{trap_name(TRAP_DB)} at {self._core.rip:#x}"
+        vcpu.inject(TRAP_DB)
 
     # --- page faults ---------------------------------------------------------------------------------------------------------
 
@@ -182,7 +210,8 @@ class Traps:
                 if index >= 0 and domain.tables.executed(index):
                     self._core.flush_page(va)
                     return
-            elif error_code & PFEC_write and vcpu.kernel_mode and index >= 0 and self._table_write(vcpu, index, va):
+            elif (error_code & PFEC_write and vcpu.kernel_mode and index >= 0 and domain.vm_assist >> VMASST_TYPE_writable_pagetables & 1
+                  and self._table_write(vcpu, index, va)):  # fmt: skip
                 return
         vcpu.accounting.last_trap = f"#PF error {error_code:#x} at {va:#x}"
         vcpu.inject(TRAP_PF, error_code, va)
@@ -214,7 +243,7 @@ class Traps:
         if vector == VECTOR_CPUID:
             regs = core.regs
             regs[RAX], regs[3], regs[RCX], regs[RDX] = self._ports[vcpu.number].cpuid(regs[RAX] & 0xFFFFFFFF, regs[RCX] & 0xFFFFFFFF)
-            core.rip += 2
+            self._carry_out(vcpu, retire(self._ports[vcpu.number], core.rip + 2))
             return
         if vector == VECTOR_SYSENTER:
             self._sysenter(vcpu)
@@ -236,7 +265,7 @@ class Traps:
                 return
             vector, error_code = self._mend_invalid(vcpu)
         elif vector == TRAP_DB:
-            vcpu.debug.dr6 = core.debug_register(6) & 0xFFFFFFFF
+            vcpu.debug.record(core.take_debug_status())
         elif vector == TRAP_NM:
             core.task_switched = False  # the trap is the guest's, once (do_device_not_available)
         vcpu.accounting.last_trap = f"{trap_name(vector)} at {core.rip:#x}"
@@ -253,10 +282,11 @@ class Traps:
         return TRAP_UD, None
 
     def _software_interrupt(self, vcpu: Vcpu, vector: int) -> None:
-        """INT n by the guest's own table: its privilege level must admit the caller, else #GP at the INT."""
+        """INT n by the guest's own table: its privilege level must admit the caller, else #GP at the INT. Xen's own gates of #BP, #OF and
+        INT 0x80 (int80_direct_trap) admit everybody."""
         entry = vcpu.handlers.traps.get(vector)
         level = 1 if vcpu.kernel_mode else 3
-        if (entry is not None and entry.dpl >= level) or vector in (TRAP_BP, TRAP_OF):
+        if (entry is not None and (entry.dpl >= level or vector == _INT80)) or vector in (TRAP_BP, TRAP_OF):
             vcpu.accounting.last_trap = f"INT {vector:#x}"
             if entry is None:
                 vcpu.inject(vector)
@@ -273,6 +303,5 @@ class Traps:
         if outcome.kind is Kind.FAULT:
             vcpu.inject(outcome.vector, outcome.error_code, outcome.cr2)
         elif outcome.step:
-            vcpu.debug.dr6 |= 0x4000
-            vcpu.inject(TRAP_DB)
+            self._stepped(vcpu)
         return True

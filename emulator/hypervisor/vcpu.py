@@ -14,15 +14,12 @@ from dataclasses import dataclass, field
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from emulator.abi.errno import EINVAL, describe
+from emulator.abi.errno import describe
 from emulator.abi.xen import (
     FLAT_KERNEL_CS,
     FLAT_KERNEL_SS,
-    FLAT_RING3_CS32,
-    FLAT_RING3_DS,
     HYPERVISOR_VIRT_END,
     HYPERVISOR_VIRT_START,
-    RESERVED_GDT_ENTRY,
     TRAP_NMI,
     TRAP_PF,
     TRAPS_WITH_ERROR_CODE,
@@ -32,7 +29,7 @@ from emulator.abi.xen import (
     VI_UPCALL_PENDING,
     VMASST_TYPE_architectural_iopl,
 )
-from emulator.cpu.core import AC, CS, DS, ES, FS, GS, IF, IOPL, MASK64, NT, R11, RCX, RF, RSP, SS, TF, VM
+from emulator.cpu.core import AC, CS, GS, IF, IOPL, MASK64, NT, R11, RCX, RF, RSP, SS, TF, VM
 from emulator.cpu.native import CROSSING, IO_ALLOWED
 from emulator.hypervisor.crossing import Crossing
 from emulator.hypervisor.emulation.control import DebugRegisters
@@ -47,9 +44,7 @@ if TYPE_CHECKING:
 _FRAME: Final = Struct("<7Q")
 _FRAME_ERROR: Final = Struct("<8Q")
 _FRAME_FAILSAFE: Final = Struct("<11Q")
-_IRET: Final = Struct("<9Q")  # struct iret_context: rax r11 rcx flags rip cs rflags rsp ss
 _CLEARED_ON_TRAP: Final = AC | VM | RF | NT | TF
-VGCF_IN_SYSCALL: Final = 256
 
 
 @dataclass(slots=True)
@@ -205,8 +200,9 @@ class Vcpu(Crossing):
         number, result = self.accounting.last_call
         return f"{call_name(number)} = {describe(result)}" if number >= 0 else ""
 
-    def bounce(self, address: int, masks: bool, what: str, error_code: int | None = None, failsafe: bool = False) -> None:
-        """Interrupt the guest: a frame on its kernel stack, and on with `address`. Raises DomainCrash where Xen does."""
+    def bounce(self, address: int, masks: bool, what: str, error_code: int | None = None, failsafe: tuple[int, ...] = ()) -> None:
+        """Interrupt the guest: a frame on its kernel stack, and on with `address`. `failsafe`: the selectors of DS, ES, FS and GS of which
+        one could not be loaded. Raises DomainCrash where Xen does."""
         core, regs, domain = self.core, self.core.regs, self.domain
         if not address:
             raise DomainCrash(f"{what} at {core.rip:#x}, but no handler is registered")
@@ -230,8 +226,7 @@ class Vcpu(Crossing):
             shown |= self.iopl
         top = (core.rip, cs | saved_mask << 32, shown, rsp, ss)
         if failsafe:
-            selectors = tuple(core.segment(number)[0] for number in (DS, ES, FS, GS))
-            frame = _FRAME_FAILSAFE.pack(regs[RCX], regs[R11], *selectors, *top)
+            frame = _FRAME_FAILSAFE.pack(regs[RCX], regs[R11], *failsafe, *top)
         elif error_code is None:
             frame = _FRAME.pack(regs[RCX], regs[R11], *top)
         else:
@@ -271,98 +266,7 @@ class Vcpu(Crossing):
             raise DomainCrash(f"{what} at {self.core.rip:#x}, but no handler is registered")
         self.bounce(entry.address, entry.masks, what, (error_code or 0) if vector in TRAPS_WITH_ERROR_CODE else None)
 
-    def iret(self) -> int:
-        """The iret hypercall (do_iret, xen/arch/x86/pv/iret.c): returns the guest's RAX."""
-        core, regs = self.core, self.core.regs
-        try:
-            rax, r11, rcx, flags, rip, cs, rflags, rsp, ss = _IRET.unpack(self.domain.guest.read(regs[RSP], _IRET.size))
-        except Refusal as refusal:
-            raise DomainCrash(f"iret: {refusal.reason}") from None
-        if cs & 3 == 3:
-            if not self.cr3_user:
-                raise DomainCrash("iret to user mode without user page tables (MMUEXT_NEW_USER_BASEPTR)")
-            self.toggle_mode()
-        if self.domain.vm_assist >> VMASST_TYPE_architectural_iopl & 1:
-            self.iopl = rflags & IOPL
-            self.refresh_io_rights()
-        core.rip = rip
-        core.rflags = rflags & ~(IOPL | VM) | IF
-        regs[RSP] = rsp
-        if flags & VGCF_IN_SYSCALL:
-            regs[RCX], regs[R11] = rip, rflags & ~(IOPL | VM) | IF
-        else:
-            regs[RCX], regs[R11] = rcx, r11
-        self.upcall_masked = not rflags & IF
-        if self.nmi_masked:
-            self.nmi_masked = False
-            if self.nmi_pending:
-                self.domain.rotation.fresh = True
-                core.stop()
-        self.load_code(cs & 0xFFFF | 3, ss & 0xFFFF | 3)
-        return int(rax)
-
     # --- segments -----------------------------------------------------------------------------------------------------------
-
-    def descriptor(self, selector: int) -> int:
-        """The descriptor a selector names, 0 when it names none. Xen's own entries are the last page of the GDT."""
-        index = selector >> 3
-        words = self.domain.memory.words
-        if selector & 4:
-            page = self.ldt_frames.get(index >> 9)
-            return words[page << 9 | index & 511] if page is not None and index < self.ldt_entries else 0
-        if index >= RESERVED_GDT_ENTRY:
-            return words[(self.domain.layout.gdt_mfn << 9) + (index & 511)] if index < RESERVED_GDT_ENTRY + 512 else 0
-        if index >= self.gdt_entries or index >> 9 >= len(self.gdt_frames):
-            return 0
-        return words[self.gdt_frames[index >> 9] << 9 | index & 511]
-
-    def load_code(self, cs: int, ss: int) -> None:
-        """CS and SS on the way back to the guest. What IRETQ would refuse ends in the failsafe callback, as in Xen."""
-        core = self.core
-        if cs == FLAT_KERNEL_CS and ss == FLAT_KERNEL_SS:
-            core.load_code64(cs, ss)
-            if not self.kernel_mode:
-                self.teach_user_segments(cs, ss)
-            return
-        code, stack = self.descriptor(cs), self.descriptor(ss)
-        code_type, stack_type = code >> 40 & 0x9F, stack >> 40 & 0x9F
-        code_ok = code_type & 0x98 == 0x98 and (code >> 45 & 3 == 3 or code_type & 4) and code >> 53 & 3 != 3
-        wide = bool(code & 1 << 53)
-        stack_ok = (stack_type & 0x9A == 0x92 and stack >> 45 & 3 == 3) or (ss == 3 and wide)
-        if not code_ok or not stack_ok:
-            core.load_code64(cs, ss)
-            self.bounce(self.handlers.failsafe.address, self.handlers.failsafe.masks, "failsafe callback", failsafe=True)
-            return
-        core.load_descriptor(CS, cs, code | 1 << 40)
-        core.load_descriptor(SS, ss, stack | 1 << 40 if ss != 3 else 0x00CFF3000000FFFF)
-        if wide:
-            self.teach_user_segments(cs, ss)
-
-    def load_data_segment(self, number: int, selector: int) -> None:
-        """ES, DS, FS or GS: what the processor would refuse to load becomes null, as Xen does on a context switch."""
-        selector = selector | 3 if selector > 3 else selector
-        descriptor = self.descriptor(selector) if selector > 3 else 0
-        kind = descriptor >> 40 & 0x9F
-        if kind & 0x90 == 0x90 and (not kind & 8 or kind & 2):
-            self.core.load_descriptor(number, selector, descriptor)
-        else:
-            self.core.clear_segment(number)
-
-    def load_gs_user(self, selector: int) -> None:
-        """SEGBASE_GS_USER_SEL: the user's GS from a descriptor; a bad selector loads null, as Xen does."""
-        selector = selector | 3 if selector > 3 else selector
-        descriptor = self.descriptor(selector) if selector > 3 else 0
-        kind = descriptor >> 40 & 0x9F
-        if not (kind & 0x90 == 0x90 and (not kind & 8 or kind & 2)):
-            descriptor = selector = 0
-        base = descriptor >> 16 & 0xFFFFFF | descriptor >> 32 & 0xFF000000
-        current = self.core.segment(GS)[1]
-        if descriptor:
-            self.core.load_descriptor(GS, selector, descriptor)
-        else:
-            self.core.clear_segment(GS)
-        self.core.set_segment_base(GS, current)
-        self.gs_base_other = base
 
     def set_gdt(self, frames: tuple[int, ...], entries: int) -> None:
         """Validated descriptor frames become the guest's GDT, Xen's own page behind them."""
@@ -370,13 +274,3 @@ class Vcpu(Crossing):
         self.forget_taught()
         self.domain.layout.map_gdt(self.number, frames)
         self.domain.tables.stale = True
-
-    def check_selector(self, selector: int) -> int:
-        """fixup_guest_stack_selector: the RPL is 3 whatever the guest says."""
-        if selector > 0xFFFF:
-            raise Refusal(EINVAL, f"selector {selector:#x} is wider than 16 bits")
-        return selector | 3
-
-
-USER_SYSCALL_SELECTORS: Final = (FLAT_KERNEL_CS, FLAT_RING3_DS)
-USER_SYSCALL32_SELECTORS: Final = (FLAT_RING3_CS32, FLAT_RING3_DS)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from emulator.abi.xen import HYPERCALL_NUMBER, XEN_L4_FIRST, XEN_L4_LAST
+from emulator.abi.xen import HYPERCALL_NUMBER, XEN_L4_FIRST, XEN_L4_LAST, VMASST_TYPE_writable_pagetables
 from emulator.cpu.core import MASK64, RAX
 from emulator.cpu.native import VECTOR_SYSCALL
 from emulator.hypervisor.domain import Domain
@@ -33,7 +33,7 @@ def va(slot: int, offset: int = 0) -> int:
 
 
 class Tiny:
-    """See the module. `domain` is started: its tables are pinned, its vCPU is in kernel mode at CODE."""
+    """See the module. `domain` is started: its tables are pinned, its vCPU is in kernel mode at CODE; it asked for writable page tables."""
 
     def __init__(self, *, frames: int = FRAMES, max_frames: int = FRAMES, vcpus: int = 1, domid: int = 1) -> None:
         spec = DomainSpec(domid, "tiny", bytes(range(16)), frames, max_frames, vcpus=vcpus, wallclock_ns=1_700_000_000_123_456_789,
@@ -50,6 +50,7 @@ class Tiny:
             words[(self.mfn(PT_L1) << 9) + pfn] = self.mfn(pfn) << 12 | PRESENT | USER | (0 if pfn <= USER_L4 else RW)
         words[(self.mfn(PT_L1) << 9) + SHARED] = domain.layout.shared_info_mfn << 12 | PRESENT | RW | USER
         domain.start(va(CODE), va(STACK, 4096), 0, self.mfn(PT_L4) << 12, va(STACK, 4096))
+        domain.vm_assist = 1 << VMASST_TYPE_writable_pagetables
 
     # --- names and memory ------------------------------------------------------------------------------------------------
 

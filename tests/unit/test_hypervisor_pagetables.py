@@ -306,6 +306,18 @@ def test_a_store_to_a_table_is_checked_and_done(guest: Tiny) -> None:
     assert guest.entry(FREE_SLOT) == 0
 
 
+def test_a_guest_that_did_not_ask_for_it_gets_its_page_fault() -> None:
+    with tiny() as guest:
+        guest.traps((14, 0, va(CODE, 0x100)))
+        guest.put(CODE, "ebfe", 0x100)
+        assert guest.call("vm_assist", 1, 2) == 0
+        guest.domain.core.regs[3] = va(PT_L1, FREE_SLOT * 8)
+        guest.run("48890b ebfe", budget=100_000)
+        assert guest.domain.core.rip == va(CODE, 0x100)
+        assert guest.entry(FREE_SLOT) == 0
+        assert guest.stack(24)[16:24] == (3).to_bytes(8, "little")
+
+
 def test_nx_is_lazy_and_unseen() -> None:
     with tiny() as guest:
         assert guest.entry(CODE) & NX

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import struct
 from collections.abc import Iterator
 
@@ -10,7 +9,7 @@ import pytest
 
 from emulator.abi.errno import EFAULT, EINVAL, ENOSYS
 from emulator.abi.xen import VI_UPCALL_MASK, VI_UPCALL_PENDING
-from emulator.cpu.core import CS, FS, GS, R11, RAX, RBX, RCX, RSP, SS
+from emulator.cpu.core import GS, R11, RAX, RBX, RCX, RSP
 from tests.unit.domains import CODE, DATA, FREE_SLOT, PT_L1, STACK, USER_CODE, USER_STACK, Tiny, tiny, va
 
 HANDLER, EVENT, FAILSAFE, SYSCALL = va(CODE, 0x400), va(CODE, 0x500), va(CODE, 0x600), va(CODE, 0x700)
@@ -24,7 +23,8 @@ def guest() -> Iterator[Tiny]:
     with tiny() as made:
         for at in (0x400, 0x500, 0x600, 0x700):
             made.put(CODE, "ebfe", at)  # every handler waits where it is
-        made.traps(*((vector, 0, HANDLER) for vector in (0, 1, 3, 6, 7, 13, 14)), (0x80, 3, HANDLER), (0x81, 0, HANDLER), (0x82, 7, HANDLER))
+        open_to_all = ((0x80, 3, HANDLER), (0x82, 7, HANDLER), (0x84, 3, HANDLER))
+        made.traps(*((vector, 0, HANDLER) for vector in (0, 1, 3, 6, 7, 13, 14, 0x81)), *open_to_all)
         assert made.call("set_callbacks", EVENT, FAILSAFE, SYSCALL) == 0
         yield made
 
@@ -119,7 +119,80 @@ def test_flags_that_a_handler_must_not_see_are_cleared(guest: Tiny) -> None:
     assert core.rflags & (AC | NT | 0x100) == 0
 
 
-SOFTWARE = [("cd80", 0x80, True), ("cd81", 0x81, False), ("cc", 3, True), ("cd03", 3, True), ("cd0d", 13, False), ("cd90", 0x90, False)]
+def test_a_system_call_clears_the_direction_flag_as_syscall_mask_does(guest: Tiny) -> None:
+    guest.user("fd 0f05")
+    guest.domain.slice(1_000_000)
+    assert guest.domain.core.rip == SYSCALL
+    assert words(guest, 7)[4] & DF
+    assert guest.domain.core.rflags & DF == 0
+    assert guest.call("set_callbacks", EVENT, FAILSAFE, 0) == 0
+    guest.user("fd 0f05")
+    guest.domain.slice(1_000_000)
+    assert guest.domain.core.rip == HANDLER
+    assert guest.domain.core.rflags & DF, "a #UD leaves it alone"
+
+
+@pytest.mark.parametrize("masks", [0, 1])
+def test_a_system_call_of_32_bit_code(guest: Tiny, masks: int) -> None:
+    """The masks of the 64-bit entry hold for this one, too: VGCF_syscall_disables_events is all that switch_to_kernel looks at."""
+    assert guest.call_with("callback_op", 0, "HHxxxxQ", 6, 1 - masks, va(CODE, 0x710)) == 0
+    assert guest.call_with("callback_op", 0, "HHxxxxQ", 2, masks, SYSCALL) == 0
+    guest.put(CODE, "ebfe", 0x710)
+    guest.user("0f05")
+    guest.domain.current.core.load_code(0x1B, 0x00CFFB000000FFFF, 0x23, 0x00CFF3000000FFFF)
+    guest.domain.slice(1_000_000)
+    assert guest.domain.core.rip == va(CODE, 0x710)
+    assert words(guest, 7)[2:4] == (va(USER_CODE, 2), 0xE023)
+    assert words(guest, 7)[6] == SS64
+    assert masked(guest) == bool(masks)
+
+
+def test_sysenter_keeps_neither_its_place_nor_its_stack(guest: Tiny) -> None:
+    guest.user("90 0f34")
+    guest.domain.core.rflags = IF | AC
+    guest.domain.slice(1_000_000)
+    assert guest.domain.core.rip == HANDLER
+    assert words(guest, 8)[2:] == (0, 0, 3, IF | AC | 2, 0, SS64), "a #GP(0) where nothing is registered"
+    assert guest.call_with("callback_op", 0, "HHxxxxQ", 5, 1, SYSCALL) == 0
+    guest.user("90 0f34")
+    guest.domain.slice(1_000_000)
+    assert guest.domain.core.rip == SYSCALL
+    assert words(guest, 7)[2:4] == (0, 3)
+    assert words(guest, 7)[5:] == (0, SS64)
+    assert masked(guest)
+
+
+def test_the_time_stamp_counter_is_the_kernels_to_forbid(guest: Tiny) -> None:
+    guest.run("0f20e0 4883c804 0f22e0 0f31 ebfe")  # CR4.TSD; rdtsc
+    assert guest.domain.core.rip == va(CODE, 12), "its own kernel reads it all the same"
+    guest.user("90 0f31")
+    guest.domain.slice(1_000_000)
+    assert guest.domain.core.rip == HANDLER
+    assert words(guest, 8)[2:4] == (0, va(USER_CODE, 1))
+    guest.domain.core.regs[RSP] = KERNEL_TOP
+    guest.run("0f20e0 4883e0fb 0f22e0 ebfe")
+    guest.user("90 0f31 ebfe")
+    guest.domain.slice(1_000_000)
+    assert guest.domain.core.rip == va(USER_CODE, 3)
+
+
+def test_the_debug_status_adds_up_until_the_guest_clears_it(guest: Tiny) -> None:
+    core, debug = guest.domain.core, guest.domain.vcpus[0].debug
+    core.rflags = IF | 0x100
+    guest.run("90 90")
+    assert debug.dr6 == 0xFFFF4FF0
+    assert guest.call("set_debugreg", 6, 0) == 0
+    assert guest.call("set_debugreg", 1, va(CODE, 0x801)) == guest.call("set_debugreg", 7, 4) == 0
+    core.rflags, core.regs[RSP] = IF, KERNEL_TOP
+    guest.put(CODE, "9090", 0x800)
+    core.rip = va(CODE, 0x800)
+    guest.domain.slice(1_000_000)
+    assert core.rip == HANDLER
+    assert debug.dr6 == 0xFFFF0FF2, "the step of before is not in it any more"
+
+
+SOFTWARE = [("cd80", 0x80, True), ("cd84", 0x84, True),
+            ("cd81", 0x81, False), ("cc", 3, True), ("cd03", 3, True), ("cd0d", 13, False), ("cd90", 0x90, False)]  # fmt: skip
 
 
 @pytest.mark.parametrize(("code", "vector", "dpl_ok"), SOFTWARE)
@@ -132,6 +205,15 @@ def test_software_interrupts_of_user_mode(guest: Tiny, code: str, vector: int, d
         assert words(guest, 7)[2] == va(USER_CODE, 1 + len(code) // 2)
     else:
         assert words(guest, 8)[2:4] == (vector << 3 | 2, va(USER_CODE, 1)), "#GP names the entry of the table"
+
+
+def test_int_80_asks_for_no_privilege_level(guest: Tiny) -> None:
+    guest.traps((0x80, 0, HANDLER), (0x85, 0, HANDLER))
+    for code, rip in (("cd80", 2), ("cd85", 0)):
+        guest.user(code)
+        guest.domain.slice(1_000_000)
+        assert guest.domain.core.rip == HANDLER
+        assert va(USER_CODE, rip) in words(guest, 8)[2:4]
 
 
 def test_an_entry_may_mask_events(guest: Tiny) -> None:
@@ -175,95 +257,6 @@ def test_a_fault_of_the_fault_handler_ends_in_a_crash_by_stack(guest: Tiny) -> N
     guest.put(CODE, "0f0b", 0x400)
     guest.run("0f0b", budget=1 << 40)
     assert guest.domain.ended == "crash"
-
-
-# --- iret ------------------------------------------------------------------------------------------------------------------------
-
-
-def iret(guest: Tiny, **values: int) -> int:
-    """The iret hypercall with a frame; RAX afterwards."""
-    fields = {"rax": 1, "r11": 2, "rcx": 3, "flags": 0, "rip": va(CODE, 0x400), "cs": KERNEL_CS, "rflags": 0x202, "rsp": KERNEL_TOP, "ss": SS64}
-    fields |= values
-    guest.domain.core.regs[RSP] = guest.put(STACK, struct.pack("<9Q", *fields.values()), 2048)
-    return guest.call("iret")
-
-
-def test_iret_to_the_kernel(guest: Tiny) -> None:
-    core = guest.domain.core
-    assert iret(guest, rflags=0x2D7 | AC, rax=0x5555) == 0x5555
-    assert (core.rip, core.regs[RSP], core.regs[RCX], core.regs[R11]) == (va(CODE, 0x400), KERNEL_TOP, 3, 2)
-    assert core.rflags & (0xD5 | IF | AC) == 0xD5 | IF | AC
-    assert guest.domain.vcpus[0].kernel_mode
-    assert not masked(guest)
-    assert core.segment(CS)[0] & 3 == 3
-    iret(guest, rflags=2)
-    assert masked(guest), "IF in the frame is the upcall mask"
-
-
-def test_iret_from_a_system_call_sets_what_sysret_would(guest: Tiny) -> None:
-    iret(guest, flags=256, rip=va(CODE, 0x500))
-    assert guest.domain.core.regs[RCX] == va(CODE, 0x500)
-    assert guest.domain.core.regs[R11] & 0xFFF == 0x202
-
-
-def test_iret_takes_no_privilege(guest: Tiny) -> None:
-    iret(guest, rflags=0x3202)
-    assert guest.domain.core.rflags & 0x3000 == 0
-    iret(guest, rflags=0x20202)
-    assert guest.domain.core.rflags & 0x20000 == 0
-    guest.run("f4", budget=1_000_000)
-    assert guest.domain.ended == ""
-
-
-def test_iret_to_user_mode_needs_user_tables(guest: Tiny) -> None:
-    iret(guest, cs=CS64)
-    assert guest.domain.ended == "crash"
-
-
-def test_iret_with_an_unreadable_frame_crashes(guest: Tiny) -> None:
-    guest.domain.core.regs[RSP] = va(FREE_SLOT)
-    guest.call("iret")
-    assert guest.domain.ended == "crash"
-
-
-SELECTORS = [(0x1230, SS64), (KERNEL_CS, 0x1233), (0x0003, SS64), (0xE02B, SS64), (0xFFFB, SS64), (7, SS64), (KERNEL_CS, 0xE033)]
-
-
-@pytest.mark.parametrize(("cs", "ss"), SELECTORS)
-def test_iret_with_selectors_that_cannot_be_loaded_ends_in_failsafe(guest: Tiny, cs: int, ss: int) -> None:
-    core = guest.domain.core
-    iret(guest, cs=cs & ~3, ss=ss, rsp=KERNEL_TOP)
-    assert core.rip == FAILSAFE
-    frame = words(guest, 11)
-    assert frame[:2] == (3, 2)  # rcx, r11
-    assert frame[2:6] == tuple(core.segment(number)[0] for number in (3, 0, FS, GS))
-    assert frame[6] == va(CODE, 0x400)
-    assert frame[7] & 0xFFFC == cs & 0xFFFC
-    assert frame[9] == KERNEL_TOP
-    assert core.segment(CS)[0] == CS64
-    assert core.segment(SS)[0] == SS64
-
-
-@pytest.mark.parametrize("rip", [1 << 63, 1 << 47, 0xFFFF7FFFFFFFFFFF, 0xFFFF820000000000, 0xFFFF800000000000, 0])
-def test_iret_to_a_wild_address_is_the_guests_fault_and_no_more(guest: Tiny, rip: int) -> None:
-    iret(guest, rip=rip)
-    guest.domain.slice(1_000_000)
-    assert guest.domain.core.rip in (HANDLER, FAILSAFE) or guest.domain.ended == "crash"
-
-
-def test_random_iret_frames_never_reach_python(guest: Tiny) -> None:
-    choice = random.Random(1)
-    for _ in range(300):
-        values = {name: choice.choice((choice.getrandbits(64), choice.getrandbits(16), va(CODE, 0x400), KERNEL_TOP - 64))
-                  for name in ("flags", "rip", "cs", "rflags", "rsp", "ss")}  # fmt: skip
-        iret(guest, **values)
-        guest.domain.slice(100_000)
-        guest.domain.ended = ""
-        vcpu = guest.domain.vcpus[0]
-        if not vcpu.kernel_mode:
-            vcpu.toggle_mode()
-        guest.domain.core.load_code64(CS64, SS64)
-        guest.domain.core.rflags = IF
 
 
 # --- registering handlers --------------------------------------------------------------------------------------------------------

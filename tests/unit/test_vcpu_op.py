@@ -61,11 +61,11 @@ def test_a_vcpu_begins_with_the_fpu_state_it_was_given(guest: Tiny) -> None:
 
 def test_a_vcpu_that_cannot_begin_crashes_its_domain_and_nothing_else(guest: Tiny) -> None:
     at = first_context(guest, VGCF_ONLINE | VGCF_IN_KERNEL)
-    guest.put(DATA, struct.pack("<H", 0x1233), CS_AT)  # names no segment, and there is no failsafe callback
+    guest.put(DATA, struct.pack("<H", 0x1233), CS_AT)  # names no segment, and there is no handler
     assert guest.call("vcpu_op", INITIALISE, 1, at) == 0
     guest.run(SPIN, budget=10_000_000)
     assert guest.domain.ended == "crash"
-    assert "failsafe callback" in guest.domain.crash_reason
+    assert "#GP" in guest.domain.crash_reason
 
 
 def test_without_the_flag_the_image_is_not_looked_at(guest: Tiny) -> None:

@@ -15,12 +15,10 @@ from emulator.abi.xen import (
     PHYSDEVOP_set_iobitmap,
     PHYSDEVOP_set_iopl,
     PHYSDEVOP_setup_gsi,
-    VMASST_TYPE_architectural_iopl,
     VMASST_TYPE_m2p_strict,
-    VMASST_TYPE_runstate_update_flag,
-    VMASST_TYPE_writable_pagetables,
 )
 from emulator.hypervisor import crossing, hypercalls
+from emulator.hypervisor.iret import iret
 from emulator.hypervisor.refusal import Preempted, Refusal
 
 if TYPE_CHECKING:
@@ -29,8 +27,7 @@ if TYPE_CHECKING:
 _PIECE: Final = 256
 _CALL_WORK: Final = 4  # of the domain's allowance (memory/promotion), for each call
 _ENTRY: Final = Struct("<Qq6Q")  # struct multicall_entry: op result args[6]
-_ASSISTS: Final = (1 << VMASST_TYPE_writable_pagetables | 1 << VMASST_TYPE_architectural_iopl | 1 << VMASST_TYPE_runstate_update_flag
-                   | 1 << VMASST_TYPE_m2p_strict)  # fmt: skip
+_ASSISTS: Final = 0x3F | 1 << VMASST_TYPE_m2p_strict  # PV64_VM_ASSIST_MASK: some are without effect on 64-bit guests, none is refused
 _PHYSDEV_OF_DOMAIN0: Final = frozenset((8, 9, 10, 13, 14, 15, 17, 19, 20, 23, 24, 25, 26, 27, 28, 29, 30))
 """APICs, vectors, PCI devices, MSIs, the debug port (physdev.h)."""
 _IRET: Final = HYPERCALL_NUMBER["iret"]
@@ -50,7 +47,7 @@ def multicall(vcpu: Vcpu, calls: int, count: int, *_: int) -> int:
         domain.tables.allowance -= _CALL_WORK
         number, _result, *arguments = _ENTRY.unpack(guest.read(at, size))
         if number == _IRET:
-            rax = vcpu.iret()
+            rax, _by_sysret = iret(vcpu)
             with suppress(Refusal):  # the list may lie out of reach by now; Xen leaves it then, too
                 guest.write(at + 8, (rax & (1 << 64) - 1).to_bytes(8, "little"))
             return rax
@@ -85,9 +82,9 @@ def _one(vcpu: Vcpu, number: int, arguments: list[int]) -> int:
 
 
 def vm_assist(vcpu: Vcpu, command: int, kind: int, *_: int) -> int:
-    """Enable (0) or disable (1) an assist; those that 64-bit PV guests know (arch_vm_assist_valid_mask)."""
+    """Enable (0) or disable (1) an assist that PV guests know (arch_vm_assist_valid_mask)."""
     if kind > 63 or not _ASSISTS >> kind & 1:
-        raise Refusal(EINVAL, f"vm_assist {kind} is not for 64-bit guests")
+        raise Refusal(EINVAL, f"vm_assist {kind} is not for PV guests")
     if command == 0:
         vcpu.domain.vm_assist |= 1 << kind
     elif command == 1:

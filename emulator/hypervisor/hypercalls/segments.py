@@ -11,6 +11,7 @@ from emulator.hypervisor.emulation.msrs import canonical
 from emulator.hypervisor.memory.descriptors import check_descriptor
 from emulator.hypervisor.memory.frames import SEG_DESC, WRITABLE
 from emulator.hypervisor.refusal import Refusal
+from emulator.hypervisor.selectors import check_selector, load_gs_user
 
 if TYPE_CHECKING:
     from emulator.hypervisor.vcpu import Vcpu
@@ -59,7 +60,7 @@ def update_descriptor(vcpu: Vcpu, address: int, descriptor: int, *_: int) -> int
 
 
 def stack_switch(vcpu: Vcpu, ss: int, sp: int, *_: int) -> int:
-    vcpu.kernel_ss = vcpu.check_selector(ss & 0xFFFF)
+    vcpu.kernel_ss = check_selector(ss & 0xFFFF)
     vcpu.kernel_sp = sp
     return 0
 
@@ -74,7 +75,7 @@ def set_segment_base(vcpu: Vcpu, which: int, base: int, *_: int) -> int:
     elif which == xen.SEGBASE_GS_KERNEL:
         vcpu.core.set_segment_base(GS, base)
     elif which == xen.SEGBASE_GS_USER_SEL:
-        vcpu.load_gs_user(base & 0xFFFF)
+        load_gs_user(vcpu, base & 0xFFFF)
     else:
         raise Refusal(EINVAL, f"segment base {which} does not exist")
     return 0

@@ -45,7 +45,8 @@ def xen_version(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
         index = guest.read_u32(argument)
         if index:
             raise Refusal(EINVAL, f"feature map {index} does not exist")
-        guest.write_u32(argument + 4, _FEATURES)
+        above_4gb = vcpu.domain.vm_assist >> xen.VMASST_TYPE_pae_extended_cr3 & 1
+        guest.write_u32(argument + 4, _FEATURES | above_4gb << xen.XENFEAT_pae_pgdir_above_4gb)
     elif command == xen.XENVER_pagesize:
         if argument:
             raise Refusal(EINVAL, "the page size is the result, there is nothing to write to")
