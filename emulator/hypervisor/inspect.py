@@ -79,8 +79,7 @@ def _loaded_state(domain: Domain, vcpu: Vcpu) -> VcpuState:
     for name, number in (("cs", CS), ("ss", SS), ("ds", DS), ("es", ES), ("fs", FS), ("gs", GS)):
         registers[name] = core.segment(number)[0]
     registers |= {"fs_base": core.segment(FS)[1], "gs_base": core.segment(GS)[1], "gs_base_user": vcpu.gs_base_other}
-    deadline = vcpu.timers.deadline()
-    return VcpuState(vcpu.number, registers, vcpu.kernel_mode, vcpu.blocked, vcpu.upcall_pending, vcpu.upcall_masked, deadline,
+    return VcpuState(vcpu.number, registers, vcpu.kernel_mode, vcpu.blocked, vcpu.upcall_pending, vcpu.upcall_masked, vcpu.timers.singleshot,
                      readable(domain, core.rip, CODE_BYTES), readable(domain, core.regs[4], STACK_BYTES))  # fmt: skip
 
 

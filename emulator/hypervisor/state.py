@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from emulator.hypervisor.domain import Domain
     from emulator.hypervisor.vcpu import Vcpu
 
-VERSION: Final = 7
+VERSION: Final = 8
 _VCPU_FIELDS: Final = ("info", "kernel_mode", "kernel_sp", "kernel_ss", "cr3_kernel", "cr3_user", "gs_base_other", "handlers", "debug",
                        "cr4", "iopl", "io_rights", "io_bitmap", "io_ports", "gdt_frames", "gdt_entries", "ldt_base", "ldt_entries",
                        "ldt_frames", "blocked", "up", "initialised", "context", "nmi_pending", "nmi_masked", "polled", "poll_deadline", "timers",

@@ -31,7 +31,8 @@ class Timekeeper:
         earliest = 0
         for vcpu in self._domain.vcpus:
             timers = vcpu.timers
-            for at in (timers.singleshot, timers.next_period, vcpu.poll_deadline):
+            tick = timers.ticked + timers.period if timers.period and vcpu.can_run else 0
+            for at in (timers.singleshot, tick, vcpu.poll_deadline):
                 if at and (not earliest or at < earliest):
                     earliest = at
         for at in self.watchdogs:
@@ -40,16 +41,15 @@ class Timekeeper:
         return earliest
 
     def fire_timers(self) -> None:
-        """VIRQ_TIMER for what is due. A periodic timer that missed several periods fires once."""
+        """VIRQ_TIMER for what is due. A periodic timer that missed several periods fires once (vcpu_periodic_timer_work_locked)."""
         now, events = self._domain.clock.now(), self._domain.events
         for vcpu in self._domain.vcpus:
             timers = vcpu.timers
             if timers.singleshot and timers.singleshot <= now:
                 timers.singleshot = 0
                 events.raise_virq(xen.VIRQ_TIMER, vcpu.number)
-            if timers.next_period and timers.next_period <= now:
-                behind = (now - timers.next_period) // timers.period + 1
-                timers.next_period += behind * timers.period
+            if timers.period and timers.ticked + timers.period <= now and vcpu.can_run:
+                timers.ticked = now
                 events.raise_virq(xen.VIRQ_TIMER, vcpu.number)
             if vcpu.poll_deadline and vcpu.poll_deadline <= now:
                 vcpu.poll_deadline = 0
@@ -58,9 +58,9 @@ class Timekeeper:
             if at and at <= now and not self._domain.ended:
                 self._domain.shutdown("watchdog")
 
-    def timer_changed(self, vcpu: Vcpu) -> None:
+    def timer_changed(self) -> None:
         """The running slice may have to end sooner."""
-        deadline = vcpu.timers.deadline()
+        deadline = self.next_deadline()
         if deadline:
             self._domain.clock.shorten(deadline)
 
@@ -96,16 +96,24 @@ class Timekeeper:
         return _TIME_INFO.pack(2, 0, 0, 0, 0x80000000, 1, xen.TSC_STABLE_BIT, 0)
 
     def update_time_area(self, vcpu: Vcpu) -> None:
+        """update_secondary_system_time."""
         if vcpu.time_area:
-            self._domain.guest.write(vcpu.time_area, self._time_info())
+            self._tell("time area", vcpu, vcpu.time_area, self._time_info())
+
+    def update_runstate_area(self, vcpu: Vcpu) -> None:
+        """What a newly registered area is told: the running vCPU's as its last change left it, another's as of now."""
+        state, since, times = self._runstate[vcpu.number]
+        if vcpu.runstate_area:
+            image = _RUNSTATE.pack(state, 0, since, *times) if vcpu is self._domain.current else self.runstate(vcpu)
+            self._tell("runstate area", self._domain.current, vcpu.runstate_area, image)
 
     def runstate(self, vcpu: Vcpu) -> bytes:
-        """struct vcpu_runstate_info as of now: state, since when, ns in running, runnable, blocked, offline."""
+        """vcpu_runstate_get: struct vcpu_runstate_info as of now: state, since when, ns in running, runnable, blocked, offline."""
         state, since, times = self._runstate[vcpu.number]
         now = self._domain.clock.now()
         shown = list(times)
         shown[state] += max(0, now - since)
-        return _RUNSTATE.pack(state, 0, now, *shown)
+        return _RUNSTATE.pack(state, 0, since, *shown)
 
     def runstate_changed(self, vcpu: Vcpu) -> None:
         """The vCPU blocked, woke, came up or went down."""
@@ -138,16 +146,16 @@ class Timekeeper:
         times[was] += max(0, now - since)
         self._runstate[vcpu.number] = (state, max(now, since), times)
         if tell and vcpu.runstate_area:
-            self._tell(vcpu, _RUNSTATE.pack(state, 0, now, *times))
+            self._tell("runstate area", vcpu, vcpu.runstate_area, _RUNSTATE.pack(state, 0, now, *times))
 
-    def _tell(self, vcpu: Vcpu, image: bytes) -> None:
-        """update_runstate_area: by the guest kernel's tables, whichever mode it was interrupted in."""
+    def _tell(self, what: str, vcpu: Vcpu, area: int, image: bytes) -> None:
+        """By the guest kernel's tables, whichever mode it was interrupted in."""
         domain = self._domain
         try:
             with domain.core.walking(vcpu.cr3_kernel << 12):
-                domain.guest.write(vcpu.runstate_area, image)
-        except Refusal as refusal:  # the guest unmapped it: Xen lets it be too
-            domain.refused("runstate area", refusal)
+                domain.guest.write(area, image)
+        except Refusal as refusal:  # it is not mapped, or not any more: Xen lets it be, too
+            domain.refused(what, refusal)
 
     def save(self) -> tuple[list[tuple[int, int, list[int]]], list[int]]:
         return [(state, since, list(times)) for state, since, times in self._runstate], list(self.watchdogs)

@@ -67,14 +67,12 @@ class TrapEntry:
 
 @dataclass(slots=True)
 class Timers:
-    """Deadlines in the guest's system time (ns); 0: none."""
+    """In the guest's system time (ns); 0: none. A PV vCPU begins with a 100 Hz ticker (pv_vcpu_initialise); a periodic timer stands still
+    while its vCPU blocks (schedule, xen/common/sched/core.c), so it wakes nobody."""
 
     singleshot: int = 0
-    period: int = 0
-    next_period: int = 0
-
-    def deadline(self) -> int:
-        return min((t for t in (self.singleshot, self.next_period) if t), default=0)
+    period: int = 10_000_000
+    ticked: int = 0  # when the periodic one fired last
 
 
 @dataclass(slots=True)

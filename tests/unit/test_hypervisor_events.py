@@ -1,4 +1,4 @@
-"""Event channels of two levels, timers, polling: who is woken, when, and what the shared bits say."""
+"""Event channels of two levels, blocking, polling: who is woken, when, and what the shared bits say."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emulator.abi.errno import EEXIST, EINVAL, ENOENT, ENOSPC, ENOSYS, EOPNOTSUPP, EPERM, ESRCH, ETIME
-from emulator.abi.xen import EVENT_PORTS, HYPERCALL_NUMBER, SI_MASK, SI_PENDING, VI_PENDING_SEL, VI_UPCALL_PENDING
+from emulator.abi.errno import EEXIST, EINVAL, ENOENT, ENOSPC, ENOSYS, EOPNOTSUPP, EPERM, ESRCH
+from emulator.abi.xen import EVENT_PORTS, HYPERCALL_NUMBER
 from emulator.cpu.native import VECTOR_SYSCALL
 from emulator.hypervisor.channels import Signal
 from emulator.hypervisor.events import INTERDOMAIN, UNBOUND, Port
-from emulator.hypervisor.mailbox import Level
 from tests.unit.domains import CODE, DATA, Tiny, tiny, va
+from tests.unit.event_bits import OP, Bits, blocked, bound
 
 BIND_INTERDOMAIN, BIND_VIRQ, BIND_PIRQ, CLOSE, SEND, STATUS, ALLOC_UNBOUND, BIND_IPI, BIND_VCPU, UNMASK, RESET = range(11)
 SELF = 0x7FF0
 EVENT = va(CODE, 0x500)
-OP = "event_channel_op"
 
 
 @pytest.fixture
@@ -30,49 +29,6 @@ def guest() -> Iterator[Tiny]:
         made.put(CODE, "ebfe", 0x500)
         assert made.call("set_callbacks", EVENT, EVENT, EVENT) == 0
         yield made
-
-
-class Bits:
-    """The shared page's event words, as the guest sees them."""
-
-    def __init__(self, guest: Tiny) -> None:
-        self.words, self.base = guest.domain.memory.words, guest.domain.layout.shared_info_mfn << 12
-        self.bytes, self.info = guest.domain.memory.bytes, guest.domain.vcpus[0].info
-
-    def _at(self, which: int, port: int) -> tuple[int, int]:
-        return (self.base + which >> 3) + (port >> 6), 1 << (port & 63)
-
-    def pending(self, port: int) -> bool:
-        at, bit = self._at(SI_PENDING, port)
-        return bool(self.words[at] & bit)
-
-    def mask(self, port: int) -> None:
-        at, bit = self._at(SI_MASK, port)
-        self.words[at] |= bit
-
-    def clear(self, port: int) -> None:
-        at, bit = self._at(SI_PENDING, port)
-        self.words[at] &= ~bit
-
-    @property
-    def selector(self) -> int:
-        return self.words[self.info + VI_PENDING_SEL >> 3]
-
-    @property
-    def upcall(self) -> int:
-        return self.bytes[self.info + VI_UPCALL_PENDING]
-
-    def take(self) -> None:
-        """What an upcall handler does first."""
-        self.bytes[self.info + VI_UPCALL_PENDING] = 0
-        self.words[self.info + VI_PENDING_SEL >> 3] = 0
-
-
-def bound(guest: Tiny, command: int, form: str, *values: int) -> int:
-    """A command that answers a port in the last field of its structure."""
-    assert guest.call_with(OP, command, form, *values) == 0
-    size = struct.calcsize("<" + form)
-    return int.from_bytes(guest.get(DATA, 4, size - 4), "little")
 
 
 def test_an_event_sets_all_its_bits_once(guest: Tiny) -> None:
@@ -206,11 +162,7 @@ def test_reset_closes_all(guest: Tiny) -> None:
     assert not guest.domain.events.virqs
 
 
-# --- blocking, polling, timers -------------------------------------------------------------------------------------------------
-
-
-def blocked(guest: Tiny) -> bool:
-    return guest.domain.vcpus[0].blocked
+# --- blocking, polling, -------------------------------------------------------------------------------------------------
 
 
 def test_a_block_ends_with_an_event(guest: Tiny) -> None:
@@ -281,90 +233,6 @@ def test_poll_refuses_nonsense(guest: Tiny) -> None:
     assert guest.call_with("sched_op", 3, "QIxxxxQ", va(DATA), 129, 0) == -EINVAL
     assert guest.call_with("sched_op", 3, "QIxxxxQ", va(300), 1, 0) == -14
     assert not blocked(guest)
-
-
-def test_a_singleshot_timer_fires_once_and_not_early(guest: Tiny) -> None:
-    bits, port = Bits(guest), bound(guest, BIND_VIRQ, "III", 0, 0, 0)
-    domain = guest.domain
-    guest.put(CODE, "9090ebfe")  # a hypercall made from here advances RIP by its two bytes
-    domain.core.rip = va(CODE)
-    at = domain.clock.now() + 3_000_000
-    assert guest.call("set_timer_op", at) == 0
-    for _ in range(100):
-        if domain.clock.now() >= at:
-            break
-        assert not bits.pending(port)
-        domain.slice(1_000_000)
-    domain.slice(10)
-    assert bits.pending(port)
-    assert domain.clock.now() < at + 200_000
-    bits.clear(port)
-    domain.slice(50_000_000)
-    assert not bits.pending(port)
-
-
-def test_a_timer_of_the_past_fires_at_once(guest: Tiny) -> None:
-    bits, port = Bits(guest), bound(guest, BIND_VIRQ, "III", 0, 0, 0)
-    guest.domain.clock.level(1_000_000)
-    assert guest.call("set_timer_op", 5) == 0
-    guest.run("ebfe", slices=2)
-    assert bits.pending(port)
-
-
-@pytest.mark.parametrize("deadline", [(1 << 63) + 5, (1 << 64) - 1, 1 << 51])
-def test_a_wrapped_deadline_fires_after_100_ms(guest: Tiny, deadline: int) -> None:
-    """do_set_timer_op's middle way for times that come from a counter that wrapped."""
-    now = guest.domain.clock.now()
-    assert guest.call("set_timer_op", deadline) == 0
-    assert 100_000_000 <= guest.domain.current.timers.singleshot - now < 100_100_000
-
-
-def test_a_vcpus_timers(guest: Tiny) -> None:
-    bits, port = Bits(guest), bound(guest, BIND_VIRQ, "III", 0, 0, 0)
-    domain = guest.domain
-    domain.clock.level(10_000_000)
-    assert guest.call("vcpu_op", 8, 0, guest.put(DATA, struct.pack("<QI", 5, 1))) == -ETIME
-    assert guest.call("vcpu_op", 8, 0, guest.put(DATA, struct.pack("<QI", domain.clock.now() + 1_000_000, 1))) == 0
-    assert guest.call("vcpu_op", 9, 0) == 0
-    guest.put(CODE, "9090ebfe")  # a hypercall made from here advances RIP by its two bytes
-    domain.core.rip = va(CODE)
-    domain.slice(20_000_000)
-    assert not bits.pending(port), "it was stopped"
-    assert guest.call("vcpu_op", 6, 0, guest.put(DATA, struct.pack("<Q", 999_999))) == -EINVAL
-    assert guest.call("vcpu_op", 6, 0, guest.put(DATA, struct.pack("<Q", 2_000_000))) == 0
-    domain.core.rip = va(CODE)
-    fired = 0
-    for _ in range(40):
-        domain.slice(4_000_000)
-        fired += bits.pending(port)
-        bits.clear(port)
-    assert 8 <= fired <= 11, "20 ms of a period of 2 ms"
-    assert guest.call("vcpu_op", 7, 0) == 0
-    assert guest.call("vcpu_op", 8, 7, guest.put(DATA, bytes(16))) == -ENOENT
-    assert guest.call("vcpu_op", 99, 0, 0) == -ENOSYS
-
-
-def test_a_timer_ends_a_block(guest: Tiny) -> None:
-    bound(guest, BIND_VIRQ, "III", 0, 0, 0)
-    domain = guest.domain
-    at = domain.clock.now() + 1_000_000
-    assert guest.call("set_timer_op", at) == 0
-    assert guest.call("sched_op", 1) == 0
-    domain.slice(1000)
-    assert blocked(guest)
-    assert domain.time.next_deadline() == at
-    domain.slice(1000, at + 10)
-    assert not blocked(guest)
-    assert domain.core.rip == EVENT
-
-
-def test_time_never_goes_back(guest: Tiny) -> None:
-    domain = guest.domain
-    Level(5_000_000).apply(domain)
-    now = domain.clock.now()
-    assert now >= 5_000_000
-    Level(1_000).apply(domain)
-    assert domain.clock.now() == now
 
 
 @settings(max_examples=100, deadline=None)

@@ -127,7 +127,7 @@ def set_timer_op(vcpu: Vcpu, deadline: int, *_: int) -> int:
     if deadline >= 1 << 63 or deadline - now >= _HUGE_NS:
         deadline = now + _WRAPPED_NS
     vcpu.timers.singleshot = deadline
-    vcpu.domain.time.timer_changed(vcpu)
+    vcpu.domain.time.timer_changed()
     return 0
 
 

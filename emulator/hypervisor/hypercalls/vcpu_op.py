@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from emulator.abi import xen
-from emulator.abi.errno import EEXIST, EINVAL, ENOENT, ENOSYS, ENXIO, ETIME
+from emulator.abi.errno import EEXIST, EFAULT, EINVAL, ENOENT, ENOSYS, ENXIO, ETIME
 from emulator.hypervisor.context import CONTEXT_BYTES, set_info
 from emulator.hypervisor.refusal import Refusal
 
@@ -27,8 +27,8 @@ def vcpu_op(vcpu: Vcpu, command: int, number: int, argument: int, *_: int) -> in
         deadline, flags = guest.read_u64(argument), guest.read_u32(argument + 8)
         if flags & xen.VCPU_SSHOTTMR_future and deadline < domain.clock.now():
             raise Refusal(ETIME, f"timer at {deadline} ns lies in the past")
-        target.timers.singleshot = deadline
-        domain.time.timer_changed(target)
+        target.timers.singleshot = max(1, deadline)  # 0 would be none
+        domain.time.timer_changed()
     elif command == xen.VCPUOP_stop_singleshot_timer:
         _own(vcpu, number)
         target.timers.singleshot = 0
@@ -37,23 +37,22 @@ def vcpu_op(vcpu: Vcpu, command: int, number: int, argument: int, *_: int) -> in
     elif command == xen.VCPUOP_get_runstate_info:
         guest.write(argument, domain.time.runstate(target))
     elif command == xen.VCPUOP_register_runstate_memory_area:
-        area = guest.read_u64(argument)
-        guest.write(area, domain.time.runstate(target))
-        target.runstate_area = area
+        target.runstate_area = _area(guest.read_u64(argument))
+        domain.time.update_runstate_area(target)
     elif command == xen.VCPUOP_set_periodic_timer:
         period = guest.read_u64(argument)
         if period < _MIN_PERIOD_NS:
             raise Refusal(EINVAL, f"a period of {period} ns is shorter than {_MIN_PERIOD_NS}")
         if period >= 1 << 62:  # STIME_DELTA_MAX
             raise Refusal(EINVAL, f"a period of {period} ns is too long")
-        target.timers.period, target.timers.next_period = period, domain.clock.now() + period
-        domain.time.timer_changed(target)
+        target.timers.period = period
+        domain.time.timer_changed()
     elif command == xen.VCPUOP_stop_periodic_timer:
-        target.timers.period = target.timers.next_period = 0
+        target.timers.period = 0
     elif command == xen.VCPUOP_register_vcpu_info:
         _move_info(target, guest.read_u64(argument), guest.read_u32(argument + 8))
     elif command == xen.VCPUOP_register_vcpu_time_memory_area:
-        target.time_area = guest.read_u64(argument)
+        target.time_area = _area(guest.read_u64(argument))
         domain.time.update_time_area(target)
     elif command == xen.VCPUOP_initialise:
         _initialise(target, argument)
@@ -105,6 +104,13 @@ def _down(vcpu: Vcpu) -> None:
         domain.time.runstate_changed(vcpu)
         if vcpu is domain.current:
             domain.core.stop()
+
+
+def _area(address: int) -> int:
+    """An address that may be the guest's (guest_handle_okay), mapped or not; 0: nowhere."""
+    if 1 << 47 <= address < xen.HYPERVISOR_VIRT_END:
+        raise Refusal(EFAULT, f"an area at {address:#x}")
+    return address
 
 
 def _own(vcpu: Vcpu, number: int) -> None:
