@@ -6,7 +6,7 @@
     vdev=xvda,access=rw,target=pool:mine                     a disk of the storage pool, in the format it has there
 
 `overlay`, `base=` and `baseformat=` are ours: a copy-on-write image, made over `base` when it does not exist yet. So are `pool:`, and
-`no-persistent`, which offers the guest no persistent grants: these save Xen work, but cost the guest a copy.
+`persistent`, which offers the guest persistent grants: they save a real Xen the mapping, but here nothing, and cost the guest a copy.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class DiskSpec:
     readonly: bool = False
     cdrom: bool = False
     discard: bool = True
-    persistent: bool = True  # grants that stay mapped are offered
+    persistent: bool = False  # grants that stay mapped are offered
     base: Path | None = None
     base_format: str = "raw"
     text: str = ""
@@ -93,7 +93,7 @@ class _Reader:
         self._text, self._where, self._folder = text, where, folder
         self._set: dict[str, str] = {}
         self._cdrom: bool | None = None
-        self._discard = self._persistent = True
+        self._discard, self._persistent = True, False
         self._prefixed = False
         self._at = 0
 
@@ -152,11 +152,11 @@ class _Reader:
             self._fail(f"unknown parameter '{key}'" if key != "script" else "scripts are not run here")
 
     def _bare(self, item: str) -> None:
-        if item in ("cdrom", "discard", "no-discard", "no-persistent", *_IGNORED):
+        if item in ("cdrom", "discard", "no-discard", "persistent", "no-persistent", *_IGNORED):
             if item == "cdrom":
                 self._cdrom = True
-            elif item == "no-persistent":
-                self._persistent = False
+            elif item in ("persistent", "no-persistent"):
+                self._persistent = item == "persistent"
             elif item not in _IGNORED:
                 self._discard = item == "discard"
             return

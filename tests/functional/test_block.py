@@ -91,7 +91,7 @@ def test_disks_come_and_go_under_load_and_a_guest_goes_back_in_time_with_its_dis
 def test_two_vcpus_use_two_queues_with_persistent_grants(tmp_path: Path) -> None:
     disk = tmp_path / "disk.img"
     disk.write_bytes(os.urandom(8 * MIB))
-    cfg = disk_cfg(tmp_path, f"format=raw,vdev=xvda,access=rw,target={disk}")
+    cfg = disk_cfg(tmp_path, f"format=raw,vdev=xvda,access=rw,persistent,target={disk}")
     cfg.write_text(cfg.read_text() + "vcpus = 2\n")
     with booted(cfg) as shell:
         assert shell.ask("ls /sys/block/xvda/mq").split() == ["0", "1"]

@@ -9,7 +9,7 @@
     jump N                  req_prod moved by N, which may be negative; the slots are what they are
     scribble FRAME OFFSET HEX
     revoke GREF | readonly GREF | grant GREF
-    take | now              the back end looks; `now` reads at once what it can
+    take | now              the back end looks; `now` reads and writes at once what it can
     finish N [fails]        the disk is done with the N-th job
     save                    snapshot and restore
 
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from emulator.abi.blkif import BLKIF_OP_DISCARD, BLKIF_OP_WRITE, SLOT
+from emulator.abi.blkif import BLKIF_OP_DISCARD, BLKIF_OP_READ, BLKIF_OP_WRITE, SLOT
 from emulator.abi.ring import REQ_EVENT, REQ_PROD, RING_HEADER, RSP_EVENT, RSP_PROD
 from emulator.dom0.backends.block.queue import PersistentGrants
 from emulator.dom0.backends.block.ring import BlockRing, Job
@@ -130,7 +130,7 @@ class Player:
         elif name in ("revoke", "readonly", "grant"):
             self._grant(name, int(args[0], 0))
         elif name in ("take", "now"):
-            self.jobs += ring.take(self._read_now if name == "now" else None)
+            self.jobs += ring.take(self._do_now if name == "now" else None)
             ring.push()
         elif name == "finish":
             if self.jobs:
@@ -150,11 +150,15 @@ class Player:
         else:
             self.grants.revoked.discard(gref)
 
-    def _read_now(self, offset: int, size: int, views: list[memoryview]) -> bool:
+    def _do_now(self, kind: int, offset: int, size: int, views: list[memoryview]) -> bool:
         assert sum(len(view) for view in views) == size and offset + size <= len(self.front.disk)
+        assert kind == BLKIF_OP_READ or (kind == BLKIF_OP_WRITE and not self._readonly)
         at = offset
         for view in views:
-            view[:] = self.front.disk[at : at + len(view)]
+            if kind == BLKIF_OP_READ:
+                view[:] = self.front.disk[at : at + len(view)]
+            else:
+                self.front.disk[at : at + len(view)] = view
             at += len(view)
         return offset % 1024 == 0  # some are not in the host's memory
 

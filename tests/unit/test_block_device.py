@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from emulator.abi.blkif import INDIRECT, SEGMENT
 from emulator.abi.xenbus import XENBUS_CLOSED, XENBUS_CLOSING, XENBUS_CONNECTED, XENBUS_INITIALISED, XENBUS_INITIALISING
 from emulator.dom0.backends.block.device import BlockDevice
 from emulator.dom0.backends.block.queue import PersistentGrants
+from emulator.dom0.backends.block.ring import MAX_HELD
 from emulator.dom0.diskspec import parse_disk
 from emulator.dom0.grants import GrantError, GrantLook
 from emulator.dom0.storage import Done, RawImage
@@ -84,7 +87,7 @@ class Plugged:
     def read_first_sector(self, frame: int = 1) -> bytes:
         """One request through the ring of a frame into frame 20."""
         ring = frame * 4096
-        self.side.memory[ring + 64 :][:112] = bytes([0, 1]) + bytes(6) + bytes([5]) + bytes(15) + bytes([120, 0, 0, 0, 0, 0]) + bytes(82)
+        self.side.memory[ring + 64 :][:112] = request(0, 5, 120)
         self.side.memory[ring] = 1
         self.device.kick()
         self.device.worker.drain()
@@ -105,7 +108,7 @@ def plugged(tmp_path: Path) -> Iterator[Plugged]:
 def test_the_nodes_are_those_of_libxl(plugged: Plugged) -> None:
     back = dict(plugged.store.subtree(BACK))
     for key, value in {"frontend": FRONT, "frontend-id": "3", "online": "1", "mode": "w", "dev": "xvda", "device-type": "disk", "state": "2",
-                       "feature-flush-cache": "1", "feature-max-indirect-segments": "64"}.items():  # fmt: skip
+                       "feature-flush-cache": "1", "feature-max-indirect-segments": "256"}.items():  # fmt: skip
         assert back[f"{BACK}/{key}"] == value
     front = dict(plugged.store.subtree(FRONT))
     assert front[f"{FRONT}/backend"] == BACK and front[f"{FRONT}/virtual-device"] == "51712" and front[f"{FRONT}/state"] == "1"
@@ -195,7 +198,7 @@ def test_recorded_answers_replace_the_disk(plugged: Plugged) -> None:
     device, side = plugged.device, plugged.side
     side.recorded = True
     plugged.connect()
-    side.memory[4096 + 64 :][:112] = bytes([0, 1]) + bytes(6) + bytes([5]) + bytes(15) + bytes([120, 0, 0, 0, 0, 0]) + bytes(82)
+    side.memory[4096 + 64 :][:112] = request(0, 5, 120)
     side.memory[4096] = 1
     device.kick()
     state, before = device.save(), bytes(side.memory)
@@ -213,65 +216,104 @@ def test_recorded_answers_replace_the_disk(plugged: Plugged) -> None:
     assert bytes(side.memory) == after and not side.posted
 
 
+def request(operation: int, ident: int, gref: int) -> bytes:
+    """The first sector of the disk, to or from the first of a frame."""
+    return bytes([operation, 1]) + bytes(6) + bytes([ident]) + bytes(15) + bytes([gref, 0, 0, 0, 0, 0]) + bytes(82)
+
+
+class SlowDisk:
+    """The host has nothing in memory and takes nothing into it; writes wait until they are let go."""
+
+    def __init__(self, device: BlockDevice) -> None:
+        self.held = threading.Event()
+        self._write = device.image.write
+        device.image.write = self._late  # type: ignore[method-assign]
+        device.image.write_from = lambda offset, size, views: False  # type: ignore[method-assign]
+
+    def _late(self, offset: int, data: bytes) -> None:
+        self.held.wait(10)
+        self._write(offset, data)
+
+
 def test_what_the_host_has_in_memory_is_read_at_once_but_not_behind_a_write(plugged: Plugged) -> None:
     plugged.connect()
     assert plugged.read_first_sector() == bytes(range(256)) * 2 and not plugged.side.posted
     assert (plugged.device.counters.answered, plugged.device.counters.read_bytes) == (1, 512)
-    held = threading.Event()
-    write = plugged.device.image.write
-
-    def late(offset: int, data: bytes) -> None:
-        held.wait(10)
-        write(offset, data)
-
-    plugged.device.image.write = late  # type: ignore[method-assign]
+    slow = SlowDisk(plugged.device)
     memory = plugged.side.memory
     memory[20 * 4096 : 20 * 4096 + 512] = b"w" * 512
-    request = bytes([0, 1]) + bytes(6) + bytes([6]) + bytes(15) + bytes([120, 0, 0, 0, 0, 0]) + bytes(82)
-    memory[4096 + 64 + 112 :][:112] = b"\x01" + request[1:]
-    memory[4096 + 64 + 224 :][:112] = request[:8] + b"\x07" + request[9:24] + bytes([121]) + request[25:]
-    memory[4096] = 2
+    memory[4096 + 64 + 112 :][:336] = request(1, 6, 120) + request(0, 7, 121) + request(0, 8, 122)
+    memory[4096] = 3  # a read that comes with the write,
     plugged.device.kick()
-    memory[4096] = 3
+    memory[4096] = 4  # and one that comes by itself
     plugged.device.kick()
-    assert plugged.device.queues[0].ring.in_flight == 2
-    held.set()
+    assert plugged.device.queues[0].ring.in_flight == 3
+    slow.held.set()
     plugged.device.worker.drain()
     for done in plugged.side.posted:
         plugged.device.answered(done)
-    assert bytes(memory[21 * 4096 : 21 * 4096 + 512]) == b"w" * 512
+    for frame in (21, 22):
+        assert bytes(memory[frame * 4096 : frame * 4096 + 512]) == b"w" * 512
 
 
 def test_a_write_that_the_host_takes_at_once_is_answered_at_once_and_a_slow_one_when_it_is_done(plugged: Plugged) -> None:
     plugged.connect()
     device, memory = plugged.device, plugged.side.memory
     memory[20 * 4096 : 20 * 4096 + 512] = b"w" * 512
-    memory[4096 + 64 :][:112] = bytes([1, 1]) + bytes(6) + bytes([5]) + bytes(15) + bytes([120, 0, 0, 0, 0, 0]) + bytes(82)
+    memory[4096 + 64 :][:112] = request(1, 5, 120)
     memory[4096] = 1
     device.kick()
-    device.worker.drain()
-    for done in plugged.side.posted:  # a busy machine may have let the moment pass
-        device.answered(done)
-    assert memory[4096 + 8] == 1 and device.counters.written_bytes == 512 and device.image.read(0, 512) == b"w" * 512
-    write, held = device.image.write, threading.Event()
-
-    def slow(offset: int, data: bytes) -> None:
-        held.wait(10)
-        write(offset, data)
-
-    device.image.write = slow  # type: ignore[method-assign]
+    assert memory[4096 + 8] == 1 and not plugged.side.posted and device.worker.idle
+    assert device.counters.written_bytes == 512 and device.image.read(0, 1024) == b"w" * 512 + bytes(range(256)) * 2
+    slow = SlowDisk(device)
     for number in (2, 3):
-        memory[4096 + 64 + 112 * (number - 1) :][:112] = memory[4096 + 64 :][:112]
-        memory[4096 + 64 + 112 * (number - 1) :][:2] = bytes([1, 1])
+        memory[4096 + 64 + 112 * (number - 1) :][:112] = request(1, 5, 120)
         memory[4096] = number
         device.kick()
     assert device.queues[0].ring.in_flight == 2 and memory[4096 + 8] == 1
-    plugged.side.posted.clear()
-    held.set()
+    slow.held.set()
     device.worker.drain()
     for done in plugged.side.posted:
         device.answered(done)
     assert memory[4096 + 8] == 3 and device.queues[0].ring.in_flight == 0
+
+
+def test_a_write_that_fails_at_once_is_tried_and_told_by_the_thread(plugged: Plugged) -> None:
+    plugged.connect()
+    device, memory = plugged.device, plugged.side.memory
+
+    def full(*arguments: object) -> bool:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    device.image.write = device.image.write_from = full  # type: ignore[assignment,method-assign]
+    memory[4096 + 64 :][:112] = request(1, 5, 120)
+    memory[4096] = 1
+    device.kick()
+    device.worker.drain()
+    for done in plugged.side.posted:
+        device.answered(done)
+    assert memory[4096 + 8] == 1 and device.counters.errors == 1 and "No space left" in device.counters.refused
+
+
+def test_a_ring_has_so_much_in_flight_and_the_rest_waits_in_its_slots(plugged: Plugged) -> None:
+    plugged.connect()
+    device, memory = plugged.device, plugged.side.memory
+    slow = SlowDisk(device)
+    memory[30 * 4096 : 30 * 4096 + 2048] = SEGMENT.pack(120, 0, 7) * 256  # 1 MiB, the same frame over and over
+    for number in range(20):
+        memory[4096 + 64 + 112 * number :][:112] = INDIRECT.pack(6, 1, 256, number, 0, 0, 130, *[0] * 7).ljust(112, b"\0")
+    memory[4096] = 20
+    device.kick()
+    ring = device.queues[0].ring
+    assert ring.in_flight == MAX_HELD >> 20 and ring.holds_back
+    slow.held.set()
+    while ring.holds_back or ring.in_flight:
+        device.worker.drain()
+        answers, plugged.side.posted = plugged.side.posted, []
+        assert answers
+        for done in answers:
+            device.answered(done)
+    assert memory[4096 + 8] == 20 and device.counters.written_bytes == 20 << 20
 
 
 def queues(count: int) -> dict[str, object]:
@@ -311,29 +353,29 @@ def test_one_broken_queue_closes_the_device(plugged: Plugged) -> None:
     assert plugged.back() == "5" and plugged.side.plain.held == 0 and not plugged.side.bound
 
 
-def test_a_persistent_grant_is_mapped_once_and_let_go_at_the_end(plugged: Plugged) -> None:
-    assert plugged.back("feature-persistent") == "1"
-    plugged.say(feature_persistent=1)
-    plugged.connect()
-    plugged.read_first_sector()
-    assert plugged.side.plain.uses == {101: 1, 120: 1}
-    plugged.side.plain.revoked.add(120)  # it is mapped: what its entry says now means nothing
-    plugged.say(state=XENBUS_CONNECTED)
-    state = plugged.device.save()
-    assert state.queues[0].kept == ((120, 20),)
-    plugged.say(state=XENBUS_CLOSED)
-    assert plugged.side.plain.held == 0
-
-
-def test_persistent_grants_that_were_not_offered_are_not_kept(tmp_path: Path) -> None:
-    other = Plugged(tmp_path, "rw,no-persistent")
-    assert other.back("feature-persistent") == "0"
+def test_a_persistent_grant_is_mapped_once_and_let_go_at_the_end(tmp_path: Path) -> None:
+    other = Plugged(tmp_path, "rw,persistent")
+    assert other.back("feature-persistent") == "1"
     other.say(feature_persistent=1)
     other.connect()
     other.read_first_sector()
-    assert other.side.plain.uses == {101: 1}
+    assert other.side.plain.uses == {101: 1, 120: 1}
+    other.side.plain.revoked.add(120)  # it is mapped: what its entry says now means nothing
+    other.say(state=XENBUS_CONNECTED)
+    state = other.device.save()
+    assert state.queues[0].kept == ((120, 20),)
+    other.say(state=XENBUS_CLOSED)
+    assert other.side.plain.held == 0
     other.watch.close()
     other.device.close()
+
+
+def test_persistent_grants_that_were_not_offered_are_not_kept(plugged: Plugged) -> None:
+    assert plugged.back("feature-persistent") == "0"
+    plugged.say(feature_persistent=1)
+    plugged.connect()
+    plugged.read_first_sector()
+    assert plugged.side.plain.uses == {101: 1}
 
 
 def test_the_table_of_persistent_grants_is_bounded(plugged: Plugged) -> None:

@@ -107,7 +107,7 @@ def test_a_bad_request_fails_alone(operation: int, sector: int, segments: tuple[
 def test_more_segments_than_a_slot_has_are_refused() -> None:
     front = Frontend()
     front.put(bytes([0, 12]) + bytes(6) + bytes([1]) + bytes(103))
-    front.indirect(0, 2, 0, [(110, 0, 0)] * 65)
+    front.indirect(0, 2, 0, [(110, 0, 0)] * 257)
     front.indirect(3, 3, 0, [(110, 0, 0)])
     front.run()
     assert [answer[2] for answer in front.answers()] == [-1, -1, -1]

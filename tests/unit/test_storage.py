@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 
 from emulator.dom0.backends.block.ring import Job
 from emulator.dom0.storage import DiskWorker, Done, OverlayImage, RawImage, clone, create_overlay, open_image
+from emulator.dom0.storage.pagecache import PageCache
 from emulator.errors import UserError
 
 SIZE = 64 * 4096 + 512
@@ -56,7 +58,7 @@ def test_an_overlay_reads_as_its_base_until_written_and_leaves_it_alone(tmp_path
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(["write", "write", "discard", "flush", "mark", "rewind", "reopen"]),
+@given(st.lists(st.tuples(st.sampled_from(["write", "write from", "write from", "discard", "flush", "mark", "rewind", "reopen"]),
                           st.integers(0, SIZE // 512 - 1), st.integers(1, 40)), max_size=25))  # fmt: skip
 def test_an_overlay_is_a_disk_whatever_is_done_to_it(tmp_path_factory: pytest.TempPathFactory, script: list[tuple[str, int, int]]) -> None:
     folder = tmp_path_factory.mktemp("o")
@@ -67,9 +69,11 @@ def test_an_overlay_is_a_disk_whatever_is_done_to_it(tmp_path_factory: pytest.Te
     unknown: set[int] = set()  # sectors that were discarded
     for number, (action, sector, count) in enumerate(script):
         offset, size = sector * 512, min(count * 512, SIZE - sector * 512)
-        if action == "write":
+        if action.startswith("write"):
             data = bytes([number + 1]) * size
-            image.write(offset, data)
+            views = [memoryview(data)[at : at + 1536] for at in range(0, size, 1536)]
+            if action == "write" or not image.write_from(offset, size, views):
+                image.write(offset, data)
             model[offset : offset + size] = data
             unknown -= set(range(sector, sector + size // 512))
         elif action == "discard":
@@ -93,6 +97,47 @@ def test_an_overlay_is_a_disk_whatever_is_done_to_it(tmp_path_factory: pytest.Te
         cached = image.read_cached(offset, size)
         assert cached is None or cached == model[offset : offset + size]
     image.close()
+
+
+def test_an_overlay_takes_at_once_what_needs_no_reading(overlay: OverlayImage) -> None:
+    page, part = [memoryview(b"p" * 4096)], [memoryview(b"q" * 512)]
+    assert not overlay.write_from(512, 512, part)  # the rest of the cluster is the base's
+    assert overlay.write_from(4096, 8192, page * 2) and overlay.write_from(4608, 512, part)
+    assert overlay.read(4096, 8192) == b"p" * 512 + b"q" * 512 + b"p" * 7168
+    overlay.mark()
+    assert not overlay.write_from(4608, 512, part) and overlay.write_from(4096, 4096, page)
+    assert overlay.read(4096, 4096) == b"p" * 4096
+
+
+def test_a_host_that_is_busy_with_its_disk_holds_a_guest_up_once_in_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its file system does not say that it would wait, and then it does: 100 ms each time."""
+    now, writes, waits = 0, 0, 0
+    real = os.pwritev
+
+    def slow(descriptor: int, views: list[bytes], offset: int, flags: int = 0) -> int:
+        nonlocal now, writes
+        if flags:
+            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+        writes += 1
+        now += waits
+        return real(descriptor, views, offset)
+
+    monkeypatch.setattr(os, "pwritev", slow)
+    with (tmp_path / "file").open("w+b") as file:
+        cache = PageCache(file.fileno(), lambda: now)
+        for _ in range(3):
+            assert cache.write(0, 4096, [memoryview(bytes(4096))])
+        assert writes == 3
+        waits = 100_000_000
+        for _ in range(20_000):  # two minutes
+            cache.write(0, 4096, [memoryview(bytes(4096))])
+            now += 5_000_000
+        assert 12 <= writes - 3 <= 18
+        waits, writes = 0, 0
+        for _ in range(10_000):
+            cache.write(0, 4096, [memoryview(bytes(4096))])
+            now += 5_000_000
+        assert writes > 7000 and cache.ready
 
 
 def test_overlays_lie_over_overlays_and_larger_than_their_base(tmp_path: Path, base: Path, overlay: OverlayImage) -> None:

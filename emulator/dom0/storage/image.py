@@ -48,6 +48,9 @@ class Image(Protocol):
 
     def write(self, offset: int, data: bytes) -> None: ...
 
+    def write_from(self, offset: int, size: int, views: list[memoryview]) -> bool:
+        """The same from memory of `size` bytes together; false, and any part of it written, when the host would have to wait."""
+
     def flush(self) -> None:
         """Everything written so far survives whatever comes, once this returns."""
 

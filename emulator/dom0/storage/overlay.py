@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from numpy.typing import NDArray
 from emulator.dom0.storage.image import Usage, open_file, read_exactly, read_into_nowait, read_nowait, scatter, write_exactly
 from emulator.dom0.storage.layout import BASE, OWN, ZERO, Layout, over
 from emulator.dom0.storage.overlayfile import MAP_AT, MAP_PIECE, read_header
+from emulator.dom0.storage.pagecache import PageCache
 from emulator.errors import UserError
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ class OverlayImage:
         self.size = self._cluster = self._data_at = self._entries = 0
         self._lock = threading.Lock()
         self._descriptor = open_file(path, readonly=readonly, locked=locked)
+        self._cache = PageCache(self._descriptor)
         self._base: Image | None = None
         try:
             header = read_header(self._descriptor, self.path)
@@ -211,6 +214,19 @@ class OverlayImage:
             with self._lock:
                 self._table[list(moved)] = list(moved.values())
                 self._dirty.update(number // MAP_PIECE for number in moved)
+
+    def write_from(self, offset: int, size: int, views: list[memoryview]) -> bool:
+        cluster, cache, end = self._cluster, self._cache, offset + size
+        entries = self._table[offset // cluster : (end - 1) // cluster + 1]
+        if int(entries.min()) >= _FIRST + self._frozen and (np.diff(entries) == 1).all():
+            place = self._data_at + (int(entries[0]) - _FIRST) * cluster + offset % cluster
+            return cache.write(place, size, views)
+        if offset % cluster or (end % cluster and end < self.size) or not cache.ready:
+            return False  # the rest of a cluster may have to be read
+        began = time.monotonic_ns()
+        self.write(offset, b"".join(views))
+        cache.took(time.monotonic_ns() - began)
+        return True
 
     def _allocate(self) -> int:
         """A data cluster that neither a map nor a mark names."""

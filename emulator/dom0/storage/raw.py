@@ -8,6 +8,7 @@ from pathlib import Path
 
 from emulator.dom0.storage.image import Image, Usage, open_file, punch_hole, read_exactly, read_into_nowait, read_nowait, size_of, write_exactly
 from emulator.dom0.storage.layout import Layout, file_layout
+from emulator.dom0.storage.pagecache import PageCache
 from emulator.errors import UserError
 
 
@@ -17,6 +18,7 @@ class RawImage:
     def __init__(self, path: str | Path, *, readonly: bool, locked: bool = True) -> None:
         self.path, self.readonly = str(path), readonly
         self.descriptor = open_file(path, readonly=readonly, locked=locked)
+        self._cache = PageCache(self.descriptor)
         try:
             self.size = size_of(self.descriptor, self.path)
         except BaseException:
@@ -34,6 +36,9 @@ class RawImage:
 
     def write(self, offset: int, data: bytes) -> None:
         write_exactly(self.descriptor, offset, data)
+
+    def write_from(self, offset: int, size: int, views: list[memoryview]) -> bool:
+        return self._cache.write(offset, size, views)
 
     def flush(self) -> None:
         if not self.readonly:

@@ -29,6 +29,9 @@ class RecordedImage:
     def write(self, offset: int, data: bytes) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
+    def write_from(self, offset: int, size: int, views: list[memoryview]) -> bool:
+        return False
+
     def flush(self) -> None:
         pass
 

@@ -55,7 +55,6 @@ class DiskWorker:
         self._changed = threading.Condition()
         self._busy = False
         self._stopping = False
-        self._awaited: list[Done] | None = None  # somebody waits for answers, and takes them from here
         self._thread: threading.Thread | None = None
 
     @property
@@ -80,16 +79,6 @@ class DiskWorker:
         if later:
             with self._changed:
                 self._queue(later)
-
-    def hurry(self, jobs: Sequence[Job], seconds: float) -> tuple[Done, ...]:
-        """Do these, and wait a moment for them: what is done by then. The rest is answered as always. For an idle worker only."""
-        with self._changed:
-            done: list[Done] = []
-            self._awaited = done
-            self._queue(jobs)
-            self._changed.wait_for(lambda: len(done) >= len(jobs), seconds)
-            self._awaited = None
-        return tuple(done)
 
     def _queue(self, jobs: Sequence[Job]) -> None:
         """With the lock held."""
@@ -131,15 +120,7 @@ class DiskWorker:
                     return
                 self._busy = True
                 batch = [self._jobs.popleft() for _ in range(min(_TOGETHER, len(self._jobs)))]
-            done = tuple(self._do(job) for job in batch)
-            with self._changed:
-                awaited = self._awaited
-                if awaited is not None:
-                    awaited.extend(done)
-                    self._busy = bool(self._jobs)
-                    self._changed.notify_all()
-            if awaited is None:
-                self._answer(done)
+            self._answer(tuple(self._do(job) for job in batch))
 
     def _do(self, job: Job) -> Done:
         image = self.image

@@ -1,9 +1,10 @@
 """One virtual disk of one guest: the handshake, the ring when there is one, and the image's worker.
 
-All but the worker's threads runs in the domain's holder. Reads that the host has in memory are done in the guest's own hypercall,
-straight into its frames. All else goes to the worker, and so do these while a recording is made: what the disk answers then comes back as a
-message (`DiskAnswer`) and carries the data read, so that the log of messages is enough to run the domain again without the disk. With `live`
-off, requests are taken and their data copied as before, but go nowhere, and the answers are those of the log, found by their tags.
+All but the worker's threads runs in the domain's holder. Reads that the host has in memory, and writes that it takes into its memory, are done
+in the guest's own hypercall, straight into and out of its frames. All else goes to the worker, and so do these while a recording is made: what
+the disk answers then comes back as a message (`DiskAnswer`) and carries the data read, so that the log of messages is enough to run the domain
+again without the disk. With `live` off, requests are taken and their data copied as before, but go nowhere, and the answers are those of the
+log, found by their tags.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, Final, Protocol
 
 from emulator.abi.blkif import SECTOR, VDISK_CDROM, VDISK_READONLY
 from emulator.dom0.backends.block.queue import MAX_QUEUES, MAX_RING_ORDER, PersistentGrants, Queue, QueueNodes, QueueState, read_queues
-from emulator.dom0.backends.block.requests import MAX_INDIRECT, WRITE
+from emulator.dom0.backends.block.requests import MAX_INDIRECT, READ
 from emulator.dom0.backends.block.ring import BlockRing, Job, RingCounters
 from emulator.dom0.diskspec import DiskSpec
 from emulator.dom0.grants import GrantError, GrantLook
@@ -23,13 +24,8 @@ from emulator.dom0.xenbus import XenbusBackend
 from emulator.dom0.xenstore import Store
 from emulator.errors import UserError
 
-MAX_AT_ONCE: Final = 1 << 20
-"""Bytes that are read in the guest's own hypercall, where nothing else of it goes on; what is beyond goes to the worker."""
-
-WRITE_PATIENCE: Final = 300e-6
-"""Seconds that the guest stands still for the disk's thread to write: less than it takes to leave the guest and come back."""
-HASTE: Final = 32
-"""Events without such waits after one that was in vain: the host's disk is slow just now."""
+MAX_AT_ONCE: Final = 4 << 20
+"""Bytes that are read and written in the guest's own hypercall, where nothing else of it goes on; what is beyond goes to the worker."""
 
 
 class GuestSide(Protocol):
@@ -99,8 +95,7 @@ class BlockDevice(XenbusBackend):
         self.counters = RingCounters()
         self._tags = Tags()
         self.live = True
-        self._at_once = 0
-        self._hasty = 0  # events of the frontend for which no write is waited for
+        self._at_once = 0  # bytes of these that are left
 
     # --- xenstore --------------------------------------------------------------------------------------------------------------
 
@@ -182,31 +177,18 @@ class BlockDevice(XenbusBackend):
         """The frontend sent an event. All queues are looked at: an empty one costs a word read."""
         for queue in self.queues:
             self._at_once = MAX_AT_ONCE
-            # A read must not overtake a write that came before it, and a recording needs every answer as a message.
+            # Nothing may overtake a write that came before it, and a recording needs every answer as a message.
             at_once = self.live and self.worker.idle and not self._side.recorded
-            jobs = queue.ring.take(self._read_now if at_once else None)
-            if at_once and jobs and self._worth_waiting(jobs):
-                self._write_now(queue, jobs)
-            else:
-                self._submit(jobs)
+            self._submit(queue.ring.take(self._do_now if at_once else None))
         self._push()
 
-    def _worth_waiting(self, jobs: list[Job]) -> bool:
-        """Whether the host has most likely taken these before the guest could have been told to wait."""
-        self._hasty = max(0, self._hasty - 1)
-        return not self._hasty and sum(job.size for job in jobs) <= MAX_AT_ONCE and all(job.kind == WRITE for job in jobs)
-
-    def _write_now(self, queue: Queue, jobs: list[Job]) -> None:
-        done = self.worker.hurry(jobs, WRITE_PATIENCE)
-        for one in done:
-            queue.ring.finish(one.tag, one.failure)
-        if len(done) < len(jobs):
-            self._hasty = HASTE
-
-    def _read_now(self, offset: int, size: int, views: list[memoryview]) -> bool:
+    def _do_now(self, kind: int, offset: int, size: int, views: list[memoryview]) -> bool:
         self._at_once -= size
+        if self._at_once < 0:
+            return False
+        image = self.image
         try:
-            return self._at_once >= 0 and self.image.read_into(offset, size, views)
+            return image.read_into(offset, size, views) if kind == READ else image.write_from(offset, size, views)
         except OSError:
             return False  # the worker tries again, and tells
 
@@ -219,7 +201,10 @@ class BlockDevice(XenbusBackend):
             for queue in self.queues:
                 if queue.ring.finish(one.tag, one.failure, one.data):
                     break
-        self._push()
+        if any(queue.ring.holds_back for queue in self.queues):
+            self.kick()
+        else:
+            self._push()
 
     def _push(self) -> None:
         """Show the frontend what is answered; a broken ring closes the device."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from emulator.abi.blkif import (
     BLKIF_MAX_SEGMENTS_PER_REQUEST,
@@ -23,9 +22,11 @@ from emulator.abi.blkif import (
     SEGMENT,
     SEGMENTS_PER_INDIRECT_PAGE,
 )
+from emulator.dom0.backends.ring import FRAME
 
-MAX_INDIRECT: Final = 64
-"""Segments of an indirect request: 256 KiB. Bounds what a ring full of requests can hold."""
+MAX_INDIRECT: Final = 256
+"""Segments of an indirect request, xen-blkback's MAX_INDIRECT_SEGMENTS: 1 MiB. Linux's frontend asks for 32 unless told otherwise."""
+_WHOLE: Final = SECTORS_PER_FRAME - 1 << 8  # a segment's second word when it is a whole frame: sectors 0 to 7
 
 READ: Final = BLKIF_OP_READ
 WRITE: Final = BLKIF_OP_WRITE
@@ -41,20 +42,18 @@ class BadRequest(Exception):
         self.status = status
 
 
-Segment = tuple[int, int, int]
-"""gref, first byte in the frame, bytes."""
+class Request(NamedTuple):
+    """What is to be done. `operation`: as it came, for the response; `kind`: READ, WRITE, FLUSH or DISCARD_OP. Bytes, not sectors.
 
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What is to be done. `operation`: as it came, for the response; `kind`: READ, WRITE, FLUSH or DISCARD_OP. Bytes, not sectors."""
+    `grefs`: a grant for each segment; `spans`: its first byte in the frame and its bytes, None when all are whole frames."""
 
     ident: int
     operation: int
     kind: int
     offset: int
     size: int
-    segments: tuple[Segment, ...] = ()
+    grefs: tuple[int, ...] = ()
+    spans: tuple[tuple[int, int], ...] | None = None
     indirect: tuple[int, ...] = ()  # grefs of pages of segments, not yet read
     indirect_count: int = 0
 
@@ -78,39 +77,43 @@ def decode(slot: bytes) -> Request:
         _, count, _, ident, sector, table = REQUEST.unpack_from(slot)
         if count > BLKIF_MAX_SEGMENTS_PER_REQUEST or (not count and operation != BLKIF_OP_FLUSH_DISKCACHE):
             raise BadRequest(f"{BLKIF_OP_NAMES[operation]} of {count} segments")
-        segments, size = _segments(table, count)
+        grefs, spans, size = _segments(table, count)
         # The sector of an empty flush means nothing.
-        return Request(ident, operation, operation, sector * SECTOR if count else 0, size, segments)
+        return Request(ident, operation, operation, sector * SECTOR if count else 0, size, grefs, spans)
     if operation == BLKIF_OP_DISCARD:
         _, _, _, ident, sector, sectors = DISCARD.unpack_from(slot)
         return Request(ident, operation, DISCARD_OP, sector * SECTOR, sectors * SECTOR)
     if operation == BLKIF_OP_INDIRECT:
-        _, inner, count, ident, sector, _, *grefs = INDIRECT.unpack_from(slot)
+        _, inner, count, ident, sector, _, *pages = INDIRECT.unpack_from(slot)
         if inner not in (BLKIF_OP_READ, BLKIF_OP_WRITE):
             raise BadRequest(f"an indirect {BLKIF_OP_NAMES[inner] if inner < len(BLKIF_OP_NAMES) else inner}")
         if not 0 < count <= MAX_INDIRECT:
             raise BadRequest(f"{count} indirect segments")
-        pages = -(-count // SEGMENTS_PER_INDIRECT_PAGE)
-        return Request(ident, inner, inner, sector * SECTOR, 0, (), tuple(grefs[:pages]), count)
+        used = -(-count // SEGMENTS_PER_INDIRECT_PAGE)
+        return Request(ident, inner, inner, sector * SECTOR, 0, indirect=tuple(pages[:used]), indirect_count=count)
     name = BLKIF_OP_NAMES[operation] if operation < len(BLKIF_OP_NAMES) else f"operation {operation}"
     raise BadRequest(f"{name} is not offered", BLKIF_RSP_EOPNOTSUPP)
 
 
 def with_segments(request: Request, table: bytes) -> Request:
     """An indirect request with its segments, from a copy of the pages that hold them. Raises BadRequest."""
-    segments, size = _segments(table, request.indirect_count)
-    return Request(request.ident, request.operation, request.kind, request.offset, size, segments)
+    grefs, spans, size = _segments(table, request.indirect_count)
+    return Request(request.ident, request.operation, request.kind, request.offset, size, grefs, spans)
 
 
-def _segments(table: bytes, count: int) -> tuple[tuple[Segment, ...], int]:
-    segments, total = [], 0
-    for gref, first, last in SEGMENT.iter_unpack(table[: count * SEGMENT.size]):
+def _segments(table: bytes, count: int) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...] | None, int]:
+    """`grefs`, `spans` and bytes of the first `count` segments of a table."""
+    words = memoryview(table)[: count * SEGMENT.size].cast("I").tolist()
+    grefs, sectors = tuple(words[::2]), words[1::2]
+    if sectors.count(_WHOLE) == count:
+        return grefs, None, count * FRAME
+    spans = []
+    for word in sectors:
+        first, last = word & 0xFF, word >> 8 & 0xFF
         if first > last or last >= SECTORS_PER_FRAME:
             raise BadRequest(f"a segment from sector {first} to {last} of a frame")
-        size = (last - first + 1) * SECTOR
-        segments.append((gref, first * SECTOR, size))
-        total += size
-    return tuple(segments), total
+        spans.append((first * SECTOR, (last - first + 1) * SECTOR))
+    return grefs, tuple(spans), sum([size for _, size in spans])
 
 
 def check_range(request: Request, capacity: int, readonly: bool) -> None:

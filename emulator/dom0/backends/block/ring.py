@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from emulator.abi.blkif import (
     BLKIF_RSP_ERROR,
@@ -19,8 +20,9 @@ from emulator.abi.blkif import (
     SLOT,
     ring_slots,
 )
-from emulator.abi.ring import RING_HEADER
+from emulator.abi.ring import REQ_PROD, RING_HEADER
 from emulator.dom0.backends.block.requests import (
+    DISCARD_OP,
     READ,
     WRITE,
     BadRequest,
@@ -32,9 +34,13 @@ from emulator.dom0.backends.block.requests import (
 )
 from emulator.dom0.backends.ring import FRAME, MASK, BackRing
 from emulator.dom0.grants import GrantError, GrantLook
+from emulator.dom0.storage.image import scatter
 
-ReadNow = Callable[[int, int, list[memoryview]], bool]
-"""Fills memory with `size` bytes of the disk from `offset` on, if that takes no waiting; else false, with anything in the memory."""
+MAX_HELD: Final = 8 << 20
+"""Bytes of requests that a ring has in flight at most: what the guest asks for beyond waits in its slots."""
+AtOnce = Callable[[int, int, int, list[memoryview]], bool]
+"""READ or WRITE, offset, size, and the guest's memory, `size` bytes together: done if that takes no waiting; else false, with anything in the
+memory, or of it on the disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +91,7 @@ class BlockRing(BackRing):
         self.counters = RingCounters()
         self._tags, self._written = tags, written
         self._flying: dict[int, tuple[Request, int]] = {}  # tag -> request, since when (ns)
+        self._held = 0  # bytes of these
 
     # --- the ring's memory ---------------------------------------------------------------------------------------------------
 
@@ -109,21 +116,24 @@ class BlockRing(BackRing):
 
     # --- requests --------------------------------------------------------------------------------------------------------------
 
-    def take(self, now: ReadNow | None = None) -> list[Job]:
-        """All requests that wait, as work for the disk. Bad ones, and reads that `now` could do at once, are answered here: `push`
-        afterwards."""
+    def take(self, now: AtOnce | None = None) -> list[Job]:
+        """All requests that wait, as work for the disk. Bad ones, and those that `now` could do at once, are answered here: `push` afterwards.
+        What comes behind work for the disk is such work, too."""
         jobs: list[Job] = []
+        counters = self.counters
         while count := self.waiting():
             for _ in range(count):
+                if self._held >= MAX_HELD:
+                    return jobs
                 slot = self._slot(self.req_cons)
                 self.req_cons = self.req_cons + 1 & MASK
-                self.counters.requests += 1
+                counters.requests += 1
                 try:
                     request = self._accept(slot)
-                    if now is None or request.kind != READ or not self._read_now(request, now):
+                    if now is None or jobs or request.kind > WRITE or not self._do_now(request, now):
                         jobs.append(self._start(request))
                 except BadRequest as bad:
-                    self.counters.refused = str(bad)
+                    counters.refused = str(bad)
                     self._respond(*ident_of(slot), bad.status)
         if not self.broken:
             self.await_request()  # RING_FINAL_CHECK_FOR_REQUESTS needs no second look: the guest stands still
@@ -136,28 +146,29 @@ class BlockRing(BackRing):
         check_range(request, self._capacity, self._readonly)
         return request
 
-    def _read_now(self, request: Request, now: ReadNow) -> bool:
-        """Have a read done straight into the guest's frames, while it stands still."""
-        memory, began = self._memory, time.monotonic_ns()
-        frames = self._look(request, [gref for gref, _, _ in request.segments], True)
-        views, begin, end = [], 0, 0
-        for mfn, (_, first, size) in zip(frames, request.segments, strict=True):
-            start = mfn * FRAME + first
-            if start != end:
-                if end:
-                    views.append(memory[begin:end])
-                begin = start
-            end = start + size
-        views.append(memory[begin:end])
-        if not now(request.offset, request.size, views):
+    def _do_now(self, request: Request, now: AtOnce) -> bool:
+        """Have a read or a write done straight into or out of the guest's frames, while it stands still."""
+        began, kind, size = time.monotonic_ns(), request.kind, request.size
+        frames = self._look(request, request.grefs, kind == READ)
+        if not now(kind, request.offset, size, self._views(frames, request.spans)):
             return False
-        self._written(frames)
         counters = self.counters
-        counters.read_bytes += request.size
+        if kind == READ:
+            self._written(frames)
+            counters.read_bytes += size
+        else:
+            counters.written_bytes += size
         counters.answered += 1
         counters.wait_ns += time.monotonic_ns() - began
         self._respond(request.ident, request.operation, BLKIF_RSP_OKAY)
         return True
+
+    def _views(self, frames: Sequence[int], spans: Sequence[tuple[int, int]] | None) -> list[memoryview]:
+        """The segments' memory. A guest's frames hardly ever lie in order: nothing is gained by joining neighbours."""
+        memory = self._memory
+        if spans is None:
+            return [memory[mfn << 12 : (mfn << 12) + FRAME] for mfn in frames]
+        return [memory[(mfn << 12) + first : (mfn << 12) + first + size] for mfn, (first, size) in zip(frames, spans, strict=True)]
 
     def _read_indirect(self, request: Request) -> bytes:
         """A copy of the pages that hold an indirect request's segments."""
@@ -172,14 +183,11 @@ class BlockRing(BackRing):
 
     def _start(self, request: Request, tag: int = 0) -> Job:
         data = b""
-        segments = request.segments
-        if request.kind != READ and segments:
-            memory = self._memory
-            frames = self._look(request, [gref for gref, _, _ in segments], False)
-            at = [(mfn * FRAME + first, size) for mfn, (_, first, size) in zip(frames, segments, strict=True)]
-            data = b"".join([memory[start : start + size] for start, size in at])
+        if request.kind != READ and request.grefs:
+            data = b"".join(self._views(self._look(request, request.grefs, False), request.spans))
         tag = tag or next(self._tags)
         self._flying[tag] = (request, time.monotonic_ns())
+        self._held += request.size if request.kind != DISCARD_OP else 0
         return Job(tag, request.kind, request.offset, request.size, data)
 
     # --- answers ---------------------------------------------------------------------------------------------------------------
@@ -191,6 +199,7 @@ class BlockRing(BackRing):
         if found is None:
             return False
         request, since = found
+        self._held -= request.size if request.kind != DISCARD_OP else 0
         self.counters.answered += 1
         self.counters.wait_ns += time.monotonic_ns() - since
         if request.kind == READ and not failure:
@@ -209,14 +218,10 @@ class BlockRing(BackRing):
     def _deliver(self, request: Request, data: bytes | bytearray) -> str:
         """Put what was read into the frames granted for it; why not, if not."""
         try:
-            frames = self._look(request, [gref for gref, _, _ in request.segments], True)
+            frames = self._look(request, request.grefs, True)
         except BadRequest as bad:
             return str(bad)
-        memory, view, at = self._memory, memoryview(data), 0
-        for mfn, (_, first, size) in zip(frames, request.segments, strict=True):
-            start = mfn * FRAME + first
-            memory[start : start + size] = view[at : at + size]
-            at += size
+        scatter(data, self._views(frames, request.spans))
         self._written(frames)
         return ""
 
@@ -228,6 +233,7 @@ class BlockRing(BackRing):
     def abandon(self) -> None:
         """The frontend is gone or closing: answers that still come are ignored."""
         self._flying.clear()
+        self._held = 0
         self.broken = self.broken or "closed"
 
     # --- looking, saving ---------------------------------------------------------------------------------------------------------
@@ -235,6 +241,11 @@ class BlockRing(BackRing):
     @property
     def in_flight(self) -> int:
         return len(self._flying)
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether requests wait for others to be done, with no event to come for them."""
+        return self.req_cons != self._load(REQ_PROD) and not self.broken
 
     def oldest_ns(self) -> int:
         """Monotonic time at which the oldest request in flight came, 0 when there is none."""
@@ -265,6 +276,7 @@ class BlockRing(BackRing):
         self.req_cons, self.rsp_prod, self.broken = state.req_cons, state.rsp_prod, state.broken
         self._told = state.rsp_prod
         self._flying.clear()
+        self._held = 0
         jobs = []
         for tag, request in state.flying:
             try:
