@@ -40,7 +40,9 @@ mount -t devtmpfs devtmpfs /dev 2>/dev/null
 mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts 2>/dev/null
 mount -t tmpfs tmpfs /tmp
-if [ -r /etc/modules ]; then while read -r module; do insmod "$module"; done < /etc/modules; fi
+# MODULE.OPTION=VALUE on the kernel's command line is for the module, as with modprobe.
+options() { name=$(basename "$1" .ko | tr - _); tr ' ' '\\n' < /proc/cmdline | sed -n "s/^$name\\.//p"; }
+if [ -r /etc/modules ]; then while read -r module; do insmod "$module" $(options "$module"); done < /etc/modules; fi
 setting() { sed -n "s/.*\\b$1=\\([^ ]*\\).*/\\1/p" /proc/cmdline; }
 hostname -F /etc/hostname
 hostname=$(setting hostname)

@@ -305,9 +305,9 @@ def test_a_ring_has_so_much_in_flight_and_the_rest_waits_in_its_slots(plugged: P
     memory[4096] = 20
     device.kick()
     ring = device.queues[0].ring
-    assert ring.in_flight == MAX_HELD >> 20 and ring.holds_back
+    assert ring.in_flight == MAX_HELD >> 20
     slow.held.set()
-    while ring.holds_back or ring.in_flight:
+    while memory[4096 + 8] < 20:
         device.worker.drain()
         answers, plugged.side.posted = plugged.side.posted, []
         assert answers
