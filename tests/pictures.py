@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from emulator.control.client import start_engine
+from emulator.control.process import EngineOptions
 from xenconsole import __version__
 from xenconsole.app import ConsoleApp
 from xenconsole.app_protocol import Client
@@ -73,7 +74,7 @@ def prepare(folder: Path) -> Path:
 
 async def photograph(folder: Path, home: Path, guests: tuple[str, ...] = GUESTS) -> None:
     async def engine() -> Client:
-        return await start_engine(name="xenhost", version=__version__)
+        return await start_engine(EngineOptions(name="xenhost"), version=__version__)
 
     linux_cfg = prepare(home)
     client = await engine()

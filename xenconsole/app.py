@@ -17,6 +17,7 @@ from textual.screen import ModalScreen, Screen
 
 from emulator.control.client import start_engine
 from emulator.control.messages import CommandResult
+from emulator.control.process import EngineOptions
 from emulator.control.views import HostView, Overview
 from xenconsole import __version__
 from xenconsole.actions import Actions
@@ -340,12 +341,12 @@ class ConsoleApp(App[int], inherit_bindings=False):
         self.run_worker(work, group="commands")
 
 
-async def run(files: tuple[Path, ...], scheduler: str = "", xenstored: str = "") -> int:
+async def run(files: tuple[Path, ...], options: EngineOptions) -> int:
     """Start an engine, show the app on it until it is left, and end the engine whatever happens."""
     settings, problems = load_settings()
 
     async def engine() -> Client:
-        return await start_engine(scheduler=scheduler, xenstored=xenstored, version=__version__)
+        return await start_engine(options, version=__version__)
 
     app = ConsoleApp(await engine(), settings=settings, problems=problems, files=files, restart=engine, history=History(history_path()))
     loop = asyncio.get_running_loop()
@@ -358,8 +359,8 @@ async def run(files: tuple[Path, ...], scheduler: str = "", xenstored: str = "")
     return status if status is not None else app.return_code or 0
 
 
-def main(argv_files: list[str], **engine: str) -> int:
-    """Open the console on the given cfg files, the demo without any; `engine`: its options, as `run` takes them. Returns the exit status."""
+def main(argv_files: list[str], *, scheduler: str = "", xenstored: str = "", balloon_policy: str = "") -> int:
+    """Open the console on the given cfg files, the demo without any, over an engine with these options (EngineOptions). Returns the exit status."""
     if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):  # Textual draws on stderr
         print("xenconsole: the console needs a terminal (xenconsole create -c FILE.cfg works without one)", file=sys.stderr)
         return 2
@@ -369,7 +370,7 @@ def main(argv_files: list[str], **engine: str) -> int:
             print(f"xenconsole: {file}: no such file", file=sys.stderr)
             return 2
     try:
-        return asyncio.run(run(files, **engine))
+        return asyncio.run(run(files, EngineOptions(scheduler=scheduler, xenstored=xenstored, balloon_policy=balloon_policy)))
     except ConnectionError as error:
         print(f"xenconsole: the engine did not start: {error}", file=sys.stderr)
         return 1

@@ -11,9 +11,9 @@ import shlex
 from collections.abc import Mapping
 
 from xenconsole.command import DOMAIN, Argument, Command, Confirm
+from xenconsole.memorycommands import MEMORY
 from xenconsole.schedulingcommands import SCHEDULING
 
-MEMORY = Argument("kib", "memory", "how much: 512 or 512m, 1g, 65536k")
 DISK = Argument("disk", "disk", "a disk's name")
 SNAPSHOT = Argument("name", "snapshot", "name of a snapshot")
 TABS = ("summary", "vcpus", "memory", "rings", "events", "trace", "snapshots", "config", "devices")
@@ -81,17 +81,7 @@ COMMANDS: tuple[Command, ...] = (
         xl="xl rename {domid} {new}",
         engine=True,
     ),
-    Command("mem-set", "ask a domain to give or take memory", "domains", (DOMAIN, MEMORY), xl="xl mem-set {domid} {kib}k", engine=True, tells=True),
-    Command("mem-max", "set the most memory a domain may have", "domains", (DOMAIN, MEMORY), xl="xl mem-max {domid} {kib}k", engine=True, tells=True),
-    Command(
-        "balloon-policy",
-        "let memory go from idle to hungry domains by itself, between half their memory= and maxmem=",
-        "domains",
-        (Argument("state", "choice", "on or off", False, ("on", "off")),),
-        xl="# xl mem-set by hand: nothing of xl's does it ({state})",
-        engine=True,
-        tells=True,
-    ),
+    *MEMORY,
     Command(
         "vcpu-set",
         "ask a domain to use so many vCPUs",

@@ -129,6 +129,9 @@ mem:current = current
 mem:target = target
     What Domain-0 asks the balloon driver to come to.
     > memory/target in xenstore
+mem:minimum = minimum
+    What the balloon policy leaves the domain: minmem= in its cfg, or mem-min. By mem-set it may go lower.
+    > XAPI's memory-dynamic-min
 mem:maximum = maximum
     The quota: no hypercall gives the domain more.
     > XEN_DOMCTL_max_mem, public/domctl.h

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 from emulator.control.consolereader import ConsoleReader
+from emulator.control.memoryviews import FrameView
 from emulator.control.messages import (
     Argument,
     ClientRequest,
@@ -51,10 +52,10 @@ from emulator.control.messages import (
     WriteReply,
 )
 from emulator.control.networkviews import NetworksView, PacketTail
-from emulator.control.process import EngineProcess
+from emulator.control.process import EngineOptions, EngineProcess
 from emulator.control.protocol import MAX_PENDING, ClientSide, ProtocolError
 from emulator.control.storageapi import StorageClient
-from emulator.control.views import ConsoleChunk, DomainDetail, FrameView, Overview, SnapshotView
+from emulator.control.views import ConsoleChunk, DomainDetail, Overview, SnapshotView
 from emulator.errors import UserError
 
 READ_BYTES = 1 << 18
@@ -345,14 +346,9 @@ class EngineFault(Exception):
     """The engine could not answer a request through a fault of ours; its log has more."""
 
 
-async def start_engine(
-    *, pool_mib: int = 0, cpus: int = 0, name: str = "", trace: bool = True, scheduler: str = "", xenstored: str = "", version: str = ""
-) -> EngineClient:
-    """Start an engine as a process of its own and connect to it. 0 leaves memory pool and physical CPUs to the engine, as an
-    empty name does the scheduler. `xenstored`: path of the store's socket, "off" for none, "" for one of its own.
-
-    Raises ConnectionError, with what the engine left, when it does not come up."""
-    process, end = EngineProcess.start(pool_mib=pool_mib, cpus=cpus, name=name, trace=trace, scheduler=scheduler, xenstored=xenstored)
+async def start_engine(options: EngineOptions | None = None, *, version: str = "") -> EngineClient:
+    """Start an engine as a process of its own and connect to it. Raises ConnectionError, with what the engine left, when it does not come up."""
+    process, end = EngineProcess.start(options)
     return await open_client(end, process, version)
 
 

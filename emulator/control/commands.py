@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from emulator.control.command import Arguments, Command
 from emulator.control.hostapi import HostApi
+from emulator.control.memorycommands import MEMORY
 from emulator.control.messages import Argument, CommandResult
 from emulator.control.schedulingcommands import SCHEDULING
 from emulator.errors import UserError
@@ -117,25 +118,6 @@ def _forget(host: HostApi, args: Arguments) -> CommandResult:
     host.forget(args.domid(), args.get("name", ""))
     said = f"snapshot {args.get('name', '')} of domain {args.domid()} forgotten"
     return CommandResult(ok=True, domid=args.domid(), message=said)
-
-
-def _mem_set(host: HostApi, args: Arguments) -> CommandResult:
-    host.set_memory(args.domid(), args.get("kib", 0))
-    return CommandResult(ok=True, domid=args.domid(), message=f"domain {args.domid()} asked to go to {args.get('kib', 0) >> 10} MiB")
-
-
-def _mem_max(host: HostApi, args: Arguments) -> CommandResult:
-    host.set_max_memory(args.domid(), args.get("kib", 0))
-    return CommandResult(ok=True, domid=args.domid(), message=f"domain {args.domid()} may have up to {args.get('kib', 0) >> 10} MiB")
-
-
-def _balloon_policy(host: HostApi, args: Arguments) -> CommandResult:
-    state = args.get("state", "")
-    if state not in ("on", "off"):
-        raise UserError(f"{ascii(state)[:40]} is neither on nor off", where="balloon-policy")
-    host.set_balloon_policy(state == "on")
-    said = "memory goes from idle to hungry domains by itself" if state == "on" else "memory stays where it is"
-    return CommandResult(ok=True, message=f"balloon policy {state}: {said}")
 
 
 def _vcpus(host: HostApi, args: Arguments) -> CommandResult:
@@ -271,9 +253,6 @@ COMMANDS: Mapping[str, Command] = {
     "destroy": Command(_act("destroyed", lambda host, domid: host.destroy(domid)), _DOMID, {}),
     "dump-core": Command(_dump_core, {**_DOMID, "file": str}, {}),
     "rename": Command(_rename, {**_DOMID, "new": str}, {}),
-    "mem-set": Command(_mem_set, {**_DOMID, "kib": int}, {}),
-    "mem-max": Command(_mem_max, {**_DOMID, "kib": int}, {}),
-    "balloon-policy": Command(_balloon_policy, {"state": str}, {}),
     "snapshot": Command(_snapshot, _DOMID, {"name": str}),
     "restore": Command(_restore, {**_DOMID, "name": str}, {}),
     "vcpu-set": Command(_vcpus, {**_DOMID, "count": int}, {}),
@@ -292,6 +271,7 @@ COMMANDS: Mapping[str, Command] = {
     "disk-clone": Command(_disk_clone, {"disk": str, "new": str}, {}),
     "disk-remove": Command(_disk_remove, {"disk": str}, {}),
     "forget": Command(_forget, {**_DOMID, "name": str}, {}),
+    **MEMORY,
     **SCHEDULING,
 }
 """All but `quit`, which is the server's own."""

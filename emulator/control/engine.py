@@ -117,6 +117,7 @@ def _make_host(options: argparse.Namespace) -> HostApi:
     kind = options.scheduler or DEFAULT_SCHEDULER
     host = Host(pool_kib=pool_mib * 1024, cpus=cpus, name=options.name, trace=not options.no_trace, scheduler=kind)
     host.start()
+    host.set_balloon_policy(options.balloon_policy == "on")
     try:
         host.serve_store(options.xenstored)
     except UserError:
@@ -179,6 +180,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--name", default="", help="the host's name")
     parser.add_argument("--scheduler", default="", metavar="NAME", help="credit2, credit, rtds, bvt or null; default: credit2")
     parser.add_argument("--xenstored", default="", metavar="PATH", help="Unix socket of xenstore; off: none; default: one of our own")
+    parser.add_argument("--balloon-policy", choices=("on", "off"), default="off", help="whether memory goes from idle to hungry domains")
     parser.add_argument("--no-trace", action="store_true", help="keep no trace of hypercalls")
     parser.add_argument("--version", default="", help="what to call ourselves in the hello")
     options = parser.parse_args(argv)

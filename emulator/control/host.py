@@ -16,6 +16,7 @@ from emulator import __version__
 from emulator.control import portraits
 from emulator.control.hoststorage import HostStorage
 from emulator.control.links import Links
+from emulator.control.memoryviews import FrameView
 from emulator.control.networkportraits import Networkscape
 from emulator.control.networkviews import NetworksView, PacketTail
 from emulator.control.views import (
@@ -24,7 +25,6 @@ from emulator.control.views import (
     CrashView,
     DomainDetail,
     DomainView,
-    FrameView,
     HostView,
     LogLine,
     Overview,
@@ -35,7 +35,8 @@ from emulator.control.views import (
     SnapshotView,
     VcpuSummary,
 )
-from emulator.dom0 import blockverbs, coredump, networkverbs, overhead, scheduling
+from emulator.dom0 import blockverbs, coredump, memoryverbs, networkverbs, overhead, scheduling
+from emulator.dom0.balloonpolicy import PolicyReport
 from emulator.dom0.config import DomainConfig
 from emulator.dom0.cpupools import CpuPools
 from emulator.dom0.files import user_path
@@ -137,8 +138,14 @@ class Host:
     def set_max_memory(self, domid: int, kib: int) -> None:
         self._tools.set_max_memory(domid, kib)
 
+    def set_min_memory(self, domid: int, kib: int) -> None:
+        memoryverbs.set_minimum(self._tools, domid, kib)
+
     def set_balloon_policy(self, on: bool) -> None:
         self._tools.autoballoon.turn(on)
+
+    def balloon_policy(self) -> PolicyReport:
+        return self._tools.autoballoon.report()
 
     def forget(self, domid: int, name: str) -> None:
         self._tools.forget(domid, name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
+from emulator.control.memoryviews import FrameView
 from emulator.control.networkviews import NetworksView, PacketTail
 from emulator.control.storageviews import DirectoryView, DiskBlockMap, FileChunk, StoragePoolView
 from emulator.control.views import (
@@ -16,7 +17,6 @@ from emulator.control.views import (
     CrashView,
     DomainDetail,
     DomainView,
-    FrameView,
     Overview,
     SnapshotView,
     View,

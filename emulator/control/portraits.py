@@ -16,16 +16,13 @@ from emulator.abi.netif import SLOTS
 from emulator.abi.xen import ACCESSED, DIRTY, GLOBAL, NX, RW, USER
 from emulator.abi.xenbus import state_name
 from emulator.control.handshakeviews import HandshakeStepView, HandshakeView
+from emulator.control.memoryviews import FRAME_TYPES, FrameEntryView, FrameView, MemoryView
 from emulator.control.views import (
-    FRAME_TYPES,
     FlowView,
-    FrameEntryView,
-    FrameView,
     GrantMappingView,
     GrantsView,
     GrantView,
     Insn,
-    MemoryView,
     PortView,
     RefusalView,
     RingView,
@@ -105,8 +102,9 @@ def _memory(guest: Guest) -> MemoryView:
     step = max(1, len(kinds) // _SAMPLES)
     sample = tuple((pfn, int(domain.p2m[pfn])) for pfn in range(0, len(kinds), step))
     return MemoryView(
-        current=domain.reservation.owned, target=guest.memory.target, maximum=guest.memory.most, types=shown.tobytes(), block=block,
-        type_counts={name: int(count) for name, count in zip(FRAME_TYPES, counts, strict=True) if count}, p2m_sample=sample,
+        current=domain.reservation.owned, target=guest.memory.target, minimum=guest.memory.least, maximum=guest.memory.most,
+        types=shown.tobytes(), block=block, p2m_sample=sample,
+        type_counts={name: int(count) for name, count in zip(FRAME_TYPES, counts, strict=True) if count},
         nr_pfns=len(kinds), nr_mfns=domain.memory.frames, dirty=guest.album.dirty(),
     )  # fmt: skip
 

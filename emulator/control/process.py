@@ -17,12 +17,32 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final
 
 EPITAPH_SECONDS: Final = 2.0
 END_SECONDS: Final = 5.0
 TAIL_BYTES: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How an engine is to run. What is 0 or empty is left to the engine: memory pool, physical CPUs, scheduler (credit2), balloon policy (off),
+    and xenstore's socket (one of its own; "off": none)."""
+
+    pool_mib: int = 0
+    cpus: int = 0
+    name: str = ""
+    scheduler: str = ""
+    xenstored: str = ""
+    balloon_policy: str = ""
+    trace: bool = True
+
+    def arguments(self) -> list[str]:
+        """Of the engine's command line."""
+        words = [f"--{one.name.replace('_', '-')}={value}" for one in fields(self) if (value := getattr(self, one.name)) and one.name != "trace"]
+        return words if self.trace else [*words, "--no-trace"]
 
 
 class EngineProcess:
@@ -34,10 +54,7 @@ class EngineProcess:
         self._killed = False
 
     @classmethod
-    def start(
-        cls, *, pool_mib: int = 0, cpus: int = 0, name: str = "", trace: bool = True, scheduler: str = "",
-        xenstored: str = "",         module: str = "emulator.control.engine",
-    ) -> tuple[EngineProcess, socket.socket]:  # fmt: skip
+    def start(cls, options: EngineOptions | None = None, *, module: str = "emulator.control.engine") -> tuple[EngineProcess, socket.socket]:
         """Start the engine (`python -m module`); returns the process and our end of the socketpair.
 
         Call it from the main thread: the engine dies with the thread that started it (PR_SET_PDEATHSIG)."""
@@ -47,12 +64,7 @@ class EngineProcess:
         fcntl.fcntl(log, fcntl.F_SETFL, os.O_APPEND)  # the engine may cut the file while it writes
         command = [sys.executable, "-P", "-m", module]
         command += ["--fd", str(theirs.fileno()), "--parent", str(os.getpid())]
-        command += ["--pool-mib", str(pool_mib)] if pool_mib else []
-        command += ["--cpus", str(cpus)] if cpus else []
-        command += ["--name", name] if name else []
-        command += [] if trace else ["--no-trace"]
-        command += ["--scheduler", scheduler] if scheduler else []
-        command += ["--xenstored", xenstored] if xenstored else []
+        command += (options or EngineOptions()).arguments()
         try:
             popen = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[theirs.fileno()], env=_environment(),

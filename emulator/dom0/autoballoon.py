@@ -3,15 +3,14 @@
 The signal is the guest's own: `data/meminfo_free` in its xenstore directory, KiB that its programs could have (XAPI's guest agents write
 it so). The hypervisor alone cannot tell memory that a guest needs from memory that it fills because it is there. A guest that does not
 write it keeps what it has.
-A domain's least is half of its memory=, its most is maxmem=."""
+A domain's least is minmem= or what mem-min says (half of memory= without either), its most is maxmem= or mem-max."""
 
 from __future__ import annotations
 
 import threading
 from typing import TYPE_CHECKING, Final
 
-from emulator.dom0.balloonpolicy import BalloonPolicy, Member
-from emulator.dom0.memoryverbs import LEAST_KIB
+from emulator.dom0.balloonpolicy import BalloonPolicy, Member, PolicyReport
 from emulator.errors import UserError
 
 if TYPE_CHECKING:
@@ -50,16 +49,22 @@ class Autoballoon:
             self.round(policy)
 
     def round(self, policy: BalloonPolicy) -> None:
-        members = [self._member(guest) for guest in list(self._tools.guests.values()) if not guest.domain.ended]
+        members = [self._member(guest) for guest in self._alive()]
         for order in policy.decide(members, self._tools.pool.free * 4):
             try:
                 self._tools.set_memory(order.domid, order.target)
             except UserError as error:  # it has just ended, or another took what was free
                 self._tools.say("info", order.domid, f"balloon policy: {error.line()}")
 
+    def report(self) -> PolicyReport:
+        return PolicyReport(self.is_on, tuple((guest.name, self._member(guest)) for guest in self._alive()))
+
+    def _alive(self) -> list[Guest]:
+        return [guest for guest in list(self._tools.guests.values()) if not guest.domain.ended]
+
     def _member(self, guest: Guest) -> Member:
+        """A domain that is below its least already, by mem-set, keeps what it has."""
         memory = guest.memory
-        least = max(LEAST_KIB, guest.config.memory_mib * 1024 // 2)
         said = self._tools.store.read(f"/local/domain/{guest.domid}/data/meminfo_free") or ""
         free = int(said) if said.isascii() and said.isdigit() and len(said) <= _MOST_DIGITS else None
-        return Member(guest.domid, min(least, memory.target * 4), memory.most * 4, memory.target * 4, memory.owned * 4, free)
+        return Member(guest.domid, min(memory.least, memory.target) * 4, memory.most * 4, memory.target * 4, memory.owned * 4, free)

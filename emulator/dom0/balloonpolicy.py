@@ -37,6 +37,14 @@ class Order:
     target: int
 
 
+@dataclass(frozen=True, slots=True)
+class PolicyReport:
+    """Whether the policy is at work, and every domain with its name as the next round would see it."""
+
+    on: bool
+    members: tuple[tuple[str, Member], ...]
+
+
 class BalloonPolicy:
     """Keeps how often each domain was seen hungry or idle in a row."""
 

@@ -25,6 +25,8 @@ MAX_VCPUS: Final = 128
 MAX_MEMORY_MIB: Final = 1 << 20
 DEFAULT_MEMORY_MIB: Final = 32
 """libxl's, when neither memory nor maxmem is set."""
+LEAST_MEMORY_MIB: Final = 4
+"""What mem-set and minmem= may go down to."""
 MAX_NAME: Final = 128
 _MAX_US: Final = 1 << 40
 MAX_WARNINGS: Final = 20
@@ -33,7 +35,7 @@ ACTIONS: Final = ("destroy", "restart", "rename-restart", "preserve", "coredump-
 
 _KNOWN_NAMES: Final = """
     name type builder kernel ramdisk cmdline root extra memory maxmem vcpus maxvcpus cpus cpus_soft cpu_weight cap period budget
-    extratime pool disk vif
+    extratime pool disk vif minmem
     on_poweroff on_reboot on_crash on_watchdog on_soft_reset uuid
 """
 _IGNORED_NAMES: Final = """
@@ -68,6 +70,7 @@ class DomainConfig:
     """What a new domain is to be. Sizes in MiB; `disk` and `vif` are xl's specification strings, `disks` and `vifs` what they
     mean; `values` has all that was set.
 
+    `minmem` is ours, named after maxmem: what the balloon policy leaves the domain (half of memory= when unset).
     `cpus` and `cpus_soft` are affinities in xl's syntax ("" when unset; a list's items, one a vCPU, are parted by ';'). Without `uuid` in the
     file one is derived from the name, so that the same file gives the same domain.
     """
@@ -81,6 +84,7 @@ class DomainConfig:
     cmdline: str = ""
     memory_mib: int = DEFAULT_MEMORY_MIB
     maxmem_mib: int = DEFAULT_MEMORY_MIB
+    minmem_mib: int | None = None
     vcpus: int = 1
     maxvcpus: int = 1
     cpus: str = ""
@@ -132,6 +136,7 @@ def parse_config(text: str, *, file: str) -> DomainConfig:
     return DomainConfig(
         name=name, kernel=reader.kernel(), file=file, uuid=reader.uuid(name), ramdisk=reader.path("ramdisk"),
         cmdline=reader.cmdline(), memory_mib=memory, maxmem_mib=maxmem, vcpus=vcpus, maxvcpus=maxvcpus, cpus=reader.cpus("cpus"),
+        minmem_mib=reader.number("minmem", LEAST_MEMORY_MIB, maxmem),
         cpus_soft=reader.cpus("cpus_soft"), pool=reader.string("pool") or "",
         cpu_weight=reader.number("cpu_weight", 1, 65535), cap=reader.number("cap", 0, 100 * maxvcpus),
         period=reader.number("period", 1, _MAX_US), budget=reader.number("budget", 1, _MAX_US), extratime=reader.number("extratime", 0, 1),

@@ -1,4 +1,5 @@
-"""mem-set and mem-max: how much memory a running domain may have, as xl has them. Callable from any thread; UserError.
+"""mem-set and mem-max: how much memory a running domain may have, as xl has them; mem-min, which bounds the balloon policy alone.
+Callable from any thread; UserError.
 
 A domain's own balloon driver gives frames back or takes them; Domain-0 can only ask (memory/target in xenstore) and set the bound
 that the hypervisor keeps (libxl_set_memory_target with enforce, libxl_domain_setmaxmem). The host's pool sets aside what a domain
@@ -9,16 +10,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from emulator.dom0.config import LEAST_MEMORY_MIB
 from emulator.errors import UserError
 from emulator.hypervisor.mailbox import ToBackend
 from emulator.hypervisor.memory.reservation import SetMaximum
 
 if TYPE_CHECKING:
     from emulator.dom0.guest import Guest
+    from emulator.dom0.toolstack import Toolstack
     from emulator.dom0.xenstore import Store
     from emulator.machine.pool import MemoryPool
 
-LEAST_KIB: Final = 4096
+LEAST_KIB: Final = LEAST_MEMORY_MIB * 1024
 _FRAME_KIB: Final = 4
 
 
@@ -30,8 +33,15 @@ class DomainMemory:
         self.most = guest.domain.reservation.e820_frames
         """Frames that mem-set may go to (memory/static-max)."""
         self.target = guest.domain.reservation.owned
+        self.least = self._default_least()
+        """Frames that the balloon policy leaves the domain (XAPI's memory-dynamic-min); mem-set is bound by nothing but LEAST_KIB."""
         self._promised = 0  # frames set aside for a target that the domain has not heard of yet
         guest.domain.reservation.on_claim = self._claim
+
+    def _default_least(self) -> int:
+        config = self._guest.config
+        kib = config.minmem_mib * 1024 if config.minmem_mib is not None else config.memory_mib * 1024 // 2
+        return max(kib, LEAST_KIB) // _FRAME_KIB
 
     def _claim(self) -> None:
         """What the domain owns or may take has changed. Runs in its holder."""
@@ -69,6 +79,12 @@ class DomainMemory:
         self._guest.domain.post(SetMaximum(frames))
         self._guest.domain.post(ToBackend("xenstore", f"/local/domain/{domid}/memory/target\0{frames * _FRAME_KIB}".encode()))
 
+    def set_least(self, kib: int) -> None:
+        """mem-min. Raises UserError for less than a kernel can live in, and for more than the domain may have."""
+        if not LEAST_KIB <= kib <= self.most * _FRAME_KIB:
+            raise UserError(f"{kib} KiB will not do as a domain's minimum", fix=f"{LEAST_KIB >> 10} to {self.most // 256} MiB")
+        self.least = kib // _FRAME_KIB
+
     def set_most(self, kib: int, store: Store) -> None:
         """mem-max. Raises UserError for less than the present target, and for more than the domain was created for."""
         frames, built = kib // _FRAME_KIB, self._guest.domain.reservation.e820_frames
@@ -79,3 +95,10 @@ class DomainMemory:
                             fix="set maxmem= in its configuration")  # fmt: skip
         self.most = frames
         store.write(f"/local/domain/{self._guest.domid}/memory/static-max", str(frames * _FRAME_KIB).encode())
+
+
+def set_minimum(tools: Toolstack, domid: int, kib: int) -> None:
+    """mem-min on a host."""
+    tools.guest(domid).memory.set_least(kib)
+    tools.say("info", domid, f"memory minimum set to {kib >> 10} MiB")
+    tools.tell("state", domid)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from emulator.control.client import start_engine
+from emulator.control.process import EngineOptions
 from xenconsole.cli import SCHEDULERS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 async def test_the_engine_runs_guests_by_the_scheduler_it_was_started_with(scheduler: str) -> None:
-    client = await start_engine(scheduler=scheduler)
+    client = await start_engine(EngineOptions(scheduler=scheduler))
     try:
         assert (await client.overview()).host.scheduler == scheduler
         made = await client.command("create", file=str(ROOT / "guests/hello.cfg"))

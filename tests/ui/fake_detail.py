@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from emulator.control.memoryviews import FRAME_TYPES, MemoryView
 from emulator.control.views import (
-    FRAME_TYPES,
     CrashView,
     DomainDetail,
     DomainView,
     Insn,
-    MemoryView,
     PortView,
     RingView,
     TraceLine,

@@ -9,16 +9,14 @@ import random
 
 import msgspec
 
+from emulator.control.memoryviews import FRAME_TYPES, FrameView, MemoryView
 from emulator.control.messages import ObituaryView
 from emulator.control.networkviews import NetworksView, PacketTail
 from emulator.control.views import (
-    FRAME_TYPES,
     CrashView,
     DomainDetail,
     DomainView,
-    FrameView,
     Insn,
-    MemoryView,
     PortView,
     RingView,
     SnapshotView,
@@ -149,6 +147,7 @@ def memory_view(view: DomainView) -> MemoryView:
     return MemoryView(
         current=held,
         target=held,
+        minimum=frames // 4,
         maximum=frames,
         types=bytes(types),
         block=block,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from emulator.control.memoryviews import FrameEntryView, FrameView
 from emulator.control.views import (
     FlowView,
-    FrameEntryView,
-    FrameView,
     GrantMappingView,
     GrantsView,
     GrantView,

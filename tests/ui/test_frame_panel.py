@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emulator.control.views import FrameView
+from emulator.control.memoryviews import FrameView
 from tests.ui.test_domain_screen import bench
 from xenconsole.explain import explain
 from xenconsole.widgets.frame_panel import FramePane, frame_lines, summary

@@ -8,12 +8,13 @@ import socket
 import sys
 
 from emulator.control.client import EngineClient
+from emulator.control.process import EngineOptions
 from emulator.control.server import Server
 from tests.unit.fake_host import FakeHost
 from xenconsole.cli import main, session
 
 
-async def start_fake(*, trace: bool = True, scheduler: str = "", xenstored: str = "", version: str = "") -> EngineClient:
+async def start_fake(_options: EngineOptions | None = None, *, version: str = "") -> EngineClient:
     host = FakeHost()
 
     async def ready() -> FakeHost:

@@ -15,19 +15,20 @@ from typing import Any
 
 from emulator.control.hostapi import PoolsLike
 from emulator.control.hoststorage import HostStorage
+from emulator.control.memoryviews import FrameView
 from emulator.control.networkviews import NetworksView, NetworkView, PacketTail, PacketView, VifView
 from emulator.control.views import (
     ConsoleChunk,
     CrashView,
     DomainDetail,
     DomainView,
-    FrameView,
     HostView,
     Insn,
     Overview,
     SnapshotView,
     VcpuView,
 )
+from emulator.dom0.balloonpolicy import Member, PolicyReport
 from emulator.dom0.overhead import Overhead
 from emulator.dom0.toolstack import Toolstack
 from emulator.errors import UserError
@@ -213,7 +214,12 @@ class FakeHost:
     def forget(self, domid: int, name: str) -> None: ...
     def set_memory(self, domid: int, kib: int) -> None: ...
     def set_max_memory(self, domid: int, kib: int) -> None: ...
+    def set_min_memory(self, domid: int, kib: int) -> None: ...
     def set_balloon_policy(self, on: bool) -> None: ...
+
+    def balloon_policy(self) -> PolicyReport:
+        said, silent = Member(1, 65536, 262144, 131072, 131072, 40960), Member(2, 8192, 16384, 16384, 16384, None)
+        return PolicyReport(True, (("linux", said), ("hello", silent)))
 
     def overhead(self) -> Overhead:
         return Overhead(100 << 10, 50 << 10, 30 << 10, 10 << 10, 10, 5)

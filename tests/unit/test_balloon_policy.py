@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emulator.control.commands import run_command
+from emulator.control.engine import _make_host, _options
+from emulator.control.host import Host
 from emulator.dom0.balloonpolicy import HUNGRY, IDLE, BalloonPolicy, Member
 from emulator.errors import UserError
-from tests.unit.fake_host import FakeHost
 
 MIB = 1024
+IMAGES = Path(__file__).resolve().parents[2] / "guests/images"
 
 
 @dataclass
@@ -34,7 +38,7 @@ class Guest:
         return Member(domid, self.least, self.most, self.target, self.owned, free)
 
 
-class Host:
+class Pool:
     def __init__(self, guests: list[Guest], spare: int) -> None:
         self.guests = guests
         for guest in guests:
@@ -76,7 +80,7 @@ def guests(draw: st.DrawFn) -> Guest:
 @settings(deadline=None)
 @given(st.lists(guests(), min_size=1, max_size=6), st.integers(0, 256), st.lists(st.tuples(st.integers(0, 5), st.integers(0, 600)), max_size=4))
 def test_bounds_and_pool_are_kept_and_under_a_constant_load_it_comes_to_rest(made: list[Guest], spare: int, changes: list[tuple[int, int]]) -> None:
-    host = Host(made, spare * MIB)
+    host = Pool(made, spare * MIB)
     for number, use in changes:
         for _ in range(6):
             host.round()
@@ -90,7 +94,7 @@ def test_bounds_and_pool_are_kept_and_under_a_constant_load_it_comes_to_rest(mad
 
 def test_a_hungry_domain_gets_what_is_free_first_and_then_what_an_idle_one_has() -> None:
     hungry, idle = Guest(64 * MIB, 512 * MIB, 128 * MIB, 300 * MIB), Guest(128 * MIB, 512 * MIB, 512 * MIB, 60 * MIB)
-    host = Host([hungry, idle], 20 * MIB)
+    host = Pool([hungry, idle], 20 * MIB)
     host.round()
     host.round()
     assert hungry.target == (128 + 20) * MIB, "at its second look it gives what there is"
@@ -102,14 +106,14 @@ def test_a_hungry_domain_gets_what_is_free_first_and_then_what_an_idle_one_has()
 
 def test_nobody_gives_while_nobody_wants_and_the_silent_are_left_alone() -> None:
     idle, silent = Guest(16 * MIB, 512 * MIB, 512 * MIB, MIB), Guest(16 * MIB, 512 * MIB, 256 * MIB, 256 * MIB, silent=True)
-    host = Host([idle, silent], 512 * MIB)
+    host = Pool([idle, silent], 512 * MIB)
     assert sum(host.round() for _ in range(20)) == 0
 
 
 @pytest.mark.parametrize("free", [0, 1 << 40])
 def test_a_liar_takes_nobody_below_its_least_and_gets_no_more_than_its_most(free: int) -> None:
     liar, other = Guest(64 * MIB, 256 * MIB, 128 * MIB, 0, lie=free), Guest(100 * MIB, 300 * MIB, 300 * MIB, 10 * MIB)
-    host = Host([liar, other], 0)
+    host = Pool([liar, other], 0)
     for _ in range(100):
         host.round()
     assert liar.target <= 256 * MIB and other.target >= 100 * MIB
@@ -118,23 +122,55 @@ def test_a_liar_takes_nobody_below_its_least_and_gets_no_more_than_its_most(free
 def test_between_hungry_and_idle_nothing_moves() -> None:
     for percent in range(int(HUNGRY * 100) + 1, int(IDLE * 100)):
         calm, hungry = Guest(MIB, 400 * MIB, 200 * MIB, 200 * MIB * (100 - percent) // 100), Guest(MIB, 400 * MIB, 100 * MIB, 100 * MIB)
-        host = Host([calm, hungry], 0)
+        host = Pool([calm, hungry], 0)
         assert sum(host.round() for _ in range(10)) == 0
 
 
-class Turned(FakeHost):
-    def __init__(self) -> None:
-        super().__init__()
-        self.turned: list[bool] = []
+@pytest.fixture
+def host() -> Iterator[Host]:
+    options = _options(["--fd", "0", "--pool-mib", "64", "--cpus", "1", "--xenstored", "off", "--balloon-policy=on"])
+    made = _make_host(options)
+    assert isinstance(made, Host)
+    yield made
+    made.stop()
 
-    def set_balloon_policy(self, on: bool) -> None:
-        self.turned.append(on)
+
+def ask(host: Host, name: str, **args: str | int) -> str:
+    return run_command(host, name, args, lambda text: None).message
 
 
-def test_the_command_turns_it_on_and_off_and_takes_nothing_else() -> None:
-    host = Turned()
-    for state, on in (("on", True), ("off", False)):
-        assert run_command(host, "balloon-policy", {"state": state}, lambda text: None).ok
-        assert host.turned[-1] is on
+def make(host: Host, extra: str = "") -> int:
+    text = f'name = "guest{extra[-2:]}"\nkernel = "{IMAGES / "counter"}.elf"\nmemory = 16\nmaxmem = 24\n{extra}'
+    return run_command(host, "create", {"text": text}, lambda said: None).domid
+
+
+def test_the_engines_option_starts_it_and_the_command_turns_it_on_and_off_and_takes_nothing_else(host: Host) -> None:
+    assert host.balloon_policy().on
+    for state in ("off", "on"):
+        assert ask(host, "balloon-policy", state=state).startswith(f"balloon policy {state}: ")
+        assert host.balloon_policy().on is (state == "on")
     with pytest.raises(UserError, match="neither on nor off"):
-        run_command(host, "balloon-policy", {"state": "maybe"}, lambda text: None)
+        ask(host, "balloon-policy", state="maybe")
+    assert host.balloon_policy().on
+
+
+def test_each_domain_has_a_minimum_of_its_own_that_is_seen_and_changed_live(host: Host) -> None:
+    plain, given = make(host), make(host, "minmem = 12")
+    assert [member.least for _name, member in host.balloon_policy().members] == [8 * MIB, 12 * MIB]
+    ask(host, "mem-min", domid=plain, kib=10 * MIB)
+    shown = ask(host, "balloon-policy").splitlines()
+    assert shown[2].split()[2:5] == ["10m", "16m", "24m"] and shown[3].split()[2:5] == ["12m", "16m", "24m"] and "not said" in shown[3]
+    for domid, frames in ((plain, 10 * 256), (given, 12 * 256)):
+        memory = host.detail(domid, ("memory",)).memory
+        assert memory is not None and memory.minimum == frames
+    for kib in (3 * MIB, 25 * MIB):
+        with pytest.raises(UserError, match="will not do as a domain's minimum"):
+            ask(host, "mem-min", domid=plain, kib=kib)
+    ask(host, "mem-set", domid=plain, kib=6 * MIB)
+    assert host.balloon_policy().members[0][1].least == 6 * MIB, "what a person took below it is not given back"
+
+
+@pytest.mark.parametrize("minmem", [3, 25])
+def test_a_minimum_in_a_cfg_lies_between_what_a_kernel_needs_and_maxmem(host: Host, minmem: int) -> None:
+    with pytest.raises(UserError, match=f"minmem: {minmem} is not between 4 and 24"):
+        make(host, f"minmem = {minmem}")

@@ -98,6 +98,8 @@ def test_version_and_help_go_to_standard_output() -> None:
         (["create", "-c", "hello.cfg", "--timeout", "nan"], "no number of seconds"),
         (["create", "-c", "hello.cfg", "--scheduler", "cfs"], "invalid choice: 'cfs'"),
         (["--scheduler"], "no scheduler ''"),
+        (["--balloon-policy", "maybe", "hello.cfg"], "on or off, not 'maybe'"),
+        (["create", "-c", "hello.cfg", "--balloon-policy", "maybe"], "invalid choice: 'maybe'"),
         (["--scheduler=cfs", "hello.cfg"], "known: credit2, credit, rtds, bvt, null"),
     ],
 )

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from emulator.control.client import EngineClient, connect, open_client
-from emulator.control.process import EngineProcess
+from emulator.control.process import EngineOptions, EngineProcess
 from emulator.errors import UserError
 
 MODULE = "tests.unit.engine_with_fake"
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 async def start(trouble: str = "") -> tuple[EngineClient, EngineProcess]:
-    process, end = EngineProcess.start(name=trouble, module=MODULE)
+    process, end = EngineProcess.start(EngineOptions(name=trouble), module=MODULE)
     return await open_client(end, process, "test"), process
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from emulator.control.views import FRAME_TYPES, MemoryView, PortView, RingView, TraceLine, TraceView, VcpuView
+from emulator.control.memoryviews import FRAME_TYPES, MemoryView
+from emulator.control.views import PortView, RingView, TraceLine, TraceView, VcpuView
 from tests.ui.fake_details import CODE, LOOP, memory_view, port_views, ring_views, trace_view, vcpu_view
 from tests.ui.fake_engine import FakeEngine
 from xenconsole.rates import DomainRates

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emulator.control.views import FRAME_TYPES
+from emulator.control.memoryviews import FRAME_TYPES
 from xenconsole.explain import explain, table
 from xenconsole.widgets.graph import Series, graph, nice
 from xenconsole.widgets.lines import EMPTY, Span, beside, cut, harmless, line, pad, plain, resolve, width_of

@@ -12,7 +12,7 @@ VERBS = ("create",)
 SCHEDULERS = ("credit2", "credit", "rtds", "bvt", "null")
 """Those that the engine knows; it is not loaded just to read their names."""
 HELP = """\
-usage: xenconsole [--scheduler NAME] [--xenstored PATH] [FILE.cfg ...]
+usage: xenconsole [--scheduler NAME] [--xenstored PATH] [--balloon-policy on] [FILE.cfg ...]
        xenconsole create -c FILE.cfg [KEY=VALUE ...] [options]
 
 Runs Xen PV guests on emulated x86-64 cores, with a console on them as Domain-0 has it.
@@ -23,6 +23,7 @@ Runs Xen PV guests on emulated x86-64 cores, with a console on them as Domain-0 
   xenconsole create --help              more on that
   xenconsole --scheduler NAME ...       share the CPUs by credit2 (without it), credit, rtds, bvt or null
   xenconsole --xenstored PATH ...       serve xenstore on this Unix socket (off: on none), for xenstore-ls with XENSTORED_PATH=PATH
+  xenconsole --balloon-policy on ...    let memory go from idle to hungry guests by itself (off without it)
   xenconsole --version                  the version
 
 examples:
@@ -49,11 +50,13 @@ def _dispatch(args: list[str]) -> int:
     if first in ("-V", "--version"):
         return _print(f"xenconsole {__version__}\n")
     engine: dict[str, str] = {}
-    while first.partition("=")[0] in ("--scheduler", "--xenstored"):
+    while first.partition("=")[0] in ("--scheduler", "--xenstored", "--balloon-policy"):
         name, _, value = first.partition("=")
         value, args = (value, args[1:]) if "=" in first else ("".join(args[1:2]), args[2:])
         if name == "--scheduler" and value not in SCHEDULERS:
             return _mistake(f"--scheduler: no scheduler {_quoted(value)} (known: {', '.join(SCHEDULERS)})")
+        if name == "--balloon-policy" and value not in ("on", "off"):
+            return _mistake(f"--balloon-policy: on or off, not {_quoted(value)}")
         if not value:
             return _mistake(f"{name}: a path, or off for no socket")
         engine[name[2:]] = value
@@ -72,7 +75,7 @@ def _dispatch(args: list[str]) -> int:
         return _mistake(f"no option {_quoted(bad)} (xenconsole --help lists what there is)")
     from xenconsole.app import main as app
 
-    return app(args, **engine)
+    return app(args, **{name.replace("-", "_"): value for name, value in engine.items()})
 
 
 def _fill_descriptors() -> None:

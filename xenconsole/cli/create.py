@@ -48,6 +48,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="destroy it after so long, exit status 4")
     parser.add_argument("--xenstored", default="", metavar="PATH", help="the Unix socket of xenstore; off: none; without it, one of its own")
     parser.add_argument("--scheduler", choices=SCHEDULERS, default="", help="how the CPUs are shared; credit2 without it")
+    parser.add_argument("--balloon-policy", choices=("on", "off"), default="", help="whether the guest may grow to maxmem= by what it says is free")
     parser.add_argument("--raw", action="store_true", help="pass control sequences to the terminal unfiltered")
     parser.add_argument("words", nargs="*", metavar="FILE.cfg KEY=VALUE", help="the cfg file; settings that override it")
     options = parser.parse_intermixed_args(argv)

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from emulator.control.client import EngineClient, start_engine
 from emulator.control.messages import CommandResult, ObituaryView
+from emulator.control.process import EngineOptions
 from emulator.control.views import DomainView
 from emulator.errors import UserError
 from xenconsole import __version__
@@ -49,7 +50,8 @@ class Session:
 
     def __init__(self, options: argparse.Namespace, *, start: Start | None = None, terminal: Terminal | None = None) -> None:
         self._options = options
-        self._start = start or (lambda: start_engine(trace=False, scheduler=options.scheduler, xenstored=options.xenstored, version=__version__))
+        engine = EngineOptions(trace=False, scheduler=options.scheduler, xenstored=options.xenstored, balloon_policy=options.balloon_policy)
+        self._start = start or (lambda: start_engine(engine, version=__version__))
         self._terminal = terminal or Terminal(raw_output=options.raw)
         self._screen = asyncio.Lock()  # held while a question is on it
         self._over: asyncio.Future[_End] = asyncio.get_running_loop().create_future()

@@ -9,8 +9,9 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 
 from emulator.control.client import EngineFault
+from emulator.control.memoryviews import FrameView
 from emulator.control.messages import ObituaryView
-from emulator.control.views import CrashView, DomainDetail, DomainView, FlowView, FrameView, RingView, SnapshotView
+from emulator.control.views import CrashView, DomainDetail, DomainView, FlowView, RingView, SnapshotView
 from emulator.errors import UserError
 from xenconsole.app_protocol import Client, shell
 from xenconsole.widgets.config_panel import ConfigPane, XenstorePane

@@ -10,7 +10,7 @@ from textual import events
 from textual.binding import Binding, BindingType
 from textual.message import Message
 
-from emulator.control.views import FRAME_TYPES, MemoryView
+from emulator.control.memoryviews import FRAME_TYPES, MemoryView
 from xenconsole.units import gauge, size
 from xenconsole.widgets.canvas import Canvas
 from xenconsole.widgets.lines import EMPTY, Line, Span, line
@@ -113,6 +113,7 @@ def legend_lines(view: MemoryView, width: int) -> list[Line]:
     for label, field, frames in (
         ("current", "mem:current", view.current),
         ("target", "mem:target", view.target),
+        ("minimum", "mem:minimum", view.minimum),
         ("maximum", "mem:maximum", view.maximum),
     ):
         full, empty = gauge(frames / top, bar)
