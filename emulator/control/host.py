@@ -43,8 +43,9 @@ from emulator.dom0.files import user_path
 from emulator.dom0.guest import Guest
 from emulator.dom0.network import UplinkSpec
 from emulator.dom0.network.services import parse_services
+from emulator.dom0.obituaries import Autopsy
 from emulator.dom0.overhead import Overhead
-from emulator.dom0.toolstack import Autopsy, Toolstack
+from emulator.dom0.toolstack import Toolstack
 from emulator.dom0.turns import in_turn
 from emulator.errors import UserError
 from emulator.hypervisor.domain import Domain

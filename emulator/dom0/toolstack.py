@@ -21,16 +21,16 @@ from emulator.dom0.cpupools import CpuPools
 from emulator.dom0.guest import Guest, build_guest
 from emulator.dom0.memoryverbs import DomainMemory
 from emulator.dom0.network import Networks
+from emulator.dom0.obituaries import Autopsy, Obituary
 from emulator.dom0.resting import LOOK_SECONDS, REST_AFTER_SECONDS, Rests
 from emulator.dom0.snapshots import Snapshot
 from emulator.dom0.storage.pool import StoragePool
-from emulator.dom0.transcript import Transcript
 from emulator.dom0.turns import in_turn
 from emulator.dom0.xenstore import Store
 from emulator.dom0.xenstore.socket import StoreSocket, serve
 from emulator.errors import UserError
 from emulator.hypervisor.domain import Domain
-from emulator.hypervisor.inspect import VcpuState, vcpu_state
+from emulator.hypervisor.inspect import vcpu_state
 from emulator.hypervisor.mailbox import ToBackend
 from emulator.hypervisor.scheduler import DEFAULT_SCHEDULER, make_scheduler
 from emulator.machine.memory import trim_heap
@@ -42,30 +42,6 @@ MAX_DOMAINS = 2000
 _FIRST_RESERVED = 0x7FF0
 _OBITUARIES, _LOG_LINES = 64, 2000
 _QUICK_NS, _QUICK_ENDS = 2_000_000_000, 5
-
-
-@dataclass(frozen=True)
-class Autopsy:
-    """How a crashed domain lay when it crashed."""
-
-    reason: str
-    vcpu: VcpuState
-    last_trap: str
-    last_hypercall: str
-    time_unix: float
-
-
-@dataclass
-class Obituary:
-    """What is kept of a domain that is gone."""
-
-    domid: int
-    config: DomainConfig
-    reason: str
-    transcript: Transcript
-    autopsy: Autopsy | None
-    restarted_as: int
-    last: object = None  # the last view, made by whoever asked for it (see Toolstack.last_view)
 
 
 @dataclass(frozen=True)
@@ -93,6 +69,7 @@ class Toolstack:
         self.autoballoon = Autoballoon(self)
         self.storage = StoragePool()
         self.guests: dict[int, Guest] = {}
+        self._names: dict[str, int] = {}  # of the domains, and of those that are being made
         self.autopsies: dict[int, Autopsy] = {}
         self.obituaries: OrderedDict[int, Obituary] = OrderedDict()
         self.log: deque[LogEntry] = deque(maxlen=_LOG_LINES)
@@ -155,10 +132,10 @@ class Toolstack:
         """A domain by number or name, as xl finds it."""
         if name.isdecimal() and len(name) < 10 and int(name) in self.guests:
             return int(name)
-        for domid, guest in self.guests.items():
-            if guest.name == name:
-                return domid
-        raise UserError(f"no domain is called {name!r}")
+        domid = self._names.get(name, 0)
+        if domid not in self.guests:
+            raise UserError(f"no domain is called {name!r}")
+        return domid
 
     def domain_of(self, domid: int) -> Domain | None:
         """A domain as another sees it. Domain-0 grants nothing."""
@@ -172,18 +149,19 @@ class Toolstack:
 
     def create(self, config: DomainConfig, paused: bool, progress: Callable[[str], None]) -> int:
         with self._lock:
-            if any(guest.name == config.name for guest in self.guests.values()):
+            if config.name in self._names:
                 raise UserError(f"a domain called {config.name!r} exists", where=config.file, fix="destroy it or give another name=")
             if len(self.guests) >= MAX_DOMAINS:
                 raise UserError(f"{MAX_DOMAINS} domains are the most")
             scheduling.check(self, config)
             domid = self._take_domid()
             self.pool.take(domid, config.memory_mib * 256)
+            self._names[config.name] = domid
         try:
             config = replace(config, disks=tuple(self.storage.admit(disk) for disk in config.disks))
             guest = build_guest(config, domid, self.store, progress, self.networks)
         except BaseException:
-            self.pool.give(domid)
+            self._give_back(domid, config.name)
             raise
         domain = guest.domain
         domain.domid_exists = self.domid_exists
@@ -200,7 +178,7 @@ class Toolstack:
             scheduling.register(self, guest, config)
         except UserError:  # its pool changed meanwhile
             guest.close()
-            self.pool.give(domid)
+            self._give_back(domid, config.name)
             raise
         with self._lock:
             self.guests[domid] = guest
@@ -208,6 +186,12 @@ class Toolstack:
         self.tell("state", domid)
         self.cpus.wake(guest)
         return domid
+
+    def _give_back(self, domid: int, name: str) -> None:
+        """What `create` took for a domain that could not be made."""
+        with self._lock:
+            del self._names[name]
+        self.pool.give(domid)
 
     def pause(self, domid: int) -> None:
         guest = self.guest(domid)
@@ -233,8 +217,10 @@ class Toolstack:
             raise UserError(f"{ascii(name)[:100]} will not do as a name", fix=f"1 to {MAX_NAME} printable characters, no '/'")
         with self._lock:
             guest = self.guest(domid)
-            if any(other.name == name for other in self.guests.values() if other is not guest):
+            if self._names.get(name, domid) != domid:
                 raise UserError(f"a domain called {name!r} exists")
+            del self._names[guest.name]
+            self._names[name] = domid
             guest.name = guest.domain.name = name
             guest.config = replace(guest.config, name=name)
         for top in (f"/local/domain/{domid}", f"/vm/{guest.config.uuid}"):
@@ -367,7 +353,7 @@ class Toolstack:
             if self.guests.get(domid) is not guest:
                 return None
             last = self.last_view(guest)
-            del self.guests[domid]
+            del self.guests[domid], self._names[guest.name]
         guest.domain.core.stop()
         self.cpus.remove(guest)
         obituary = Obituary(domid, guest.config, reason, guest.transcript, self.autopsies.pop(domid, None), -1, last)

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from emulator.abi.errno import describe
 from emulator.abi.xen import (
     FLAT_KERNEL_CS,
@@ -55,8 +57,7 @@ class Callback:
     masks: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class TrapEntry:
+class TrapEntry(msgspec.Struct, frozen=True, gc=False):
     """One vector of set_trap_table: privilege level needed for INT n, whether events are masked, and where to go."""
 
     dpl: int

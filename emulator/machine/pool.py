@@ -13,12 +13,13 @@ class MemoryPool:
     def __init__(self, total: int) -> None:
         self.total = total
         self._claims: dict[int, int] = {}
+        self._claimed = 0  # their sum
         self._lock = threading.Lock()
 
     @property
     def free(self) -> int:
         with self._lock:
-            return self.total - sum(self._claims.values())
+            return self.total - self._claimed
 
     def claimed(self, owner: int) -> int:
         with self._lock:
@@ -35,10 +36,11 @@ class MemoryPool:
             self._resize(owner, frames)
 
     def _resize(self, owner: int, frames: int) -> None:
-        more, free = frames - self._claims.get(owner, 0), self.total - sum(self._claims.values())
+        more, free = frames - self._claims.get(owner, 0), self.total - self._claimed
         if more > 0 and more > free:
             raise UserError(f"not enough memory: {more // 256} MiB wanted", why=f"{free // 256} MiB of {self.total // 256} are free",
                             fix="destroy a domain, lower memory=, or take some from another with mem-set")  # fmt: skip
+        self._claimed += more
         if frames:
             self._claims[owner] = frames
         else:
@@ -47,4 +49,4 @@ class MemoryPool:
     def give(self, owner: int) -> None:
         """All that the owner held comes back."""
         with self._lock:
-            self._claims.pop(owner, None)
+            self._claimed -= self._claims.pop(owner, 0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import msgspec
+
 from emulator.machine.pools import Pool
 
 SLEEPING, READY, HELD, GONE, MOVING = range(5)
@@ -36,8 +38,7 @@ class Seat:
     wake_at: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Stint:
+class Stint(msgspec.Struct, frozen=True, gc=False):
     """Who held which CPU, when (monotonic ns)."""
 
     cpu: int

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from emulator.dom0.xenstore.transaction import Change
-from emulator.dom0.xenstore.tree import READ, Node, Perm, Perms, find
+from emulator.dom0.xenstore.tree import READ, Node, Perm, Perms, find, parent_of
 
 DOM0_NODES: Final[Mapping[str, str]] = {  # xenstored's own and xen-init-dom0's
     "/tool/xenstored": "",
@@ -134,6 +134,12 @@ def domain_nodes(domid: int, name: str, nodes: Mapping[str, str]) -> list[Change
         ):
             add(f"{back}/{key}", value, read_only)
     return [made[path] for path in sorted(made, key=lambda path: path.count("/"))]
+
+
+def tops(nodes: Sequence[Change]) -> list[str]:
+    """The paths among them whose parents are not."""
+    paths = {node.path for node in nodes}
+    return [node.path for node in nodes if parent_of(node.path) not in paths]
 
 
 def roots(domid: int, root: Node) -> list[str]:

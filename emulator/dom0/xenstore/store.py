@@ -6,30 +6,17 @@ the lock is dropped, so a callback may take its own locks and may call the store
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
 from emulator.dom0.xenstore import domains
 from emulator.dom0.xenstore.quotas import NODE_HEADER_BYTES, PERM_BYTES, ClientBounds, Quotas
 from emulator.dom0.xenstore.reader import StoreReader
 from emulator.dom0.xenstore.server import Connection
-from emulator.dom0.xenstore.transaction import Change, Transaction, apply, grants
-from emulator.dom0.xenstore.tree import (
-    OWNER,
-    READ,
-    WRITE,
-    Node,
-    Perm,
-    Perms,
-    Tree,
-    access_of,
-    find,
-    nearest,
-    parent_of,
-    valid_path,
-    walk,
-)
+from emulator.dom0.xenstore.transaction import Change, Transaction, apply, grants, grants_gone
+from emulator.dom0.xenstore.tree import OWNER, READ, WRITE, Node, Perm, Perms, Tree, access_of, nearest, parent_of, valid_path, walk
 from emulator.dom0.xenstore.watches import Watches
 from emulator.dom0.xenstore.wire import RefusedError
 
@@ -66,10 +53,16 @@ class Store(StoreReader):
         the console's backend. Whatever an earlier domain of that number left is gone. Fires @introduceDomain."""
         with self.changing():
             self._forget(domid)
-            for change in domains.domain_nodes(domid, name, nodes):
-                self._put(change)
+            made = domains.domain_nodes(domid, name, nodes)
+            for top in domains.tops(made):
+                if self.tree.get(top) is not None:
+                    self.remove_node(0, top, None)
+                self.make_node(0, parent_of(top), None)  # missing directories inherit; they don't get the node's permissions
+                self._graft(top, made)
+            for change in made:
+                self._fire(change.path, exact=False, grants=partial(grants, None, self.tree.root, change.path))
             self.introduced.add(domid)
-            self._fire(INTRODUCE_EVENT, exact=True, grants=())
+            self._fire(INTRODUCE_EVENT, exact=True)
 
     def release(self, domid: int) -> None:
         """The domain is gone: its connection is closed, its nodes and those it owned elsewhere removed; @releaseDomain."""
@@ -100,7 +93,7 @@ class Store(StoreReader):
             connection.released = False
             if domid not in self.introduced:
                 self.introduced.add(domid)
-                self._fire(INTRODUCE_EVENT, exact=True, grants=())
+                self._fire(INTRODUCE_EVENT, exact=True)
             self.announce(connection)
             return True
 
@@ -109,7 +102,7 @@ class Store(StoreReader):
         with self.changing():
             if domid in self.introduced and domid not in self._shut:
                 self._shut.add(domid)
-                self._fire(RELEASE_EVENT, exact=True, grants=())
+                self._fire(RELEASE_EVENT, exact=True)
 
     def restored(self, domid: int) -> None:
         """It is back at a moment of its past, its connection's state loaded: alive, and introduced as it was then."""
@@ -175,18 +168,16 @@ class Store(StoreReader):
             base = self.tree.root
             before = {change.path: change for change in self.save_domain(domid)}
             after = {change.path: change for change in saved}
-            tops = [path for path in after if parent_of(path) not in after]
             for path in domains.roots(domid, base):
                 if path not in after and self.tree.get(path) is not None:
                     self.tree.remove(path)
-            for top in tops:
+            for top in domains.tops(saved):
                 self.make_node(0, top, None)
-                inside = [one for one in saved if one.path == top or one.path.startswith(f"{top}/")]
-                self.tree.graft(top, [(one.path, one.value or b"", one.perms) for one in inside])
+                self._graft(top, saved)
             for path in before | after:
                 if before.get(path) != after.get(path):
                     exact = path not in after and parent_of(path) in before and parent_of(path) not in after
-                    self._fire(path, exact=exact, grants=grants(base, self.tree.root, path))
+                    self._fire(path, exact=exact, grants=partial(grants, base, self.tree.root, path))
 
     # --- for connections, under the lock: `who` is the asking domain; RefusedError carries the answer
 
@@ -272,9 +263,8 @@ class Store(StoreReader):
             return
         root = tree.root
         tree.remove(path)
-        for at, one in reversed(gone):  # whoever watches below hears before whoever watches above
-            above = find(root, parent_of(at))
-            self._fire(at, exact=at != path, grants=(one.perms, above.perms) if above else (one.perms,))
+        for at, _ in reversed(gone):  # whoever watches below hears before whoever watches above
+            self._fire(at, exact=at != path, grants=partial(grants_gone, root, at))
 
     def set_perms(self, who: int, path: str, perms: Perms, tx: Transaction | None) -> None:
         if who and len(perms) > self.quotas.permissions:
@@ -307,7 +297,7 @@ class Store(StoreReader):
             raise RefusedError("EAGAIN")
         apply(tx.changes(), self.tree)
         for path, exact in tx.events.items():
-            self._fire(path, exact=exact, grants=grants(tx.base, self.tree.root, path))
+            self._fire(path, exact=exact, grants=partial(grants, tx.base, self.tree.root, path))
 
     # --- inside
 
@@ -343,7 +333,7 @@ class Store(StoreReader):
         self.introduced.discard(domid)
         self._shut.discard(domid)
         self.targets = {one: target for one, target in self.targets.items() if domid not in (one, target)}
-        self._fire(RELEASE_EVENT, exact=True, grants=())
+        self._fire(RELEASE_EVENT, exact=True)
 
     def _check_bytes(self, who: int, tree: Tree, more: int) -> None:
         if who and more > 0 and tree.held.get(who, 0) + more > self.quotas.memory:
@@ -354,7 +344,7 @@ class Store(StoreReader):
             tx.note_modified(path)
             tx.event(path, exact=False)
         else:
-            self._fire(path, exact=False, grants=grants(base, self.tree.root, path))
+            self._fire(path, exact=False, grants=partial(grants, base, self.tree.root, path))
 
     def _touch(self, who: int, tx: Transaction, path: str) -> None:
         if who and path not in tx.seen and len(tx.seen) >= self.quotas.transaction_nodes:
@@ -362,23 +352,21 @@ class Store(StoreReader):
             raise RefusedError("ENOSPC")
         tx.note(path)
 
-    def _fire(self, path: str, *, exact: bool, grants: tuple[Perms, ...]) -> None:
-        for watch in self.watches.match(path, exact):
+    def _fire(self, path: str, *, exact: bool, grants: Callable[[], tuple[Perms, ...]] = tuple) -> None:
+        """`grants`: permissions of which any one lets a watcher hear of it."""
+        watches = self.watches.match(path, exact)
+        if not watches:
+            return
+        allowed = grants() if not path.startswith("@") else (self._special.get(path, (Perm(0, 0),)),)
+        for watch in watches:
             who = watch.connection.domid
-            allowed = grants if not path.startswith("@") else (self._special.get(path, (Perm(0, 0),)),)
             if any(self._access(who, perms) & READ for perms in allowed):
                 watch.connection.queue_event(watch, path)
 
-    def _put(self, change: Change) -> None:
-        if change.value is None:
-            raise ValueError(f"{change.path}: no value")
-        base = self.tree.root
-        if self.tree.get(change.path) is None:
-            self.make_node(0, parent_of(change.path), None)  # missing directories inherit; they don't get the node's permissions
-            self.tree.create(change.path, change.value, change.perms)
-        else:
-            self.tree.change(change.path, change.value, change.perms)
-        self._fire(change.path, exact=False, grants=grants(base, self.tree.root, change.path))
+    def _graft(self, top: str, nodes: Sequence[Change]) -> None:
+        """Those of `nodes` that are `top` or below it."""
+        inside = [one for one in nodes if one.path == top or one.path.startswith(f"{top}/")]
+        self.tree.graft(top, [(one.path, one.value or b"", one.perms) for one in inside])
 
     def _forget(self, domid: int) -> None:
         """Removes a domain's nodes, those it owns elsewhere, and every permission entry that names it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from emulator.dom0.xenstore.tree import Node, Perm, Perms, Tree, find, nearest
+from emulator.dom0.xenstore.tree import Node, Perm, Perms, Tree, find, nearest, parent_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,3 +119,8 @@ def grants(base: Node | None, live: Node, path: str) -> tuple[Perms, ...]:
         if path != "/":
             found.append(nearest(live, path.rpartition("/")[0] or "/")[1].perms)
     return tuple(found)
+
+
+def grants_gone(base: Node, path: str) -> tuple[Perms, ...]:
+    """The same for a node that was removed from `base`: its own and its parent's."""
+    return tuple(node.perms for at in (path, parent_of(path)) if (node := find(base, at)) is not None)

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple
+
+import msgspec
 
 from emulator.dom0.xenstore.children import with_child, without_child
 from emulator.dom0.xenstore.wire import XENSTORE_ABS_PATH_MAX, XENSTORE_REL_PATH_MAX, RefusedError, decimal
@@ -40,8 +41,9 @@ class Perm(NamedTuple):
 Perms = tuple[Perm, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Node:
+class Node(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """Nodes form no cycles, and there are fifty for each domain: the search for garbage need not look at them."""
+
     value: bytes
     perms: Perms
     generation: int
@@ -187,9 +189,10 @@ class Tree:
         self._hang(path[1:].split("/"), None)
 
     def graft(self, path: str, nodes: Sequence[tuple[str, bytes, Perms]]) -> None:
-        """Replaces an existing node and all below it by `nodes`, of which `path` is the first and parents precede children."""
+        """Puts `nodes`, of which `path` is the first and parents precede children, at `path`, whose parent exists, in the place of what is
+        there."""
         old = self.get(path)
-        if old is None or path == "/" or not nodes or nodes[0][0] != path:
+        if path == "/" or not nodes or nodes[0][0] != path:
             raise KeyError(path)
         below: dict[str, list[tuple[str, Node]]] = {}
         for at, value, perms in reversed(nodes):
@@ -199,7 +202,7 @@ class Tree:
         (made,) = below.pop(parent_of(path))
         if below:
             raise KeyError(f"{path}: nodes without a parent: {sorted(below)}")
-        for _, gone in walk(path, old):
+        for _, gone in walk(path, old) if old is not None else ():
             self._account(gone.perms, -1, -len(gone.value))
         for _, value, perms in nodes:
             self._account(perms, 1, len(value))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, MutableSequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, Generic, TypeVar
 
 import capstone
@@ -98,11 +99,17 @@ class Decoder(Generic[Handler]):
     """Turns code bytes into handlers made by `build`; `build` is called on a miss only. One thread at a time."""
 
     def __init__(self, bits: int, build: Callable[[Instruction], Handler]) -> None:
-        self._engine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64 if bits == 64 else capstone.CS_MODE_32)
-        self._engine.detail = True
+        self._mode = capstone.CS_MODE_64 if bits == 64 else capstone.CS_MODE_32
         self._build = build
         self._windows: dict[bytes, Handler] = {}
         self._handlers: dict[bytes, Handler] = {}
+
+    @cached_property
+    def _engine(self) -> capstone.Cs:
+        """Made when the first instruction is met: it takes 0.1 ms, and few small guests ever need one."""
+        engine = capstone.Cs(capstone.CS_ARCH_X86, self._mode)
+        engine.detail = True
+        return engine
 
     def handler(self, window: bytes) -> Handler | None:
         """The handler of the instruction that `window` begins with, or None where it is no (whole) instruction."""

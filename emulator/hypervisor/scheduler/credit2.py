@@ -11,6 +11,7 @@ A unit that slept is topped up as if it had been there, so it wakes with nearly 
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Iterable
 
 from emulator.hypervisor.scheduler.base import Queued, RunQueue, Scheduler, Unit
@@ -29,6 +30,7 @@ class Credit2(Scheduler):
     def __init__(self, cpus: Iterable[int], *, ratelimit_ns: int = RATELIMIT) -> None:
         super().__init__(cpus)
         self._queue = RunQueue()
+        self._weights: Counter[int] = Counter()  # how many units have each
         self._heaviest = 1
         self._resets = 0
         self._parked: list[tuple[int, int, Unit]] = []
@@ -36,15 +38,27 @@ class Credit2(Scheduler):
 
     def add(self, unit: Unit, now: int) -> None:
         unit.credit, unit.epoch = CREDIT_INIT, self._resets
+        self._weigh(unit, 1)
         super().add(unit, now)
 
     def remove(self, unit: Unit) -> None:
         super().remove(unit)
-        if unit.weight >= self._heaviest:
-            self._heaviest = max((other.weight for other in self.units.values()), default=1)
+        self._weigh(unit, -1)
+
+    def adjust(self, unit: Unit, now: int, **terms: int) -> None:
+        self._weigh(unit, -1)
+        try:
+            super().adjust(unit, now, **terms)
+        finally:
+            self._weigh(unit, 1)
+
+    def _weigh(self, unit: Unit, count: int) -> None:
+        self._weights[unit.weight] += count
+        if not self._weights[unit.weight]:
+            del self._weights[unit.weight]
+        self._heaviest = max(self._weights, default=1)
 
     def adjusted(self, unit: Unit, now: int) -> None:
-        self._heaviest = max((other.weight for other in self.units.values()), default=1)
         if unit.cap:
             unit.budget, unit.deadline = self._quota(unit), now + PERIOD
         else:

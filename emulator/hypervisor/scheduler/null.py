@@ -28,6 +28,8 @@ class Null(Scheduler):
         for cpu, owner in list(self._owner.items()):
             if owner.name not in self.units or cpu not in self.cpus or not owner.may_run_on(cpu):
                 del self._owner[cpu]
+        if all(cpu in self._owner for cpu in self.cpus):
+            return
         owners = set(map(id, self._owner.values()))
         for unit in self.units.values():
             free = [cpu for cpu in self.cpus if cpu not in self._owner and unit.may_run_on(cpu)]
