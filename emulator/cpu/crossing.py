@@ -124,7 +124,7 @@ CROSSING = bytes.fromhex(
     "0f84ba010000"  # je refuse
     "4989c6"  # mov r14, rax
     "4d8b6e30"  # mov r13, qword ptr [r14 + 48]    RFLAGS
-    "41f7c500010100"  # test r13d, 0x10100    TF, RF
+    "41f7c500010000"  # test r13d, 0x100    TF; RF falls
     "0f85a6010000"  # jne refuse
     "410fb74e28"  # movzx ecx, word ptr [r14 + 40]    CS
     "410fb75640"  # movzx edx, word ptr [r14 + 64]    SS

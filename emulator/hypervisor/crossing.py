@@ -22,11 +22,11 @@ _IRET = HYPERCALL_NUMBER["iret"]
 
 
 def allow(domain: Domain) -> None:
-    """Native code may cross between the modes unless somebody watches, iret has the IOPL or an NMI's mask to look at, or there is code to
+    """Native code may cross between the modes unless somebody watches, iret has the IOPL, RF or an NMI's mask to look at, or there is code to
     forget at every trap."""
-    control = domain.core.control
+    control, vcpu = domain.core.control, domain.current
     watched, has_iopl = domain.trace is not None, domain.vm_assist >> VMASST_TYPE_architectural_iopl & 1
-    control[native.CROSSING] = not (watched or has_iopl or domain.current.nmi_masked or domain.foreign_writes.count)
+    control[native.CROSSING] = not (watched or has_iopl or vcpu.nmi_masked or vcpu.debug.active or domain.foreign_writes.count)
     control[native.SYSCALL_COST] = TRAP_COST_NS << native.COUNT_SHIFT
     control[native.IRET_COST] = HYPERCALL_COST_NS << native.COUNT_SHIFT
 

@@ -335,6 +335,7 @@ class Domain:
 
     def arm_breakpoints(self, vcpu: Vcpu) -> bool:
         self.core.set_breakpoints(vcpu.debug.addresses, vcpu.debug.dr7)
+        crossing.allow(self)
         return True
 
     def write_hypercall_page(self, mfn: int) -> None:

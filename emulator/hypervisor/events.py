@@ -112,7 +112,7 @@ class EventChannels:
     def close(self, number: int) -> None:
         port = self.port(number)
         if port.kind == VIRQ:
-            del self.virqs[port.virq, port.vcpu]
+            del self.virqs[port.virq, 0 if port.virq in GLOBAL_VIRQS else port.vcpu]
         self.part(number, port)
         if port.kind == INTERDOMAIN and not port.backend and self.leads_to(port.remote_port, port.remote_domain, number):
             self.unbind(port.remote_port)

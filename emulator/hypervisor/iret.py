@@ -43,7 +43,8 @@ def iret(vcpu: Vcpu) -> tuple[int, bool]:
         _sysret(vcpu, rip, shown & ~RF, cs & 0xFFFF | 3)
     else:
         regs[RCX], regs[R11] = rcx, r11
-        core.rip, core.rflags = rip, shown
+        core.rip = rip
+        core.rflags = shown if vcpu.debug.active else shown & ~RF  # RF is for breakpoints only, and would cost the core a translation
         load_code(vcpu, cs & 0xFFFF | 3, ss & 0xFFFF | 3)
     return rax, bool(flags & _VGCF_IN_SYSCALL)
 

@@ -92,7 +92,7 @@ def load_code(vcpu: Vcpu, cs: int, ss: int) -> None:
         code, stack = _code(vcpu, cs), _stack(vcpu, ss)
     except _Fault as fault:
         core.load_code64(cs, ss)
-        vcpu.inject(fault.vector, fault.error_code, fault.cr2)
+        vcpu.inject(fault.vector, fault.error_code, fault.cr2, by_processor=False)
         return
     core.load_descriptor(CS, cs, code)
     core.load_descriptor(SS, ss, stack)

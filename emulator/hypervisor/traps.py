@@ -42,7 +42,7 @@ from emulator.cpu.core import DF, MASK64, R8, R9, R10, R11, RAX, RCX, RDI, RDX, 
 from emulator.cpu.native import CROSSING, VECTOR_CPUID, VECTOR_SYSCALL, VECTOR_SYSENTER
 from emulator.hypervisor.clock import HYPERCALL_COST_NS, TRAP_COST_NS
 from emulator.hypervisor.emulation import Kind, Outcome
-from emulator.hypervisor.emulation.control import DR6_STEP
+from emulator.hypervisor.emulation.control import DR6_CAUSES, DR6_STEP
 from emulator.hypervisor.emulation.msrs import canonical
 from emulator.hypervisor.emulation.state import retire
 from emulator.hypervisor.emulation_port import EmulationPort
@@ -148,7 +148,6 @@ class Traps:
                 result = number
         if reason:
             domain.refused(call_name(number), Refusal(-result, reason))
-        # RCX and R11 are SYSCALL's own, for a guest that looks.
         regs[RAX] = result & MASK64
         if trace is not None:
             trace.leave(describe(result), reason)
@@ -168,7 +167,7 @@ class Traps:
             core.load_code(FLAT_RING3_CS32, FLAT_CODE32, FLAT_RING3_DS, FLAT_DATA32)
         if not callback.address:
             core.rip -= 2
-            vcpu.inject(TRAP_UD)
+            vcpu.inject(TRAP_UD, by_processor=False)
             return
         vcpu.bounce(callback.address, handlers.syscall.masks, "system call")  # VGCF_syscall_disables_events holds for both
         core.rflags &= ~DF
@@ -186,7 +185,7 @@ class Traps:
         if callback.address:
             vcpu.bounce(callback.address, callback.masks, "sysenter")
         else:
-            vcpu.inject(TRAP_GP, 0)
+            vcpu.inject(TRAP_GP, 0, by_processor=False)
 
     def _stepped(self, vcpu: Vcpu) -> None:
         vcpu.debug.dr6 |= DR6_STEP
@@ -248,7 +247,8 @@ class Traps:
         if vector == VECTOR_SYSENTER:
             self._sysenter(vcpu)
             return
-        if core.software_interrupt and vector != TRAP_DB:
+        status = core.take_debug_status() if vector == TRAP_DB else 0
+        if core.software_interrupt and not status & DR6_CAUSES:
             self._software_interrupt(vcpu, vector)
             return
         error_code = core.error_code if vector in TRAPS_WITH_ERROR_CODE else None
@@ -265,7 +265,7 @@ class Traps:
                 return
             vector, error_code = self._mend_invalid(vcpu)
         elif vector == TRAP_DB:
-            vcpu.debug.record(core.take_debug_status())
+            vcpu.debug.record(status)
         elif vector == TRAP_NM:
             core.task_switched = False  # the trap is the guest's, once (do_device_not_available)
         vcpu.accounting.last_trap = f"{trap_name(vector)} at {core.rip:#x}"
@@ -291,7 +291,7 @@ class Traps:
             if entry is None:
                 vcpu.inject(vector)
             else:
-                vcpu.bounce(entry.address, entry.masks, f"INT {vector:#x}")
+                vcpu.bounce(entry.address, entry.masks, f"INT {vector:#x}", resume=vector not in (TRAP_BP, TRAP_OF, _INT80))  # that came by a #GP
             return
         self._core.rip -= 2
         vcpu.inject(TRAP_GP, vector << 3 | 2)

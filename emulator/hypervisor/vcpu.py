@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 _FRAME: Final = Struct("<7Q")
 _FRAME_ERROR: Final = Struct("<8Q")
 _FRAME_FAILSAFE: Final = Struct("<11Q")
+_FAULTS: Final = frozenset({0, 5, 6, 7, 11, 12, 13, 14, 16, 17, 19})  # with RF in the flags that the processor pushes (SDM 3B, 17.3.1.1)
 _CLEARED_ON_TRAP: Final = AC | VM | RF | NT | TF
 
 
@@ -199,9 +200,11 @@ class Vcpu(Crossing):
         number, result = self.accounting.last_call
         return f"{call_name(number)} = {describe(result)}" if number >= 0 else ""
 
-    def bounce(self, address: int, masks: bool, what: str, error_code: int | None = None, failsafe: tuple[int, ...] = ()) -> None:
+    def bounce(
+        self, address: int, masks: bool, what: str, error_code: int | None = None, *, failsafe: tuple[int, ...] = (), resume: bool = False
+    ) -> None:
         """Interrupt the guest: a frame on its kernel stack, and on with `address`. `failsafe`: the selectors of DS, ES, FS and GS of which
-        one could not be loaded. Raises DomainCrash where Xen does."""
+        one could not be loaded. `resume`: the frame's flags have RF. Raises DomainCrash where Xen does."""
         core, regs, domain = self.core, self.core.regs, self.domain
         if not address:
             raise DomainCrash(f"{what} at {core.rip:#x}, but no handler is registered")
@@ -221,6 +224,8 @@ class Vcpu(Crossing):
         shown = flags & ~(IF | IOPL)
         if not saved_mask:
             shown |= IF
+        if resume:
+            shown |= RF
         if domain.vm_assist >> VMASST_TYPE_architectural_iopl & 1:
             shown |= self.iopl
         top = (core.rip, cs | saved_mask << 32, shown, rsp, ss)
@@ -251,8 +256,9 @@ class Vcpu(Crossing):
         self.io_rights = (int(level == 3), int(level >= (0 if architectural else 1)))
         self.core.control[IO_ALLOWED] = self.io_rights[self.kernel_mode]
 
-    def inject(self, vector: int, error_code: int | None = None, cr2: int = 0) -> None:
-        """Deliver an exception (pv_inject_event): #PF with CR2 and the guest's own idea of user mode."""
+    def inject(self, vector: int, error_code: int | None = None, cr2: int = 0, *, by_processor: bool = True) -> None:
+        """Deliver an exception (pv_inject_event): #PF with CR2 and the guest's own idea of user mode. `by_processor`: it was raised by the
+        instruction at RIP, not for a frame of the hypervisor's own."""
         if vector == TRAP_PF:
             code = (error_code or 0) & ~4
             error_code = code if self.kernel_mode else code | 4
@@ -263,7 +269,8 @@ class Vcpu(Crossing):
         what = f"{name}{from_user}" + (f" (error code {error_code:#x}, CR2 {cr2:#x})" if vector == TRAP_PF else "")
         if entry is None:
             raise DomainCrash(f"{what} at {self.core.rip:#x}, but no handler is registered")
-        self.bounce(entry.address, entry.masks, what, (error_code or 0) if vector in TRAPS_WITH_ERROR_CODE else None)
+        pushed = (error_code or 0) if vector in TRAPS_WITH_ERROR_CODE else None
+        self.bounce(entry.address, entry.masks, what, pushed, resume=by_processor and vector in _FAULTS)
 
     # --- segments -----------------------------------------------------------------------------------------------------------
 

@@ -126,6 +126,11 @@ def code_segment(cs: str, flags: str = PLAIN) -> Setup:
     return setup
 
 
+def a_breakpoint(guest: Tiny) -> None:
+    assert guest.domain.current.debug.write(0, va(CODE, 0xFF0), cr4=0) == guest.domain.current.debug.write(7, 1, cr4=0) == 0
+    guest.domain.arm_breakpoints(guest.domain.current)
+
+
 def watched(guest: Tiny) -> None:
     guest.domain.trace = Trace()
 
@@ -191,7 +196,7 @@ CASES: list[tuple[str, tuple[Setup, ...], tuple[str, ...]]] = [
     ("a stack that is not aligned", (stack_pointer(va(STACK, 0xFE7)),), ALWAYS),
     ("another way to say masked", (masks_events, mask_byte(0x80)), ALWAYS),
     ("single step", (flags_of_the_user(0x302),), NEVER),
-    ("resume flag", (flags_of_the_user(0x10202),), (IN_SYSCALL,)),
+    ("resume flag", (flags_of_the_user(0x10202),), ALWAYS),
     ("an event is due", (an_event,), NEVER),
     ("an event is due and masked", (masks_events, an_event, mask_byte(1)), ALWAYS),
     ("a stack across two pages", (stack_pointer(va(STACK + 1, 0x20)),), NEVER),
@@ -210,6 +215,8 @@ CASES: list[tuple[str, tuple[Setup, ...], tuple[str, ...]]] = [
     ("a code segment of the LDT", (code_segment("37"),), NEVER),
     ("SYSRET, whatever code segment is named", (code_segment("33", IN_SYSCALL),), ALWAYS),
     ("SYSRET, and none is named", (code_segment("53", IN_SYSCALL),), ALWAYS),
+    ("a breakpoint is armed", (a_breakpoint,), NEVER),
+    ("a breakpoint and the resume flag", (a_breakpoint, flags_of_the_user(0x10202)), NEVER),
     ("somebody watches", (watched,), NEVER),
     ("architectural IOPL", (other_mode_of_iopl,), NEVER),
 ]

@@ -96,6 +96,15 @@ def test_virqs(guest: Tiny) -> None:
     assert bound(guest, BIND_VIRQ, "III", 0, 0, 0) == port
 
 
+def test_a_global_virq_that_moved_to_another_vcpu_is_closed_and_bound_anew() -> None:
+    with tiny(vcpus=2) as guest:
+        port = bound(guest, BIND_VIRQ, "III", 3, 0, 0)  # VIRQ_DOM_EXC
+        assert guest.call_with(OP, BIND_VCPU, "II", port, 1) == 0
+        assert guest.call_with(OP, BIND_VIRQ, "III", 3, 0, 0) == -EEXIST
+        assert guest.call_with(OP, CLOSE, "I", port) == 0
+        assert bound(guest, BIND_VIRQ, "III", 3, 0, 0) == port
+
+
 def test_what_no_domain_of_ours_may(guest: Tiny) -> None:
     assert guest.call_with(OP, BIND_PIRQ, "III", 1, 0, 0) < 0
     assert guest.call_with(OP, ALLOC_UNBOUND, "HHI", 5, 0, 0) in (-EPERM, -ESRCH)
@@ -136,6 +145,7 @@ def test_status_tells_what_a_port_is(guest: Tiny) -> None:
 def test_the_older_form_of_the_hypercall(guest: Tiny) -> None:
     assert guest.call("event_channel_op_compat", guest.put(DATA, struct.pack("<III", BIND_IPI, 0, 0))) == 0
     assert int.from_bytes(guest.get(DATA, 4, 8), "little") in guest.domain.events.ports
+    assert guest.call("event_channel_op_compat", guest.put(DATA, struct.pack("<II", RESET, SELF))) == -ENOSYS
 
 
 def test_a_reset_of_many_ports_lets_others_in(guest: Tiny) -> None:
@@ -226,6 +236,11 @@ def test_poll_ends_at_its_time(guest: Tiny) -> None:
     guest.domain.slice(100_000, end + 1_000_000)
     assert not blocked(guest)
     assert guest.domain.core.rip == va(CODE, 2), "a poll delivers nothing"
+
+
+def test_poll_waits_for_a_port_that_nobody_has_allocated(guest: Tiny) -> None:
+    assert poll(guest, [5]) == 0
+    assert blocked(guest)
 
 
 def test_poll_refuses_nonsense(guest: Tiny) -> None:

@@ -191,8 +191,22 @@ def test_the_debug_status_adds_up_until_the_guest_clears_it(guest: Tiny) -> None
     assert debug.dr6 == 0xFFFF0FF2, "the step of before is not in it any more"
 
 
+RF_OF = [("0f0b", True), ("488b042500000000", True),
+         ("f4", True), ("cd0d", True), ("cd82", True), ("cc", False), ("cd80", False), ("f1", False), ("0f05", False)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "resume"), RF_OF)
+def test_faults_show_the_resume_flag_and_traps_do_not(guest: Tiny, code: str, resume: bool) -> None:
+    guest.user(code)
+    guest.domain.slice(1_000_000)
+    frame = words(guest, 8)
+    flags = frame[5] if frame[4] == CS64 else frame[4]  # with and without an error code
+    assert bool(flags & RESUME) == resume
+    assert guest.domain.core.rflags & RESUME == 0
+
+
 SOFTWARE = [("cd80", 0x80, True), ("cd84", 0x84, True),
-            ("cd81", 0x81, False), ("cc", 3, True), ("cd03", 3, True), ("cd0d", 13, False), ("cd90", 0x90, False)]  # fmt: skip
+            ("cd81", 0x81, False), ("cc", 3, True), ("cd03", 3, True), ("cd0d", 13, False), ("cd01", 1, False), ("cd90", 0x90, False)]  # fmt: skip
 
 
 @pytest.mark.parametrize(("code", "vector", "dpl_ok"), SOFTWARE)

@@ -17,6 +17,7 @@ _CR4_GUEST: Final = CR4_TSD | CR4_DE  # FSGSBASE and OSXSAVE are not in the CPU'
 _CR4_VISIBLE: Final = CR4_PAE | CR4_MCE | CR4_OSFXSR | CR4_OSXMMEXCPT  # Xen's own choice, which the guest may see
 
 DR6_STEP: Final = 1 << 14
+DR6_CAUSES: Final = DR6_STEP | 0xF
 _DR6_ONES, _DR6_ZERO = 0xFFFF0FF0, 0x1000
 _DR7_ONES, _DR7_ZERO, _DR7_GD, _DR7_ACTIVE = 0x400, 0xD800, 0x2000, 0xFF
 _DR7_IO: Final = 2
@@ -41,6 +42,11 @@ class DebugRegisters:
     dr6: int = _DR6_ONES
     dr7: int = _DR7_ONES
     io: int = 0
+
+    @property
+    def active(self) -> bool:
+        """Whether a breakpoint is enabled."""
+        return self.dr7 & _DR7_ACTIVE != 0
 
     def record(self, status: int) -> None:
         """What the processor's DR6 says of a #DB is added to what the guest has not cleared yet (do_debug)."""

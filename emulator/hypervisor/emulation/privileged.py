@@ -339,6 +339,6 @@ def _xsetbv(_instruction: Instruction) -> PrivilegedHandler:
 _MAKERS: Final[dict[str, Callable[[Instruction], PrivilegedHandler]]] = {
     "cli": _cli_sti, "sti": _cli_sti, "in": _in, "out": _out,
     "insb": _ins, "insw": _ins, "insd": _ins, "outsb": _outs, "outsw": _outs, "outsd": _outs,
-    "mov": _mov, "clts": _clts, "wbinvd": _wbinvd, "rdmsr": _rdmsr, "wrmsr": _wrmsr,
+    "mov": _mov, "clts": _clts, "wbinvd": _wbinvd, "wbnoinvd": _wbinvd, "rdmsr": _rdmsr, "wrmsr": _wrmsr,
     "rdtsc": _rdtsc, "rdtscp": _rdtsc, "cpuid": _cpuid, "xsetbv": _xsetbv,
 }  # fmt: skip

@@ -105,23 +105,23 @@ def _status(vcpu: Vcpu, argument: int) -> None:
     number = guest.read_u32(argument + 4)
     if number >= events.valid:
         raise Refusal(EINVAL, f"port {number} does not exist")
-    port = events.ports.get(number)
-    kind, bound, first, second = (0, 0, 0, 0)
-    if port is not None:
-        kind, bound = port.kind, port.vcpu
-        if kind in (UNBOUND, INTERDOMAIN):
-            first, second = port.remote_domain, port.remote_port
-        elif kind == VIRQ:
-            first = port.virq
-    guest.write_u32(argument + 8, kind)
-    guest.write_u32(argument + 12, bound)
-    guest.write_u32(argument + 16, first)
-    guest.write_u32(argument + 20, second)
+    port = events.ports.get(number, Port())
+    guest.write_u32(argument + 8, port.kind)
+    guest.write_u32(argument + 12, port.vcpu)
+    if port.kind in (UNBOUND, INTERDOMAIN):
+        guest.write(argument + 16, port.remote_domain.to_bytes(2, "little"))
+    if port.kind == INTERDOMAIN:
+        guest.write_u32(argument + 20, port.remote_port)
+    elif port.kind == VIRQ:
+        guest.write_u32(argument + 16, port.virq)
 
 
 def event_channel_op_compat(vcpu: Vcpu, argument: int, *_: int) -> int:
-    """struct evtchn_op: the command in the first 32 bits, its structure behind it."""
-    return event_channel_op(vcpu, vcpu.domain.guest.read_u32(argument), argument + 4)
+    """struct evtchn_op: the command in the first 32 bits, its structure behind it. Later commands have no place in it."""
+    command = vcpu.domain.guest.read_u32(argument)
+    if command > xen.EVTCHNOP_unmask:
+        raise Refusal(ENOSYS, f"event_channel_op_compat {command} is not there")
+    return event_channel_op(vcpu, command, argument + 4)
 
 
 HYPERCALLS: Final = {"event_channel_op": event_channel_op, "event_channel_op_compat": event_channel_op_compat}

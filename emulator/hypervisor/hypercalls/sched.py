@@ -80,7 +80,8 @@ def _poll(vcpu: Vcpu, argument: int) -> None:
     ports = []
     for index in range(count):
         port = guest.read_u32(ports_at + 4 * index)
-        domain.events.port(port)
+        if port >= domain.events.valid:
+            raise Refusal(EINVAL, f"port {port} does not exist")
         if domain.events.pending(port):
             return
         ports.append(port)
