@@ -23,10 +23,10 @@ class Work:
 
 
 class Simulation:
-    """`late` ns are added to every turn, as real slices end late."""
+    """`late` ns are added to every turn, as real slices end late. `given`: what percent of each CPU its host gives, the rest is stolen."""
 
-    def __init__(self, scheduler: Scheduler, late: int = 0) -> None:
-        self.scheduler, self.late = scheduler, late
+    def __init__(self, scheduler: Scheduler, late: int = 0, given: tuple[int, ...] = ()) -> None:
+        self.scheduler, self.late, self.given = scheduler, late, given or (100,) * len(scheduler.cpus)
         self.now = 0
         self.idle_ns = 0
         self.where: dict[int, dict[int, int]] = {}  # unit -> CPU -> ns
@@ -68,7 +68,7 @@ class Simulation:
 
     def _end(self, cpu: int) -> None:
         work, began, _stamp = self._busy.pop(cpu)
-        spent = self.now - began
+        spent = -(-(self.now - began) * self.given[cpu] // 100)  # rounded up: a piece of work must end
         self.where[work.unit.name][cpu] += spent
         self._idle_since[cpu] = self.now
         runnable = True
@@ -90,7 +90,7 @@ class Simulation:
                     self._end(other)
                 if other not in waiting:
                     waiting.append(other)
-                if chosen is None:
+                if chosen is None and cpu not in waiting:
                     waiting.append(cpu)
             if chosen is None:
                 event = self.scheduler.next_event(self.now)

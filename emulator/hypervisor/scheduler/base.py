@@ -263,9 +263,9 @@ class Scheduler(ABC):
     def ran(self, unit: Unit, ns: int, now: int, runnable: bool) -> None:
         """Its turn is over after `ns` of CPU time."""
         self.running.pop(unit.cpu, None)
-        unit.cpu = -1
         unit.spent += ns
         self.charge(unit, ns, now)
+        unit.cpu = -1
         unit.runnable = runnable
         if runnable:
             self.enqueue(unit, now, False)
