@@ -22,6 +22,7 @@ from xenconsole.palette import Palette, palette
 from xenconsole.resources import cfg_files
 from xenconsole.screens.confirm import ConfirmScreen
 from xenconsole.screens.console import MOST_TILES
+from xenconsole.screens.host import HostScreen
 from xenconsole.screens.logs import LogsScreen
 from xenconsole.screens.prompt import PromptScreen
 from xenconsole.units import printable
@@ -295,8 +296,13 @@ class Actions:
 
     def filter(self, values: Values) -> Work | None:
         """Filter by the given pattern, or show the line that takes one at once."""
-        screen = self.app.screen
-        target = screen.set_filter if isinstance(screen, LogsScreen) else self.app.base_table().set_filter
+        screen, table = self.app.screen, self.app.base_table()
+        before, target, hint = table.filter_text, table.set_filter, "regular expression on ID, name and state; ! in front shows the others"
+        if isinstance(screen, LogsScreen):
+            before, target, hint = "", screen.set_filter, "a text that the lines contain"
+        elif isinstance(screen, HostScreen) and (pane := screen.filter_pane()) is not None:
+            before, target, hint = pane.filter.text, pane.set_filter, pane.filter_hint
+            screen.lay_out(pane)
 
         def watch(text: str) -> str:
             problem = target(text)
@@ -307,8 +313,6 @@ class Actions:
             if problem := watch(str(values["pattern"])):
                 self.app.notify(problem, severity="error", markup=False)
             return None
-        before = "" if isinstance(screen, LogsScreen) else self.app.base_table().filter_text
-        hint = "regular expression on ID, name and state; ! in front shows the others"
         answer = self.ask(PromptScreen("/", before, hint=lambda text: hint, watch=watch))
 
         async def undo() -> None:

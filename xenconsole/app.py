@@ -33,6 +33,7 @@ from xenconsole.remappable import REMAPPABLE
 from xenconsole.resources import demo_files
 from xenconsole.screens.confirm import TooSmallScreen
 from xenconsole.screens.console import ConsoleScreen
+from xenconsole.screens.host import HostScreen
 from xenconsole.screens.logs import LogsScreen
 from xenconsole.screens.overview import OverviewScreen
 from xenconsole.settings import Settings, load_settings
@@ -299,7 +300,7 @@ class ConsoleApp(App[int], inherit_bindings=False):
         if isinstance(front, ConsoleScreen):
             return False
         if name == "filter":
-            return isinstance(front, OverviewScreen | LogsScreen)
+            return isinstance(front, OverviewScreen | LogsScreen) or (isinstance(front, HostScreen) and bool(front.filtered))
         return not name.startswith("sort") or isinstance(front, OverviewScreen)
 
     async def on_event(self, event: events.Event) -> None:

@@ -118,7 +118,9 @@ class Navigator:
                 self.app.call_later(screen.remove)
 
     def switch_console(self, domid: int) -> None:
-        if any(view.domid == domid for view in self.app.overview.domains) or domid in self._consoles:
+        if domid == 0:
+            self.app.notify("Domain-0 is the engine itself: it has no console (l shows its log)", severity="warning")
+        elif any(view.domid == domid for view in self.app.overview.domains) or domid in self._consoles:
             self._go(("console", domid))
         else:
             self.app.notify(f"domain {domid} does not exist", severity="warning")

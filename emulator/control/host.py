@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from typing import Any
 
+from msgspec.structs import replace
+
 from emulator import __version__
 from emulator.control import portraits
 from emulator.control.hoststorage import HostStorage
@@ -19,6 +21,7 @@ from emulator.control.links import Links
 from emulator.control.memoryviews import FrameView
 from emulator.control.networkportraits import Networkscape
 from emulator.control.networkviews import NetworksView, PacketTail
+from emulator.control.schedulingviews import QueuedView, RunQueueView
 from emulator.control.views import (
     ConsoleChunk,
     CpuView,
@@ -29,9 +32,7 @@ from emulator.control.views import (
     LogLine,
     Overview,
     PoolView,
-    QueuedView,
     RingTraffic,
-    RunQueueView,
     SnapshotView,
     VcpuSummary,
 )
@@ -343,13 +344,18 @@ class Host:
 
     def _run_queue(self) -> RunQueueView:
         cpus, now = self._tools.cpus, time.monotonic_ns()
-        served = [cpus.describe(guest) for domid in cpus.running if (guest := self._tools.guests.get(domid)) is not None]
-        behind = (view for queued in served if queued is not None for view in self._waiting(queued) if view.behind)
-        waiting = (*behind, *(view for queued in cpus.queue() for view in self._waiting(queued)))
+        held, queue = cpus.standing()
+        on_cpu: list[QueuedView] = []
+        waiting: list[QueuedView] = []
+        for cpu, queued in held:
+            first, *others = self._runnable(queued) or [QueuedView(queued.name, queued.credit, queued.priority, queued.weight, queued.cap)]
+            on_cpu.append(replace(first, cpu=cpu))
+            waiting += others
+        waiting += [view for queued in queue for view in self._runnable(queued)]
         stints = tuple((s.cpu, s.domid, s.began - now, s.ended - now) for s in tuple(cpus.history) if now - s.ended < _STRIP_NS)
-        return RunQueueView(cpus.scheduler, waiting, stints)
+        return RunQueueView(cpus.scheduler, tuple(waiting), stints, tuple(on_cpu))
 
-    def _waiting(self, of: Queued) -> list[QueuedView]:
+    def _runnable(self, of: Queued) -> list[QueuedView]:
         """The vCPUs of a domain that could run, the one its turn begins with first."""
         guest = self._tools.guests.get(of.name)
         if guest is None or guest.domain.ended:

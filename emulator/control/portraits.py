@@ -255,7 +255,7 @@ def _trace_line(event: TraceEvent) -> TraceLine:
 
 def config(kept: DomainConfig) -> dict[str, str]:
     """The configuration as text, in xl's names."""
-    shown = {key: str(value) for key, value in kept.values.items()}
+    shown = {key: f"[ {', '.join(map(repr, value))} ]" if isinstance(value, tuple) else str(value) for key, value in kept.values.items()}
     return {"file": kept.file, "uuid": kept.uuid, "kernel": str(kept.kernel), **shown}
 
 

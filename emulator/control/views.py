@@ -13,6 +13,7 @@ from msgspec import field
 
 from emulator.control.handshakeviews import HandshakeView
 from emulator.control.memoryviews import MemoryView
+from emulator.control.schedulingviews import RunQueueView
 from emulator.control.view import View as View
 
 VIEW_VERSION = 1
@@ -286,27 +287,6 @@ class CrashView(View, frozen=True):
     vcpu: VcpuView
     console_tail: bytes = b""
     time_unix: float = 0.0
-
-
-class QueuedView(View, frozen=True):
-    """A vCPU that waits for a physical CPU, with what the scheduler says of its domain."""
-
-    domid: int
-    credit: int = 0
-    priority: str = ""
-    weight: int = 0
-    cap: int = 0
-    wants: str = ""  # its last hypercall
-    vcpu: int = 0
-    behind: bool = False  # its domain's turn, now or to come, begins with another of its vCPUs
-
-
-class RunQueueView(View, frozen=True):
-    """The schedulers' queues in order, and who held which CPU in the last second."""
-
-    scheduler: str = ""
-    waiting: tuple[QueuedView, ...] = ()
-    stints: tuple[tuple[int, int, int, int], ...] = ()  # (cpu, domid, began, ended), ns before now: negative
 
 
 class DomainDetail(View, frozen=True):

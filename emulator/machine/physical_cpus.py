@@ -271,10 +271,11 @@ class PhysicalCpus:
         seat = self._seats.get(id(actor))
         return (seat.unit, seat.pool.name, seat.state) if seat is not None else None
 
-    def queue(self) -> list[Any]:
-        """The run queues, in order."""
+    def standing(self) -> tuple[list[tuple[int, Any]], list[Any]]:
+        """Who holds which CPU, and the run queues in order: one look at both, so that nobody stands in two places."""
         with self._lock:
-            return [queued for pool in self.pools for queued in pool.scheduler.queue()]
+            held = [(cpu, seat.pool.scheduler.describe(seat.unit)) for cpu, seat in enumerate(self._holding) if seat is not None]
+            return held, [queued for pool in self.pools for queued in pool.scheduler.queue()]
 
     # --- workers ---------------------------------------------------------------------------------------------------------------
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from emulator.control.memoryviews import FrameEntryView, FrameView
+from emulator.control.schedulingviews import QueuedView, RunQueueView
 from emulator.control.views import (
     FlowView,
     GrantMappingView,
     GrantsView,
     GrantView,
     LinkView,
-    QueuedView,
     RefusalView,
-    RunQueueView,
 )
 
 
@@ -45,20 +44,21 @@ def refusal_views(now_ns: int) -> tuple[RefusalView, ...]:
 
 
 def run_queue(now_ns: int) -> RunQueueView:
-    """Two domains wait, and the last second is shared by three on two CPUs."""
+    """One domain runs, two wait, and the last second is shared by three on two CPUs."""
     step = now_ns // 250_000_000
     waiting = (
         QueuedView(4, 8_200_000 - step * 37_000 % 6_000_000, "UNDER", 256, 0, "mmu_update(1: pt 0x5a31090) = 0"),
         QueuedView(4, 8_200_000 - step * 37_000 % 6_000_000, "UNDER", 256, 0, "sched_op(poll) = 0", 1, True),
-        QueuedView(2, -1_500_000, "OVER", 256, 50, "sched_op(yield) = 0"),
+        QueuedView(3, -1_500_000, "OVER", 256, 50, "sched_op(yield) = 0"),
     )
+    on_cpu = (QueuedView(2, 9_600_000 - step * 53_000 % 7_000_000, "BOOST", 256, 0, "sched_op(block) = 0", cpu=0),)
     stints = []
     for slot in range(20):
         began = -1_000_000_000 + slot * 50_000_000
         stints.append((0, 2 if slot % 4 else 4, began, began + 46_000_000))
         if slot % 3 != 2:
             stints.append((1, 4 if slot % 2 else 3, began, began + 30_000_000))
-    return RunQueueView("credit", waiting, tuple(stints))
+    return RunQueueView("credit", waiting, tuple(stints), on_cpu)
 
 
 def flow_views(now_ns: int) -> tuple[FlowView, ...]:

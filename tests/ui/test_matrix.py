@@ -14,6 +14,7 @@ from tests.ui.host_bench import SIZES, host_bench, host_picture
 from xenconsole.explain import explain
 from xenconsole.screens.domain import DomainScreen
 from xenconsole.screens.matrix import MatrixScreen
+from xenconsole.text_filter import TextFilter
 from xenconsole.widgets.lines import plain
 from xenconsole.widgets.link_matrix import CELL, NAME, LinkMatrix, axes, cell_spans, with_domain0
 from xenconsole.widgets.pane import Pane
@@ -110,12 +111,27 @@ async def test_a_thousand_domains_build_only_what_is_seen() -> None:
         assert b.screen.domid == 0
 
 
+async def test_slash_narrows_the_rows_and_esc_takes_the_filter_away() -> None:
+    async with host_bench(MatrixScreen) as b:
+        await b.press("slash", "s", "h", "e", "l", "enter")
+        rows = b.text("#links").splitlines()[2:]
+        assert "3 shell" in rows[0] and not any("debian" in row for row in rows)
+        assert b.screen.domid == 3 and "/shel" in str(b.pane(LinkMatrix).border_title)
+        await b.turn()
+        assert "3 shell with" in str(b.screen.query_one("#link", Pane).border_title)
+        await b.press("slash", "q", "enter")
+        assert "no domain matches" in b.text("#links")
+        await b.turn()
+        await b.press("escape")
+        assert isinstance(b.app.screen, MatrixScreen) and "4 debian" in b.text("#links")
+
+
 def test_columns_that_are_shared_with_come_first_when_not_all_fit() -> None:
     names = {n: str(n) for n in range(50)}
     links = [LinkView(3, 0), LinkView(3, 7), LinkView(9, 1234)]
     rest = [n for n in range(50) if n not in (0, 7)]
-    assert axes(links, names, 10) == (list(range(50)), [0, 7, 1234, *rest]), "Domain-0's row reaches all of them"
-    assert axes(links, {0: "", 3: ""}, 10) == ([0, 3], [0, 3])
+    assert axes(links, names, 10, TextFilter()) == (list(range(50)), [0, 7, 1234, *rest]), "Domain-0's row reaches all of them"
+    assert axes(links, {0: "", 3: ""}, 10, TextFilter()) == ([0, 3], [0, 3])
 
 
 @pytest.mark.parametrize("link", [LinkView(1, 0), LinkView(1, 2, 4000, 0, 4000, 1 << 40, 32768, 32768, 9), LinkView(1, 2, 0, 7)])

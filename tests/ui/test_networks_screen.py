@@ -15,7 +15,7 @@ from xenconsole.screens.domain import DomainScreen
 from xenconsole.screens.networks import NetworksScreen
 from xenconsole.widgets.lines import plain
 from xenconsole.widgets.network_list import NetworkList
-from xenconsole.widgets.network_panes import drop_lines
+from xenconsole.widgets.network_panes import PacketsPane, drop_lines
 from xenconsole.widgets.pane import Pane
 
 PANES = ("#networks", "#vif", "#addresses", "#packets")
@@ -44,6 +44,17 @@ async def test_interfaces_stand_under_their_network_with_rates_and_losses() -> N
         assert "684K" in rows[2] and "●" in rows[2] and "uplink 10.0.2.0/24" in rows[1]
         assert "77" in rows[3] and "!" in rows[3]
         assert "closing/connected"[:9] in rows[5]
+
+
+async def test_slash_narrows_the_frames() -> None:
+    async with host_bench(NetworksScreen) as b:
+        every = b.text("#packets")
+        word = next(word for word in ("ICMP", "ARP", "UDP", "tcp") if word in every)
+        await b.press("slash", *word.lower(), "enter")
+        matching = b.text("#packets").splitlines()
+        assert matching and all(word in line for line in matching if line.strip()) and f"/{word.lower()}" in str(b.pane(PacketsPane).border_title)
+        await b.press("escape")
+        assert b.text("#packets") == every and isinstance(b.app.screen, NetworksScreen)
 
 
 async def test_the_chosen_interface_is_told_with_its_drops_and_why() -> None:

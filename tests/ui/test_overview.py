@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from textual.widgets._footer import FooterKey
 
 from tests.ui.desk import desk
 from xenconsole.screens.confirm import ConfirmScreen
@@ -203,6 +204,21 @@ async def test_domain_zero_is_nobodys_target() -> None:
         await at.press("p", "D", "x")
         assert at.engine.commands == []
         assert isinstance(at.front(), OverviewScreen)
+
+
+async def test_domain_zero_has_no_console() -> None:
+    async with desk() as at:
+        await at.press("g", "c")
+        assert isinstance(at.front(), OverviewScreen)
+        assert any("no console" in str(toast.message) for toast in at.app._notifications)
+
+
+async def test_the_keys_of_help_and_quit_are_seen_in_the_narrowest_terminal() -> None:
+    async with desk(size=(60, 20)) as at:
+        shown = [key.description for key in at.front().query(FooterKey) if key.display]
+        assert shown[-2:] == ["help", "quit"] and "pause" not in shown
+        await at.pilot.resize_terminal(120, 30)
+        assert all(key.display for key in at.front().query(FooterKey))
 
 
 async def test_the_prompt_completes_runs_and_remembers() -> None:

@@ -10,7 +10,8 @@ import msgspec
 import pytest
 from textual.pilot import Pilot
 
-from emulator.control.views import CpuView, HostView, PoolView, QueuedView, RunQueueView
+from emulator.control.schedulingviews import QueuedView, RunQueueView
+from emulator.control.views import PoolView
 from tests.ui.desk import desk
 from tests.ui.fake_details import RichEngine
 from xenconsole.app import ConsoleApp
@@ -66,11 +67,12 @@ async def test_enter_and_i_on_domain_0_open_it_and_esc_leaves() -> None:
 async def test_the_run_queue_stands_in_its_order_with_what_each_asks_for() -> None:
     async with bench() as b:
         rows = b.text("#queue").splitlines()
-        assert "2 counter" in rows[1] and "runs" in rows[1]
+        assert "CPU 0" in rows[1] and "2 counter" in rows[1] and "BOOST" in rows[1] and "sched_op(block)" in rows[1]
         assert "4 debian" in rows[2] and "UNDER" in rows[2] and "mmu_update" in rows[2]
         assert "└ vCPU 1" in rows[3] and "sched_op(poll)" in rows[3], "each vCPU that waits, not its domain alone"
         assert rows[3].index("sched_op") == rows[2].index("mmu_update")
-        assert "2 counter" in rows[4] and "OVER" in rows[4] and "50%" in rows[4] and "-1.50ms" in rows[4] and rows[4].split()[0] == "2"
+        assert "3 " in rows[4] and "OVER" in rows[4] and "50%" in rows[4] and "-1.50ms" in rows[4] and rows[4].split()[0] == "2"
+        assert not any("2 counter" in row for row in rows[2:]), "who runs does not wait"
         before = b.text("#queue")
         await b.turn(2)
         assert b.text("#queue") != before, "credit drains"
@@ -108,9 +110,21 @@ def test_the_strip_gives_a_cell_to_whom_held_it_longest() -> None:
 
 
 def test_a_turn_that_has_not_ended_is_in_the_strip_and_an_idle_gap_is_not() -> None:
-    view = RunQueueView("credit", (), ((0, 1, -900_000_000, -20_000_000), (1, 2, -900_000_000, -500_000_000)))
-    host = HostView(cpus=(CpuView(0, running=1), CpuView(1, running=2)))
-    assert with_present(view, host).stints[2:] == ((0, 1, -20_000_000, 0),)
+    on_cpu = (QueuedView(1, cpu=0), QueuedView(2, cpu=1))
+    view = RunQueueView("credit", (), ((0, 1, -900_000_000, -20_000_000), (1, 2, -900_000_000, -500_000_000)), on_cpu)
+    assert with_present(view).stints[2:] == ((0, 1, -20_000_000, 0),)
+
+
+async def test_the_bar_of_one_that_runs_alone_drains() -> None:
+    async with bench() as b:
+        queue = b.screen.query_one(QueuePane)
+        bars = []
+        for credit in (10_000_000, 5_000_000, 1_000_000):
+            queue.show(RunQueueView("credit2", on_cpu=(QueuedView(2, credit, cpu=0),)), {2: "counter"})
+            bars.append(plain(queue.lines).count("━"))
+        assert bars[0] > bars[1] > bars[2] > 0, bars
+        queue.show(RunQueueView("rtds", on_cpu=(QueuedView(2, 4_000_000, cpu=0),)), {2: "counter"})
+        assert plain(queue.lines).count("━") == bars[0], "another scheduler counts in numbers of its own"
 
 
 async def test_pools_are_shown_when_there_are_several() -> None:

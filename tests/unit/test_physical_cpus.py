@@ -94,7 +94,17 @@ def test_a_removed_actor_never_runs_again_and_leaves_nothing(cpus: PhysicalCpus)
     turns = [actor.turns for actor in actors]
     time.sleep(0.05)
     assert [actor.turns for actor in actors] == turns
-    assert not cpus.queue()
+    assert not cpus.standing()[1]
+
+
+def test_nobody_stands_in_two_places_of_one_look(cpus: PhysicalCpus) -> None:
+    actors = [added(cpus, Noted(number, spin)) for number in range(1, 7)]
+    for _ in range(300):
+        held, queue = cpus.standing()
+        names = [view.name for _, view in held] + [view.name for view in queue]
+        assert sorted(names) == [1, 2, 3, 4, 5, 6], names
+    for actor in actors:
+        cpus.remove(actor)
 
 
 def test_an_actor_that_fails_is_told_of_and_the_worker_goes_on(cpus: PhysicalCpus) -> None:
@@ -149,7 +159,7 @@ def test_an_actor_removed_while_it_moves_to_another_pool_is_gone_when_told(cpus:
     turns = actor.turns
     time.sleep(0.05)
     assert not moving.is_alive() and not removing.is_alive() and actor.turns == turns
-    assert not cpus.queue() and not any(pool.domains for pool in cpus.pools)
+    assert not cpus.standing()[1] and not any(pool.domains for pool in cpus.pools)
 
 
 def test_a_pinned_actor_stays_on_its_cpu_and_can_be_pinned_anew(cpus: PhysicalCpus) -> None:

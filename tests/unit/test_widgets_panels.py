@@ -93,14 +93,21 @@ def test_a_frame_type_of_a_newer_engine_is_a_question_mark() -> None:
 def test_the_legend_counts_frames_and_says_what_is_dirty() -> None:
     text = plain(legend_lines(memory_view(VIEW), 50))
     assert "maximum    65,536" in text and "321 (1.3M) since the last snapshot" in text
-    assert "unknown" in plain(legend_lines(MemoryView(dirty=-1), 50))
+    assert "from the first snapshot on" in plain(legend_lines(MemoryView(dirty=-1), 50))
 
 
 def test_the_scatter_puts_low_frames_below_and_high_ones_above() -> None:
     view = MemoryView(p2m_sample=((0, 0), (99, 99)), nr_pfns=100, nr_mfns=100)
     rows = plain(scatter_lines(view, 24, 8)).splitlines()
     assert rows[0].rstrip().endswith("⠈") and "⡀" in rows[5]
-    assert "no sample" in plain(scatter_lines(MemoryView(), 24, 8))
+    assert "z shows it alone" in plain(scatter_lines(view, 24, 3))
+    assert plain(scatter_lines(MemoryView(), 24, 8)).count("mfn") == 1, "nothing to show is an empty field, not an error"
+
+
+def test_the_chosen_frame_stands_out_without_colour() -> None:
+    view = MemoryView(types=bytes([1] * 64), nr_pfns=64)
+    cells = [span for spans in map_lines(view, 40, 10, 5) for span in spans if "reverse" in span.style]
+    assert len(cells) == 1 and not cells[0].text.strip(), "a full cell among the hatched ones"
 
 
 # rings

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from emulator.control.memoryviews import FRAME_TYPES
 from xenconsole.explain import explain, table
 from xenconsole.widgets.graph import Series, graph, nice
+from xenconsole.widgets.key_line import that_fit
 from xenconsole.widgets.lines import EMPTY, Span, beside, cut, harmless, line, pad, plain, resolve, width_of
 from xenconsole.widgets.pane import Rows
 from xenconsole.widgets.text import hex_lines, tail_lines, visible_bytes, word_lines
@@ -122,6 +123,21 @@ def test_a_graph_says_what_is_now_and_how_high_it_can_be() -> None:
     first, _middle, last = text.splitlines()
     assert first.startswith("sends 8 B") and last.startswith("≤ 10 B") and last.rstrip()[-1] != "│"
     assert len(graph(Series("x", "graph", str), (), 30, 2)) == 2
+
+
+def test_a_graph_of_nothing_has_no_scale_and_none_ends_below_one() -> None:
+    series = Series("sends", "graph", lambda value: f"{value:.0f} B")
+    assert "≤" not in plain(graph(series, (0.0, 0.0), 40, 3))
+    assert "≤ 1 B" in plain(graph(series, (0.2, 0.0), 40, 3))
+
+
+@pytest.mark.parametrize("width", [40, 60, 70, 80, 120])
+def test_the_key_line_fits_and_always_has_help_and_quit(width: int) -> None:
+    words = [("p", "pause"), ("S", "snapshot"), ("i", "inspect"), ("c", "console"), ("/", "filter"), (":", "command"), ("?", "help"), ("q", "quit")]
+    shown = [word for word, on in zip(words, that_fit(words, width), strict=True) if on]
+    assert sum(len(key) + len(text) + 3 for key, text in shown) <= width
+    assert shown[-2:] == words[-2:] and (":", "command") in shown
+    assert (shown == words) is (width >= 80)
 
 
 def test_rows_of_a_long_list_are_made_only_when_they_are_looked_at() -> None:

@@ -81,7 +81,7 @@ def state_word(domain: DomainView) -> str:
     for letter in "cspdrb":
         if letter in domain.state:
             return _STATES[letter]
-    return "new"
+    return "waiting"  # for a CPU
 
 
 def hub_of(node: Widget | Screen[object]) -> ConsoleHub:

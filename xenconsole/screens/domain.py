@@ -16,7 +16,7 @@ from textual import events
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.css.query import NoMatches
-from textual.widgets import Footer, Input
+from textual.widgets import Input
 
 from emulator.control.client import EngineFault
 from emulator.control.views import DomainDetail, DomainView
@@ -28,6 +28,7 @@ from xenconsole.screens.domain_tabs import PARTS, PERIODS, TABS, DomainTabs, Rem
 from xenconsole.units import printable
 from xenconsole.widgets.domain_bar import Banner, DomainBar, ExplainBar, TabBar
 from xenconsole.widgets.domain_summary import SHUTDOWN
+from xenconsole.widgets.key_line import KeyLine
 from xenconsole.widgets.memory_map import MemoryMap
 from xenconsole.widgets.pane import ListPane, Pane
 from xenconsole.widgets.snapshots_panel import SnapshotList
@@ -69,7 +70,7 @@ class DomainScreen(FilteredScreen):
         yield from compose_tabs()
         yield Input(placeholder="regular expression on name, arguments, result and reason; ! inverts", id="filter", compact=True)
         yield ExplainBar(id="explain")
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeyLine(show_command_palette=False, compact=True)
 
     # life
 

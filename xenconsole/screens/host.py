@@ -15,7 +15,6 @@ from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.css.query import NoMatches
-from textual.widgets import Footer
 
 from emulator.control.client import EngineFault
 from emulator.errors import UserError
@@ -24,7 +23,8 @@ from xenconsole.screens.explaining import ExplainingScreen
 from xenconsole.units import printable
 from xenconsole.widgets.domain_bar import Banner, ExplainBar
 from xenconsole.widgets.host_strip import HostStrip
-from xenconsole.widgets.pane import Pane
+from xenconsole.widgets.key_line import KeyLine
+from xenconsole.widgets.pane import FilteredPane, Pane
 
 
 class HostScreen(ExplainingScreen):
@@ -37,6 +37,8 @@ class HostScreen(ExplainingScreen):
     """Seconds between two pulls."""
     room: ClassVar[tuple[int, int]] = (100, 30)
     """Columns and rows below which one pane is shown at a time."""
+    filtered: ClassVar[str] = ""
+    """The FilteredPane that `/` filters, as a selector."""
     # the panes tell of Tab and Enter themselves, so that 80 columns still hold the help's key and that of quit
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("tab", "step_pane(1)", "pane", show=False, tooltip="next pane", id="host.next-pane"),
@@ -78,7 +80,7 @@ class HostScreen(ExplainingScreen):
         yield Banner(id="banner")
         yield from self.compose_panes()
         yield ExplainBar(id="explain")
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeyLine(show_command_palette=False, compact=True)
 
     def on_mount(self) -> None:
         self.lay_out()
@@ -135,6 +137,10 @@ class HostScreen(ExplainingScreen):
         """Those that have something to show, in the order of Tab."""
         return [pane for pane in self.query(Pane) if pane.can_focus and pane.id not in ("explain", "banner") and not pane.has_class("-idle")]
 
+    def filter_pane(self) -> FilteredPane | None:
+        """The pane that `/` filters, None when the screen has none."""
+        return self.query_one(self.filtered, FilteredPane) if self.filtered else None
+
     def front_pane(self) -> Pane:
         panes = self.panes()
         return next((pane for pane in panes if pane.has_focus), next((pane for pane in panes if pane.has_class("-front")), panes[0]))
@@ -178,7 +184,10 @@ class HostScreen(ExplainingScreen):
             shell(self).open_domain(domid, tab)
 
     def action_leave(self) -> None:
-        if self.zoomed:
+        pane = self.filter_pane()
+        if pane is not None and pane.filter.text:
+            pane.set_filter("")
+        elif self.zoomed:
             self.action_zoom()
         else:
             shell(self).back()

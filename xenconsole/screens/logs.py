@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, cast
 
 from textual.app import ComposeResult
 from textual.screen import Screen
-from textual.widgets import Footer
 
 from xenconsole.app_protocol import OverviewArrived
+from xenconsole.widgets.key_line import KeyLine
 from xenconsole.widgets.log_view import LogView
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class LogsScreen(Screen[None]):
             log = LogView(journal, empty=empty, source_width=width, id=name)
             log.border_title = name
             yield log
-        yield Footer(show_command_palette=False)
+        yield KeyLine(show_command_palette=False, compact=True)
 
     def on_overview_arrived(self, message: OverviewArrived) -> None:
         self.sync_logs()

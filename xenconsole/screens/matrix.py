@@ -17,6 +17,7 @@ class MatrixScreen(HostScreen):
     """See HostScreen."""
 
     AUTO_FOCUS = "#links"
+    filtered = "#links"
     period_s = 0.5
 
     def __init__(self, client: Client, *, hertz: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:

@@ -34,6 +34,7 @@ class NetworksScreen(HostScreen):
     """See HostScreen."""
 
     AUTO_FOCUS = "#networks"
+    filtered = "#packets"
     period_s = 0.5
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("C", "capture", "capture", show=False, tooltip="record the interface's frames to a file; again: end that", id="networks.capture"),

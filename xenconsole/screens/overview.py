@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, cast
 from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.screen import Screen
-from textual.widgets import Footer
 
 from xenconsole.app_protocol import OverviewArrived
 from xenconsole.widgets.domain_table import DomainTable
 from xenconsole.widgets.host_strip import HostStrip
+from xenconsole.widgets.key_line import KeyLine
 from xenconsole.widgets.log_view import LogView
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class OverviewScreen(Screen[None]):
             commands = LogView(self.shell.command_journal, empty="actions appear here as xl would have them", source_width=0, id="commands")
             commands.border_title = "commands"
             yield commands
-        yield Footer(show_command_palette=False)
+        yield KeyLine(show_command_palette=False, compact=True)
 
     @property
     def shell(self) -> ConsoleApp:

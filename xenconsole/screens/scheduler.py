@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from textual.app import ComposeResult
 
-from emulator.control.views import RunQueueView
+from emulator.control.schedulingviews import RunQueueView
 from xenconsole.app_protocol import Client, OverviewArrived, shell
 from xenconsole.screens.host import HostScreen
 from xenconsole.widgets.pools_panel import PoolsPane
@@ -20,6 +20,7 @@ class SchedulerScreen(HostScreen):
     """See HostScreen; `clock` is what steal is measured by."""
 
     AUTO_FOCUS = "#vcpu-times"
+    filtered = "#vcpu-times"
     period_s = 0.125
     room: ClassVar[tuple[int, int]] = (0, 20)
 
@@ -43,10 +44,9 @@ class SchedulerScreen(HostScreen):
 
     def _show(self, queue: RunQueueView) -> None:
         overview = shell(self).overview
-        domains = {view.domid: view for view in overview.domains if view.domid}
-        names = {domid: view.name for domid, view in domains.items()}
+        names = {view.domid: view.name for view in overview.domains if view.domid}
         self.query_one(StripPane).show(queue, overview.host, names)
-        self.query_one(QueuePane).show(queue, overview.host, domains)
+        self.query_one(QueuePane).show(queue, names, several=len(overview.host.pools) > 1)
 
     def on_overview_arrived(self, message: OverviewArrived) -> None:
         now = self.clock()

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 
 from emulator.control.views import GrantsView, RefusalView
+from xenconsole.text_filter import TextFilter
 from xenconsole.units import fit
 from xenconsole.widgets.lines import EMPTY, Line, Span, cut, line
 from xenconsole.widgets.pane import Pane
-from xenconsole.widgets.trace_panel import TraceFilter
 
 UNNAMED = "?"
 ALIKE = 3
@@ -105,7 +105,7 @@ class RefusalsPane(Pane):
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__("refusals", id=id)
         self.refusals: tuple[RefusalView, ...] = ()
-        self.filter = TraceFilter()
+        self.filter = TextFilter()
 
     def show(self, refusals: tuple[RefusalView, ...]) -> None:
         if refusals != self.refusals:
@@ -113,7 +113,7 @@ class RefusalsPane(Pane):
             self.rebuild()
 
     def set_filter(self, text: str) -> None:
-        self.filter = TraceFilter(text)
+        self.filter = TextFilter(text)
         self.set_title(f"refusals  /{text}" if text else "refusals")
         self.top = 0
         self.rebuild()

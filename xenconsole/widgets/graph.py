@@ -55,11 +55,12 @@ class Series:
 def graph(series: Series, points: Sequence[float], width: int, rows: int) -> list[Line]:
     """A series with its present value and its scale at the left."""
     room = max(width - LABEL - 1, 4)
-    top = nice(max(points[-room * 2 :], default=0.0), series.base)
+    peak = max(points[-room * 2 :], default=0.0)
+    top = nice(max(peak, 1.0), series.base) if peak else 0.0
     now = points[-1] if points else 0.0
     bold, value = "bold" if now else "dim", fit(series.unit(now), LABEL - len(series.name) - 1)
     head = line(Span(f"{series.name} ", "dim", series.field), Span(value, bold, series.field))
-    scale = line(Span(fit(f"≤ {series.unit(top)}", LABEL), "dim", series.field))
+    scale = line(Span(fit(f"≤ {series.unit(top)}" if top else "", LABEL), "dim", series.field))
     labels = [head, *[line(" " * LABEL)] * max(rows - 2, 0), scale]
     drawn = area(points, room, rows, top, series.style, field=series.field)
     return [(*label, Span("│", "rule"), *body) for label, body in zip(labels, drawn, strict=False)]

@@ -13,24 +13,29 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 
 from emulator.control.views import DomainDetail, GrantsView, LinkView
+from xenconsole.text_filter import TextFilter
 from xenconsole.units import amount, counted, fit, printable
 from xenconsole.widgets.grants_panel import grant_lines
 from xenconsole.widgets.lines import EMPTY, Line, Span, cut, line, pad
-from xenconsole.widgets.pane import Pane
+from xenconsole.widgets.pane import FilteredPane, Pane
 
-CELL: Final = 18
+CELL: Final = 19
 NAME: Final = 18
-HEAD: Final = " ch !p used/of  /s"
+HEAD: Final = " ch !p  used/of  /s"
+TITLE: Final = "event channels and grants between domains"
 NOTHING: Final = LinkView(-1, -1)
 
 
-def axes(links: Sequence[LinkView], names: Mapping[int, str], fitting: int) -> tuple[list[int], list[int]]:
-    """Rows: all domains, none without a guest. Columns: the same where they fit, else those first that a guest shares something with."""
-    rows = sorted(names) if any(names) else []
-    if len(rows) <= fitting:
-        return rows, rows
-    shared = {0} & names.keys() | {link.peer for link in links}
-    return rows, [*sorted(shared), *(domid for domid in rows if domid not in shared)]
+def axes(links: Sequence[LinkView], names: Mapping[int, str], fitting: int, wanted: TextFilter) -> tuple[list[int], list[int]]:
+    """Rows: all domains that `wanted` lets through, none without a guest. Columns: all domains where they fit, else those first that a
+    row shares something with."""
+    columns = sorted(names) if any(names) else []
+    rows = [domid for domid in columns if wanted.matches(f"{domid} {names[domid]}")]
+    if len(columns) <= fitting:
+        return rows, columns
+    own = set(rows)
+    shared = {0} & names.keys() | {link.peer for link in links if link.domid in own}
+    return rows, [*sorted(shared), *(domid for domid in columns if domid not in shared)]
 
 
 def with_domain0(links: Sequence[LinkView]) -> dict[tuple[int, int], LinkView]:
@@ -47,28 +52,31 @@ def cell_spans(link: LinkView, rate: float) -> list[Span]:
         return [Span(f"{'·':^{CELL}}", "dim")]
     channels = f"{link.ports:>3}" if link.ports or not link.awaiting else f"{link.awaiting:>2}?"
     grants = f"{link.used}/{link.given}" if link.given or link.used else f"in {link.mapped}" if link.mapped else "–"
+    if len(grants) > 7:  # a disk's thousand: how many it gave is said below
+        grants = f"{link.used}/…"
     return [
         Span(channels, "bold" if link.ports else "dim", "link:ports" if link.ports else "link:awaiting"),
         Span(f" !{min(link.pending, 9)}" if link.pending else "   ", "notice bold", "link:pending"),
-        Span(f"{grants:>7}", "ok" if link.used or link.mapped else "dim", "link:grants"),
+        Span(f" {grants:>7}", "ok" if link.used or link.mapped else "dim", "link:grants"),
         Span(f"{amount(rate):>5}", "graph" if rate else "dim", "link:rate"),
     ]
 
 
-class LinkMatrix(Pane):
+class LinkMatrix(FilteredPane):
     """Arrows go from cell to cell; what is chosen is `row` and `column`."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("right", "across(1)", "column", show=False, tooltip="the next column", id="matrix.right"),
         Binding("left", "across(-1)", "column", show=False, tooltip="the column before", id="matrix.left"),
     ]
-    keys = "arrows choose a pair"
+    keys = "arrows choose a pair · / filters"
+    filter_hint = "regular expression on the rows' ID and name; ! in front shows the others"
 
     class Chosen(Message):
         """Another cell was chosen."""
 
     def __init__(self, *, id: str | None = None) -> None:
-        super().__init__("event channels and grants between domains", id=id)
+        super().__init__(TITLE, id=id)
         self.names: Mapping[int, str] = {}
         self.row = self.column = -1
         self._cells: dict[tuple[int, int], LinkView] = {}
@@ -76,12 +84,23 @@ class LinkMatrix(Pane):
         self._rows: list[int] = []
         self._columns: list[int] = []
         self._first = self._left = 0
+        self._links: Sequence[LinkView] = ()
 
     def show(self, links: Sequence[LinkView], names: Mapping[int, str], rates: Mapping[str, float]) -> None:
         """`names` are those of all domains; `rates` events a second by "domid.peer"."""
-        self.names, self._rates = names, rates
+        self.names, self._rates, self._links = names, rates, links
         self._cells = with_domain0(links)
-        self._rows, self._columns = axes(links, names, self._fitting)
+        self._lay_axes()
+
+    def filtered(self) -> None:
+        before = self.row, self.column
+        self.set_title(f"{TITLE}{self.filter.shown}")
+        self._lay_axes()
+        if before != (self.row, self.column):
+            self.post_message(self.Chosen())
+
+    def _lay_axes(self) -> None:
+        self._rows, self._columns = axes(self._links, self.names, self._fitting, self.filter)
         first = self.row if self.row >= 0 else 1  # a guest to begin with
         self.row, self.column = _nearest(self._rows, first), _nearest(self._columns, self.column)
         self.rebuild()
@@ -99,12 +118,15 @@ class LinkMatrix(Pane):
         return f"{domid} {printable(self.names.get(domid, '(not there)'))}"
 
     def subtitle(self) -> str:
-        guests = [(row, column) for row, column in self._cells if row]
+        rows = set(self._rows)
+        guests = [(row, column) for row, column in self._cells if row and row in rows]
         shared = sum(1 for row, column in guests if row != column and column)
         beyond = f", {shared} between guests" if shared else ""
         return f"{counted(len(self._rows), 'domain')}, {counted(len(guests), 'link')}{beyond}" if self._rows else ""
 
     def build(self, width: int, height: int) -> Sequence[Line]:
+        if not self._rows and self._columns:
+            return [EMPTY, line("no domain matches"), line(("Esc takes the filter away", "dim"))]
         if not self._rows:
             return [EMPTY, line("no guest runs"), line((":create FILE makes one; what it shares is shown here", "dim"))]
         room, body = self._fitting, max(height - 2, 1)

@@ -77,7 +77,7 @@ def grid_of(view: MemoryView, width: int, height: int) -> Grid | None:
 
 def map_lines(view: MemoryView, width: int, height: int, picked: int = -1, about: str = "") -> list[Line]:
     """The map: a cell a block of frames (or several, where there is no room), rows labelled with their first PFN. The cell of the
-    frame `picked` is reversed, and the last line says what `about` has of it."""
+    frame `picked` stands out, without colour too, and the last line says what `about` has of it."""
     grid = grid_of(view, width, height)
     if grid is None:
         return [line(("no map yet", "dim"))]
@@ -91,8 +91,9 @@ def map_lines(view: MemoryView, width: int, height: int, picked: int = -1, about
         for (code, here), run in groupby(row, key=lambda item: (item[1], item[0] == chosen)):
             name = frame_type(code)
             glyph, style = GLYPHS.get(name, UNKNOWN)
-            cell = glyph.ljust(wide) if glyph.isalnum() or glyph == "·" else glyph * wide
-            spans.append(Span(cell * len(list(run)), f"{style} reverse" if here else style, f"frame:{name}"))
+            sign = glyph.isalnum() or glyph == "·"
+            cell = glyph.ljust(wide) if sign else " " * wide if here else glyph * wide
+            spans.append(Span(cell * len(list(run)), "notice bold reverse" if here else style, f"frame:{name}"))
         spans.append(Span("▕", "rule"))
         out.append(tuple(spans))
     rarest = ", its rarest use shown" if group > 1 else ", its main use shown" if view.block > 1 else ""
@@ -126,8 +127,9 @@ def legend_lines(view: MemoryView, width: int) -> list[Line]:
                 Span(empty, "rule"),
             )
         )
-    since = "unknown" if view.dirty < 0 else f"{view.dirty:,} ({size(view.dirty * 4)}) since the last snapshot"
-    out += [line(Span("dirty   ", "dim", "mem:dirty"), Span(f"{since}")), EMPTY]
+    known = view.dirty >= 0
+    since = f"{view.dirty:,} ({size(view.dirty * 4)}) since the last snapshot" if known else "counted from the first snapshot on"
+    out += [line(Span("dirty   ", "dim", "mem:dirty"), Span(since, "" if known else "dim")), EMPTY]
     total = max(sum(view.type_counts.values()), 1)
     out.append(line(("   use            frames   size", "dim")))
     for name, count in sorted(view.type_counts.items(), key=lambda item: (-item[1], item[0])):
@@ -149,8 +151,8 @@ def scatter_lines(view: MemoryView, width: int, height: int) -> list[Line]:
     """Machine frame over pseudo-physical frame, a dot a sample."""
     label = max(len(f"{max(view.nr_mfns - 1, 0):x}"), 3)
     columns, rows = width - label - 2, height - 2
-    if columns < 4 or rows < 2 or not view.p2m_sample:
-        return [line(("no sample of the p2m yet", "dim"))]
+    if columns < 4 or rows < 2:
+        return [line(("no room here: z shows it alone", "dim"))]
     canvas = Canvas(columns, rows)
     wide, high = canvas.dots
     pfns, mfns = max(view.nr_pfns, 1), max(view.nr_mfns, 1)

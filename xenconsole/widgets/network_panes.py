@@ -10,7 +10,7 @@ from xenconsole.flow_history import FlowHistory
 from xenconsole.units import amount, byte_rate, fit, micros, printable, size, span
 from xenconsole.widgets.graph import Series, graph
 from xenconsole.widgets.lines import EMPTY, Line, Span, cut, line
-from xenconsole.widgets.pane import Pane
+from xenconsole.widgets.pane import FilteredPane, Pane
 
 MOST_FLOWS = 50
 """Open flows of an uplink that are written out."""
@@ -148,10 +148,12 @@ class AddressPane(Pane):
         return [cut(spans, width) for spans in out]
 
 
-class PacketsPane(Pane):
+class PacketsPane(FilteredPane):
     """The last frames, as tcpdump tells them. New ones come in below."""
 
     follows = True
+    keys = "/ filters"
+    filter_hint = "regular expression on who sent it, the frame in words and where it went; ! in front shows the others"
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__("frames", id=id)
@@ -166,18 +168,33 @@ class PacketsPane(Pane):
         if where != self.where:
             self.at_end = True
         self.packets, self.missed, self.where = packets, missed, where
-        self.set_title(f"frames of {where}" if where else "frames")
+        self._entitle()
+
+    def filtered(self) -> None:
+        self.at_end = True
+        self._entitle()
+
+    def _entitle(self) -> None:
+        self.set_title(f"frames{f' of {self.where}' if self.where else ''}{self.filter.shown}")
         self.rebuild()
 
+    def passing(self) -> list[PacketView]:
+        """Those that the filter lets through."""
+        return [packet for packet in self.packets if self.filter.matches(f"{packet.source} {packet.text} {packet.fate}")]
+
     def subtitle(self) -> str:
-        return f"{self.missed:,} more went by unseen" if self.missed else ""
+        passing = f"{len(self.passing())} of {len(self.packets)} frames" if self.filter.shown else ""
+        return " · ".join(part for part in (passing, f"{self.missed:,} more went by unseen" if self.missed else "") if part)
 
     def build(self, width: int, height: int) -> Sequence[Line]:
         if not self.packets:
             return [line(("no frame yet" if self.where else "no network is chosen", "dim"))]
         wide = width >= 100
         out: list[Line] = []
-        for packet in self.packets:
+        passing = self.passing()
+        if not passing:
+            return [line(("no frame matches; Esc takes the filter away", "dim"))]
+        for packet in passing:
             when = datetime.fromtimestamp(packet.time_unix).strftime("%H:%M:%S.%f")[: 12 if wide else 8]
             lost = packet.fate and not packet.fate.startswith("to ")
             out.append(cut(line(

@@ -20,6 +20,7 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
+from xenconsole.text_filter import TextFilter
 from xenconsole.units import printable
 from xenconsole.widgets.lines import EMPTY, Line, Span, cut, harmless, pad, resolve, width_of
 
@@ -265,6 +266,27 @@ class Pane(Widget, can_focus=True):
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
         return len(self.build(width, container.height))
+
+
+class FilteredPane(Pane):
+    """A pane whose lines `/` narrows. Subclasses show what `filter` lets through."""
+
+    filter_hint = ""
+    """What the filter's line says it looks at."""
+
+    def __init__(self, title: str = "", *, id: str | None = None, classes: str | None = None) -> None:
+        super().__init__(title, id=id, classes=classes)
+        self.filter = TextFilter()
+
+    def set_filter(self, text: str) -> str:
+        """Keep what matches. Returns what is wrong with the text: nothing, here."""
+        self.filter = TextFilter(text)
+        self.filtered()
+        return ""
+
+    def filtered(self) -> None:
+        """Another filter is set: show what it lets through."""
+        self.rebuild()
 
 
 class Rows(Sequence[Line]):

@@ -110,7 +110,7 @@ def wheel(ring: RingView, rows: int, moved: int = 0) -> list[Line]:
     if not is_bytes(ring):
         _marks(canvas, ring.rsp_prod, ring.rsp_cons, size, inner - 3.5, "bold ok", "ring:rsp_prod", "ring:rsp_cons")
     flight = sum(arc.count for arc in arcs(ring))
-    unit = "B" if is_bytes(ring) else "slots" if size != 1 else "slot"
+    unit = "B" if is_bytes(ring) else "slot" if flight == 1 else "slots"
     words = [(f"{flight} {unit}", "bold"), ("in flight", "")] if flight else [("empty", "dim")]
     words.append((f"of {size:,}", "dim"))
     if ring.stalled:

@@ -7,10 +7,11 @@ from itertools import groupby
 
 import msgspec
 
-from emulator.control.views import DomainView, HostView, QueuedView, RunQueueView, VcpuSummary
+from emulator.control.schedulingviews import QueuedView, RunQueueView
+from emulator.control.views import DomainView, HostView, VcpuSummary
 from xenconsole.units import clock, fit, gauge, printable, size
 from xenconsole.widgets.lines import EMPTY, Line, Span, cut, line
-from xenconsole.widgets.pane import ListPane, Pane, Rows
+from xenconsole.widgets.pane import FilteredPane, ListPane, Pane, Rows
 from xenconsole.widgets.vcpu_panel import state_span
 
 SIGNS = "123456789abcdefghijklmnopqrstuvwxyz"
@@ -74,12 +75,12 @@ def strip_lines(view: RunQueueView, cpus: int, width: int, name_of: NameOf) -> l
     return out
 
 
-def with_present(view: RunQueueView, host: HostView) -> RunQueueView:
+def with_present(view: RunQueueView) -> RunQueueView:
     """The view with the turns that have not ended yet: the engine tells of a turn when it is over."""
     ends: dict[int, int] = {}
     for cpu, _, _, ended in view.stints:
         ends[cpu] = max(ends.get(cpu, -SECOND_NS), ended)
-    now = tuple((c.cpu, c.running, ends[c.cpu], 0) for c in host.cpus if c.running > 0 and ends.get(c.cpu, -SECOND_NS) > -TURN_NS)
+    now = tuple((q.cpu, q.domid, ends[q.cpu], 0) for q in view.on_cpu if ends.get(q.cpu, -SECOND_NS) > -TURN_NS)
     return msgspec.structs.replace(view, stints=view.stints + now)
 
 
@@ -94,7 +95,7 @@ class StripPane(Pane):
 
     def show(self, view: RunQueueView, host: HostView, names: Mapping[int, str]) -> None:
         taller = len(host.cpus) != self.cpus
-        self.view, self.cpus, self.names = with_present(view, host), len(host.cpus), names
+        self.view, self.cpus, self.names = with_present(view), len(host.cpus), names
         self.rebuild()
         if taller:
             self.refresh(layout=True)
@@ -104,54 +105,52 @@ class StripPane(Pane):
 
 
 def wants_span(queued: QueuedView) -> Span:
-    """The last hypercall of a vCPU that waits."""
+    """The last hypercall of a vCPU: what one that waits goes on with."""
     return Span(queued.wants or "no hypercall yet", "" if queued.wants else "dim", "sched:wants")
 
 
 class QueuePane(Pane):
-    """Who is on a CPU, then who waits, in the order in which they will be served."""
+    """Who is on a CPU, then who waits, in the order in which they will be served. A full bar is the most credit seen so far, so that
+    it drains also where one alone has any."""
 
     pinned = 1
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__("run queue", id=id)
         self.view = RunQueueView()
-        self.running: list[tuple[int, DomainView]] = []
         self.names: Mapping[int, str] = {}
-        self.several: set[int] = set()
+        self._top = 1
 
-    def show(self, view: RunQueueView, host: HostView, domains: Mapping[int, DomainView]) -> None:
-        self.view = view
-        self.names = {domid: domain.name for domid, domain in domains.items()}
-        self.several = {domid for domid, domain in domains.items() if len(domain.vcpus) > 1}
-        self.running = [(cpu.cpu, domains[cpu.running]) for cpu in host.cpus if cpu.running in domains]
-        several = len(host.pools) > 1  # the pane of pools tells them then
+    def show(self, view: RunQueueView, names: Mapping[int, str], *, several: bool = False) -> None:
+        """`several`: there are more pools than one, which a pane of their own tells of."""
+        before = self._top if view.scheduler == self.view.scheduler else 1
+        self.view, self.names = view, names
+        self._top = max(before, *(abs(queued.credit) for queued in (*view.on_cpu, *view.waiting)), 1)
         self.set_title("run queues" if several else f"run queue of {view.scheduler}" if view.scheduler else "run queue")
         self.rebuild()
 
     def subtitle(self) -> str:
-        return f"{len(self.running)} running, {len(self.view.waiting)} waiting"
+        return f"{len(self.view.on_cpu)} running, {len(self.view.waiting)} waiting"
 
     def build(self, width: int, height: int) -> Sequence[Line]:
         room = min(max(width // 6, 10), 24)
         bar = min(max((width - 64) // 3, 0), 24)
-        out = [line((f"       {fit('domain', room)} {fit('prio', 6)} {'credit':>9} {' ' * bar} weight  cap  asks for", "dim"))]
-        shares = [(v.vcpus[0].credit if v.vcpus else 0) for _, v in self.running] + [q.credit for q in self.view.waiting]
-        top = max([abs(credit) for credit in shares] + [1])
+        out = [line((f"       {fit('domain', room)} {fit('prio', 6)} {'credit':>9} {' ' * bar} weight  cap  last hypercall", "dim"))]
 
-        def row(place: Span, domid: int, priority: str, credit: int, weight: int, cap: int, wants: Span) -> None:
-            full, empty = gauge(credit / top, bar)
+        def row(place: Span, queued: QueuedView) -> None:
+            priority, credit, weight, cap = queued.priority, queued.credit, queued.weight, queued.cap
+            full, empty = gauge(credit / self._top, bar)
             out.append(
                 line(
                     place,
-                    Span(fit(f"{domid} {printable(self.names.get(domid, '?'))}", room) + " ", "bold"),
+                    Span(fit(f"{queued.domid} {printable(self.names.get(queued.domid, '?'))}", room) + " ", "bold"),
                     Span(fit(priority or "–", 6) + " ", "" if priority else "dim", "sched:priority"),
                     Span(f"{credit / 1e6:>7.2f}ms " if abs(credit) >= 10_000 or not credit else f"{credit:>9} ", "", "sched:credit"),
                     Span(full, "graph" if credit >= 0 else "trouble", "sched:credit"),
                     Span(empty + " ", "rule"),
                     Span(f"{weight or '–':>6} ", "" if weight else "dim", "sched:weight"),
                     Span(f"{f'{cap}%' if cap else '–':>4}  ", "" if cap else "dim", "sched:cap"),
-                    wants,
+                    wants_span(queued),
                 )
             )
 
@@ -165,13 +164,11 @@ class QueuePane(Pane):
             if queued.behind:
                 behind.setdefault(queued.domid, []).append(queued)
         turns = [queued for queued in self.view.waiting if not queued.behind]
-        for cpu, view in self.running:
-            first = view.vcpus[0] if view.vcpus else None
-            sums = (first.priority, first.credit, first.weight, first.cap) if first is not None else ("", 0, 0, 0)
-            row(Span(f"CPU {cpu:<2} ", "state-running"), view.domid, *sums, Span("runs", "state-running", "state:r"))
-            siblings(view.domid)
+        for queued in self.view.on_cpu:
+            row(Span(f"CPU {queued.cpu:<2} ", "state-running", "state:r"), queued)
+            siblings(queued.domid)
         for place, queued in enumerate(turns[:MOST_QUEUED], 1):
-            row(Span(f"{place:>5}  ", "dim"), queued.domid, queued.priority, queued.credit, queued.weight, queued.cap, wants_span(queued))
+            row(Span(f"{place:>5}  ", "dim"), queued)
             siblings(queued.domid)
         if len(turns) > MOST_QUEUED:
             out.append(line((f"    …  and {len(turns) - MOST_QUEUED:,} more wait behind them", "dim")))
@@ -180,22 +177,29 @@ class QueuePane(Pane):
         return out
 
 
-class VcpuTimes(ListPane):
+class VcpuTimes(ListPane, FilteredPane):
     """Run state, use and steal of every vCPU. Enter opens its domain."""
 
-    keys = "Enter opens the domain"
+    keys = "Enter opens the domain · / filters"
+    filter_hint = "regular expression on the domain's ID and name; ! in front shows the others"
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__("vCPUs", id=id)
+        self._domains: Sequence[DomainView] = ()
         self._places: list[tuple[DomainView, VcpuSummary]] = []
         self.used: Mapping[int, tuple[float, ...]] = {}
         self.steal: Mapping[str, float] = {}
 
     def show(self, domains: Sequence[DomainView], used: Mapping[int, tuple[float, ...]], steal: Mapping[str, float]) -> None:
         """`used` is percent of a CPU by domain and vCPU; `steal` nanoseconds a second by "domid.vcpu"."""
-        self.used, self.steal = used, steal
-        self._places = [(view, vcpu) for view in domains for vcpu in view.vcpus]
+        self.used, self.steal, self._domains = used, steal, domains
+        self._places = [(view, vcpu) for view in domains if self.filter.matches(f"{view.domid} {view.name}") for vcpu in view.vcpus]
         self.rebuild()
+
+    def filtered(self) -> None:
+        self.set_title(f"vCPUs{self.filter.shown}")
+        self.cursor = self.top = 0
+        self.show(self._domains, self.used, self.steal)
 
     @property
     def chosen(self) -> int:
@@ -213,7 +217,7 @@ class VcpuTimes(ListPane):
         bar = min(max(width - 68 - room, 0), 30)
         head = f"  {fit('domain', room)} vCPU state     CPU   used  {' ' * bar} steal  stolen      time  in Xen"
         if not self._places:
-            return [line((head, "dim")), line(("no guest", "dim"))]
+            return [line((head, "dim")), line(("no guest matches; Esc takes the filter away" if self.filter.shown else "no guest", "dim"))]
         return Rows([line((head, "dim"))], len(self._places), lambda row: self.marked(row, self._row(*self._places[row], room, bar), width))
 
     def _row(self, view: DomainView, vcpu: VcpuSummary, room: int, bar: int) -> Line:

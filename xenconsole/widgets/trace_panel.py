@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -10,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from rich.cells import cell_len
 
 from emulator.control.views import TraceLine, TraceView
+from xenconsole.text_filter import TextFilter
 from xenconsole.units import amount, fit
 from xenconsole.widgets.lines import EMPTY, Line, Span, cut, line, width_of
 from xenconsole.widgets.pane import ListPane, Pane
@@ -32,27 +32,11 @@ def duration(ns: float) -> str:
     return f"{ns:.1f} s"
 
 
-class TraceFilter:
-    """A regular expression over a line's name, arguments, result and reason; a leading `!` inverts it.
-
-    One that does not compile is taken as plain text, so that every keystroke on the way to it filters something."""
-
-    def __init__(self, text: str = "") -> None:
-        self.text = text
-        self._inverse = text.startswith("!")
-        pattern = text.removeprefix("!")
-        try:
-            self._regex = re.compile(pattern, re.IGNORECASE)
-        except re.error:
-            self._regex = re.compile(re.escape(pattern), re.IGNORECASE)
-        self._empty = not pattern
+class TraceFilter(TextFilter):
+    """Over a line's kind, name, arguments, result and reason."""
 
     def passes(self, entry: TraceLine) -> bool:
         return self.matches(f"{entry.kind} {entry.name}({entry.detail}) = {entry.result} {entry.reason} v{entry.vcpu}")
-
-    def matches(self, text: str) -> bool:
-        """Whether a line of text passes."""
-        return self._empty or (self._regex.search(text) is None) == self._inverse
 
 
 def refused(entry: TraceLine) -> bool:
@@ -180,8 +164,7 @@ class TracePanel(Pane):
         self._entitle()
 
     def _entitle(self) -> None:
-        filtered = f"  /{self.filter.text}" if self.filter.text else ""
-        self.set_title(f"hypercalls, traps and events{filtered}{'' if self.at_end else '  (held: G goes on)'}")
+        self.set_title(f"hypercalls, traps and events{self.filter.shown}{'' if self.at_end else '  (held: G goes on)'}")
 
     def build(self, width: int, height: int) -> Sequence[Line]:
         if width != self._width:
