@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
+import pytest
+
 from emulator.control.views import ConsoleChunk, DomainView, View
 from xenconsole.app_protocol import Client
 from xenconsole.terminal.bittty_core import BitttyCore
 from xenconsole.terminal.core import line_text
-from xenconsole.terminal.hub import ConsoleHub
+from xenconsole.terminal.hub import BESIDE_SECONDS, VISIBLE_SECONDS, ConsoleHub
 from xenconsole.terminal.serial_line import shown
 from xenconsole.terminal.session import BACKLOG_BYTES, TYPED_BYTES, ConsoleSession, size_text
 
@@ -174,7 +176,7 @@ async def test_the_hub_parses_the_visible_first_and_the_hidden_in_the_end() -> N
     assert not hub.sessions
 
 
-async def test_an_echo_beside_a_flood_does_not_wait_for_the_floods_turn() -> None:
+async def test_echoes_beside_a_flood_do_not_wait_for_the_floods_turn() -> None:
     client = ScriptedClient()
     hub = ConsoleHub(cast(Client, client))
     flood, typed = hub.session(1), hub.session(2)
@@ -184,13 +186,48 @@ async def test_an_echo_beside_a_flood_does_not_wait_for_the_floods_turn() -> Non
     hub._pump.cancel()  # type: ignore[union-attr]
     await asyncio.sleep(0)
     waiting = flood.pending
-    typed.take(chunk(0, b"~"))
-    await until(lambda: typed.pending == 0)
-    assert not resting.done() and flood.pending == waiting
-    typed.take(chunk(1, b"~"))
+    typed.take(chunk(0, b"unasked"))
     await asyncio.sleep(0.05)
-    assert typed.pending, "once in a rest: the loop is the keys' and the repaints'"
+    assert typed.pending, "nobody types to it: the loop is the keys' and the repaints'"
+    for number in range(3):
+        typed.type(b"~")
+        typed.take(chunk(7 + number, b"~"))
+        await until(lambda: typed.pending == 0)
+    flood.take(chunk(300_000, b"f"))
+    assert not resting.done() and flood.pending == waiting + 2
+    typed.type(b"~")
+    many = 0
+    while hub._echo.is_set() or many < 500:  # it answers without end
+        typed.take(chunk(10 + many * 4000, b"y" * 4000))
+        many += 1
+        await asyncio.sleep(0)
+        if typed.pending > 8000:
+            break
+    assert typed.pending > 8000 and not resting.done(), "what it hears in a rest is bounded"
     resting.cancel()
+    await hub.close()
+
+
+async def test_while_one_is_typed_to_the_others_are_parsed_in_smaller_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = ScriptedClient()
+    hub = ConsoleHub(cast(Client, client))
+    flood, typed = hub.session(1), hub.session(2)
+    given: list[float] = []
+
+    def advance(seconds: float) -> bool:
+        given.append(seconds)
+        return True
+
+    monkeypatch.setattr(flood, "advance", advance)
+    hub.show((1, 2))
+    flood.take(chunk(0, b"f" * 1000))
+    await until(lambda: len(given) > 2)
+    assert set(given) == {VISIBLE_SECONDS}
+    typed.type(b"~")
+    await asyncio.sleep(0.05)
+    given.clear()
+    await until(lambda: len(given) > 2)
+    assert set(given) == {BESIDE_SECONDS} and BESIDE_SECONDS < VISIBLE_SECONDS
     await hub.close()
 
 

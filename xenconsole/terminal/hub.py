@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from time import perf_counter
 
@@ -20,8 +21,12 @@ VISIBLE_SECONDS = 0.008
 HIDDEN_SECONDS = 0.002
 """Parsing for all others together, per turn."""
 TURN_SECONDS = 1 / 60
+BESIDE_SECONDS = 0.003
+BESIDE_TURN_SECONDS = 1 / 30
+"""While somebody types to one visible guest the others are parsed and drawn in smaller pieces and less often: each piece is time that
+the key and its echo would wait."""
 ECHO_BYTES = 4096
-"""A visible guest with no more than this to parse is not kept waiting for the others' turn to end: it may be the echo of a key."""
+"""A guest that is typed to and has no more than this to parse is heard at once: it may be the echo."""
 HIDDEN_TURN_SECONDS = 0.05
 KEPT_ENDED = 8
 """Sessions of ended domains that are kept for reading."""
@@ -63,7 +68,7 @@ class ConsoleHub:
         """A session has something to parse, or ended."""
         self._work.set()
         session = self.sessions.get(domid)
-        if session is not None and domid in self._visible and session.pending <= ECHO_BYTES:
+        if session is not None and domid in self._visible and session.typed_to and session.pending <= ECHO_BYTES:
             self._echo.set()
 
     def _forget(self) -> None:
@@ -78,25 +83,32 @@ class ConsoleHub:
             await self._work.wait()
             self._work.clear()
             while True:
-                visible = self._advance(self._visible, VISIBLE_SECONDS)
+                typed = tuple(d for d in self._visible if d in self.sessions and self.sessions[d].typed_to)
+                beside = tuple(d for d in self._visible if d not in typed) if typed else ()
+                turn, spent = (BESIDE_TURN_SECONDS, BESIDE_SECONDS) if beside else (TURN_SECONDS, VISIBLE_SECONDS)
+                visible = self._advance(typed or self._visible, VISIBLE_SECONDS)
+                visible = self._advance(beside, BESIDE_SECONDS) or visible
                 hidden = self._advance(self._hidden(), HIDDEN_SECONDS)
                 if visible:
-                    await self._rest(TURN_SECONDS - VISIBLE_SECONDS)
+                    await self._rest(turn - spent)
                 elif hidden:
                     await self._pause(HIDDEN_TURN_SECONDS)
                 else:
                     break
 
     async def _rest(self, seconds: float) -> None:
-        """Leave the loop to keys and repaints; once in it a guest that says little is heard at once, beside those that flood."""
-        end = perf_counter() + seconds
-        self._echo.clear()
-        try:
+        """Leave the loop to keys and repaints, and hear in it those that are typed to, beside those that flood; for `VISIBLE_SECONDS`
+        of parsing in all, so that the loop stays theirs."""
+        end, left = perf_counter() + seconds, VISIBLE_SECONDS
+        with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._echo.wait()
-        except TimeoutError:
-            return
-        self._advance(tuple(d for d in self._visible if d in self.sessions and self.sessions[d].pending <= ECHO_BYTES), HIDDEN_SECONDS)
+                while left > 0:
+                    self._echo.clear()
+                    await self._echo.wait()
+                    began = perf_counter()
+                    echoing = (d for d in self._visible if d in self.sessions and self.sessions[d].typed_to)
+                    self._advance(tuple(d for d in echoing if self.sessions[d].pending <= ECHO_BYTES), HIDDEN_SECONDS)
+                    left -= perf_counter() - began
         await asyncio.sleep(max(0.0, end - perf_counter()))
 
     async def _pause(self, seconds: float) -> None:

@@ -31,6 +31,8 @@ PIECE_BYTES = 1024
 TYPED_BYTES = 2 << 20
 """Typed bytes waiting for the guest; the input of one that never reads is refused beyond it."""
 RETRY_SECONDS = 0.2
+ECHO_SECONDS = 1.0
+"""A guest is taken to be typed to for so long after a key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ class ConsoleSession:
         self._wake: Callable[[], None] = lambda: None
         self._typed = bytearray()
         self._typing = asyncio.Event()
+        self._typed_at = -ECHO_SECONDS
         self._tasks: list[asyncio.Task[None]] = []
 
     # life
@@ -223,7 +226,7 @@ class ConsoleSession:
         self.core.feed(piece.replace(b"\n", b"\r\n") if isinstance(item, Serial) else piece)
         replies = self.core.take_replies()
         if replies and self._parsed > self._live_from:
-            self.type(replies)
+            self._put(replies)
 
     def _mark(self, gap: Gap) -> None:
         self._parsed += gap.size
@@ -237,6 +240,15 @@ class ConsoleSession:
 
     def type(self, data: bytes) -> bool:
         """Type to the guest; False when it is gone or has not read what is already waiting."""
+        self._typed_at = perf_counter()
+        return self._put(data)
+
+    @property
+    def typed_to(self) -> bool:
+        """Whether somebody types to it: what it says next may be the echo."""
+        return perf_counter() - self._typed_at < ECHO_SECONDS
+
+    def _put(self, data: bytes) -> bool:
         if self.ending is not None or len(self._typed) + len(data) > TYPED_BYTES:
             return False
         self._typed += data
