@@ -92,8 +92,8 @@ def test_a_frame_type_of_a_newer_engine_is_a_question_mark() -> None:
 
 def test_the_legend_counts_frames_and_says_what_is_dirty() -> None:
     text = plain(legend_lines(memory_view(VIEW), 50))
-    assert "maximum    65,536" in text and "321 (1.3M) since the last snapshot" in text
-    assert "from the first snapshot on" in plain(legend_lines(MemoryView(dirty=-1), 50))
+    assert "maximum    65,536" in text and "321 (1.3M) since last snapshot" in text
+    assert "once there is a snapshot" in plain(legend_lines(MemoryView(dirty=-1), 50))
 
 
 def test_the_scatter_puts_low_frames_below_and_high_ones_above() -> None:

@@ -128,7 +128,7 @@ def legend_lines(view: MemoryView, width: int) -> list[Line]:
             )
         )
     known = view.dirty >= 0
-    since = f"{view.dirty:,} ({size(view.dirty * 4)}) since the last snapshot" if known else "counted from the first snapshot on"
+    since = f"{view.dirty:,} ({size(view.dirty * 4)}) since last snapshot" if known else "known once there is a snapshot"
     out += [line(Span("dirty   ", "dim", "mem:dirty"), Span(since, "" if known else "dim")), EMPTY]
     total = max(sum(view.type_counts.values()), 1)
     out.append(line(("   use            frames   size", "dim")))
