@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from emulator.dom0.guest import Guest
 from emulator.dom0.storage import open_image
 from emulator.dom0.toolstack import Toolstack
 from tests.functional.linux_guest import PROMPT, ROOT, config_of, kernel, plain, write_cfg
+from tests.patience import until
 
 RELEASE = kernel().name.removeprefix("vmlinuz-") if list(Path("/boot").glob("vmlinuz-*")) else ""
 
@@ -81,13 +81,10 @@ class Shell:
     def __init__(self, tools: Toolstack, guest: Guest) -> None:
         self.tools, self.guest = tools, guest
 
-    def until(self, reached: Callable[[], bool], seconds: float = 60) -> None:
-        end = time.monotonic() + seconds
-        while not reached():
-            assert time.monotonic() < end, plain(self.guest.transcript.tail(1500))
-            time.sleep(0.02)
+    def until(self, reached: Callable[[], bool]) -> None:
+        until(reached, lambda: plain(self.guest.transcript.tail(1500)))
 
-    def ask(self, command: str, seconds: float = 60) -> str:
+    def ask(self, command: str) -> str:
         """What a command printed."""
         start = self.guest.transcript.end
         self.guest.type(command.encode() + b"\r")
@@ -95,7 +92,7 @@ class Shell:
         def said() -> bytes:
             return self.guest.transcript.read(start, 1 << 20)[1]
 
-        self.until(lambda: re.search(rb"\n" + re.escape(PROMPT), said()) is not None, seconds)
+        self.until(lambda: re.search(rb"\n" + re.escape(PROMPT), said()) is not None)
         return plain(said()).partition("\n")[2].rpartition("\n")[0]
 
     def end(self) -> None:

@@ -22,6 +22,7 @@ from emulator.dom0.guest import Guest, build_guest
 from emulator.dom0.xenstore import Store
 from emulator.hypervisor.domain import Domain
 from emulator.hypervisor.mailbox import ToBackend
+from tests.patience import PATIENCE_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
 BUSYBOX = Path("/bin/busybox")
@@ -100,36 +101,36 @@ class Session:
         assert self.process.stdin is not None
         self.process.stdin.write(text.encode())
 
-    def until(self, pattern: bytes, *, start: int = 0, seconds: float = 40) -> int:
+    def until(self, pattern: bytes, *, start: int = 0) -> int:
         """Read until the output from `start` on has `pattern`; where that ends."""
         assert self.process.stdout is not None
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             match = re.search(pattern, self.output[start:])
             if match:
                 return start + match.end()
             left = deadline - time.monotonic()
-            assert left > 0, f"nothing like {pattern!r} in {seconds:.0f} s after: {plain(self.output[start:])[-500:]}"
+            assert left > 0, f"nothing like {pattern!r} after: {plain(self.output[start:])[-500:]}"
             if select.select([self.process.stdout], [], [], left)[0]:
                 chunk = os.read(self.process.stdout.fileno(), 65536)
                 assert chunk, f"ended with status {self.process.wait()} after: {plain(self.output[start:])[-500:]}"
                 self.output += chunk
 
-    def command(self, text: str, *, seconds: float = 40) -> str:
+    def command(self, text: str) -> str:
         """What a command printed."""
         start = len(self.output)
         self.type(text + "\n")
-        end = self.until(re.escape(PROMPT), start=start, seconds=seconds)
+        end = self.until(re.escape(PROMPT), start=start)
         return plain(self.output[start:end]).partition("\n")[2].rpartition("\n")[0]
 
-    def ended(self, seconds: float = 30) -> int:
+    def ended(self) -> int:
         """The exit status, once the rest of the output has been read."""
         assert self.process.stdout is not None
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while chunk := os.read(self.process.stdout.fileno(), 65536):
             self.output += chunk
             assert time.monotonic() < deadline, "it does not end"
-        return self.process.wait(seconds)
+        return self.process.wait(PATIENCE_SECONDS)
 
     def errors(self) -> str:
         assert self.process.stderr is not None
@@ -150,9 +151,9 @@ def config_of(cfg: Path) -> DomainConfig:
     return parse_config(cfg.read_text(), file=str(cfg))
 
 
-def until(guest: Guest, wanted: bytes, *, start: int = 0, budget: int = 8_000_000, seconds: float = 40) -> int:
+def until(guest: Guest, wanted: bytes, *, start: int = 0, budget: int = 8_000_000) -> int:
     """Run a guest of this process until it has said `wanted`; the transcript's end then."""
-    deadline, epoch = time.monotonic() + seconds, time.monotonic_ns()
+    deadline, epoch = time.monotonic() + PATIENCE_SECONDS, time.monotonic_ns()
     base = guest.domain.clock.now()
     while wanted not in guest.transcript.tail(guest.transcript.end - start):
         assert not guest.domain.ended, f"ended: {guest.domain.ended} {guest.domain.crash_reason}"

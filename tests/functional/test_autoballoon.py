@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -11,6 +11,7 @@ from emulator.dom0.config import parse_config
 from emulator.dom0.guest import Guest
 from emulator.dom0.toolstack import Toolstack
 from tests.functional.linux_guest import PROMPT, ROOT, config_of, needs_linux, write_cfg
+from tests.patience import PATIENCE_SECONDS, until
 
 pytestmark = [pytest.mark.linux, needs_linux]
 MIB = 1024
@@ -35,13 +36,6 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Toolstack, 
         tools.stop()
 
 
-def until(reached: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not reached():
-        assert time.monotonic() < end, "not reached in time"
-        time.sleep(0.05)
-
-
 def test_an_idle_linux_gives_to_a_hungry_neighbour_and_gets_more_when_it_is_hungry_itself(host: tuple[Toolstack, Guest]) -> None:
     tools, linux = host
     linux.type(AGENT.encode())
@@ -64,4 +58,4 @@ def test_an_idle_linux_gives_to_a_hungry_neighbour_and_gets_more_when_it_is_hung
     target = linux.memory.target
     time.sleep(2.2)
     assert linux.memory.target == target <= 192 * 256, "off, it lets things be"
-    linux.domain.ask(linux.domain.reservation.check).result(10)
+    linux.domain.ask(linux.domain.reservation.check).result(PATIENCE_SECONDS)

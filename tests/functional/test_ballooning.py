@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from emulator.dom0.guest import Guest
 from emulator.dom0.toolstack import Toolstack
 from emulator.errors import UserError
 from tests.functional.linux_guest import PROMPT, config_of, needs_linux, write_cfg
+from tests.patience import PATIENCE_SECONDS, until
 
 pytestmark = [pytest.mark.linux, needs_linux]
 MIB = 1024
@@ -26,17 +26,10 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Toolstack,
     tools.start()
     try:
         made = tools.guests[tools.create(config_of(cfg), False, lambda text: None)]
-        _until(lambda: PROMPT in made.transcript.tail(4000))
+        until(lambda: PROMPT in made.transcript.tail(4000))
         yield tools, made
     finally:
         tools.stop()
-
-
-def _until(reached: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not reached():
-        assert time.monotonic() < end, "not reached in time"
-        time.sleep(0.05)
 
 
 def _total_mib(guest: Guest) -> int:
@@ -48,13 +41,13 @@ def _total_mib(guest: Guest) -> int:
         found[:] = re.findall(rb"MemTotal:\s+(\d+) kB", guest.transcript.read(start, 1 << 16)[1])
         return bool(found)
 
-    _until(answered)
+    until(answered)
     return int(found[0]) // MIB
 
 
 def _settled(tools: Toolstack, guest: Guest, mib: int) -> None:
-    _until(lambda: guest.domain.reservation.owned == mib * 256)
-    guest.domain.ask(guest.domain.reservation.check).result(10)
+    until(lambda: guest.domain.reservation.owned == mib * 256)
+    guest.domain.ask(guest.domain.reservation.check).result(PATIENCE_SECONDS)
     assert tools.pool.free == tools.pool.total - guest.domain.reservation.claim
     assert guest.domain.reservation.claim == mib * 256
 

@@ -27,7 +27,7 @@ def check(disk: str, extra: str, meddle: Callable[[Guest], None] = lambda guest:
     guest.connection.on_output = lambda: domain.post(ToBackend("xenstore", b""))
     meddle(guest)
     try:
-        said = Session(guest).run_until(r"sectors wrong|read-only, \d+ errors", 60)
+        said = Session(guest).run_until(r"sectors wrong|read-only, \d+ errors")
         assert not domain.crash_reason, said
         return said
     finally:

@@ -6,15 +6,15 @@ import gzip
 import os
 import pty
 import random
-import select
 import signal
 import subprocess
 import sys
 import termios
-import time
 from pathlib import Path
 
 import pytest
+
+from tests.patience import PATIENCE_SECONDS, read_until, until
 
 ROOT = Path(__file__).resolve().parents[2]
 GUESTS = ROOT / "guests"
@@ -22,7 +22,7 @@ CREATE = [sys.executable, "-m", "xenconsole", "create", "-c"]
 
 
 def create(*args: str | Path, typed: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([*CREATE, *map(str, args), "--timeout", "40"], input=typed, capture_output=True, cwd=ROOT, timeout=60)
+    return subprocess.run([*CREATE, *map(str, args), "--timeout", "3000"], input=typed, capture_output=True, cwd=ROOT, timeout=PATIENCE_SECONDS)
 
 
 def engines_of(parent: int) -> list[int]:
@@ -39,16 +39,11 @@ def engines_of(parent: int) -> list[int]:
     return found
 
 
-def gone(pid: int, seconds: float = 6) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            if (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
-        except FileNotFoundError:
-            return True
-        time.sleep(0.02)
-    return False
+def gone(pid: int) -> bool:
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def test_a_guest_answers_what_a_pipe_types_and_powers_off() -> None:
@@ -74,15 +69,13 @@ def test_a_crash_is_status_3_and_shows_where(on_crash: str) -> None:
 def test_a_reboot_goes_on_and_may_be_refused() -> None:
     session = subprocess.Popen([*CREATE, str(GUESTS / "shell.cfg")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
     assert session.stdin and session.stdout
-    os.set_blocking(session.stdout.fileno(), True)
     session.stdin.write(b"reboot\n")
     session.stdin.flush()
-    seen = b""
-    while seen.count(b"xen> ") < 2:
-        seen += os.read(session.stdout.fileno(), 4096)
+    first = read_until(session.stdout.fileno(), b"xen> ")
+    read_until(session.stdout.fileno(), b"xen> ", first.partition(b"xen> ")[2])
     session.stdin.write(b"poweroff\n")
     session.stdin.close()
-    assert session.wait(30) == 0
+    assert session.wait(PATIENCE_SECONDS) == 0
     session.stdout.close()
     refused = create(GUESTS / "shell.cfg", "on_reboot=destroy", typed=b"reboot\n")
     assert refused.returncode == 1 and b"rebooted" in refused.stderr
@@ -162,11 +155,7 @@ class OnTerminal:
         self.seen = b""
 
     def until(self, text: bytes) -> None:
-        deadline = time.monotonic() + 20
-        while text not in self.seen:
-            ready, _, _ = select.select([self.master], [], [], max(0.0, deadline - time.monotonic()))
-            assert ready, f"{text!r} did not come; came: {self.seen!r}"
-            self.seen += os.read(self.master, 65536)
+        self.seen = read_until(self.master, text, self.seen)
 
 
 def test_on_a_terminal_keys_are_echoed_by_the_guest_and_all_is_restored() -> None:
@@ -178,9 +167,9 @@ def test_on_a_terminal_keys_are_echoed_by_the_guest_and_all_is_restored() -> Non
     os.write(terminal.master, b"\x1d")
     terminal.until(b"y/n")
     os.write(terminal.master, b"y")
-    assert terminal.process.wait(10) == 1
+    assert terminal.process.wait(PATIENCE_SECONDS) == 1
     assert termios.tcgetattr(terminal.slave) == terminal.before
-    assert gone(engine)
+    until(lambda: gone(engine))
 
 
 def test_a_killed_engine_is_told_and_the_terminal_restored() -> None:
@@ -189,7 +178,7 @@ def test_a_killed_engine_is_told_and_the_terminal_restored() -> None:
     (engine,) = engines_of(terminal.process.pid)
     os.kill(engine, signal.SIGKILL)
     terminal.until(b"the engine was killed by SIGKILL")
-    assert terminal.process.wait(10) == 1
+    assert terminal.process.wait(PATIENCE_SECONDS) == 1
     assert termios.tcgetattr(terminal.slave) == terminal.before
 
 
@@ -198,5 +187,5 @@ def test_killing_the_session_leaves_no_engine() -> None:
     terminal.until(b"xen> ")
     (engine,) = engines_of(terminal.process.pid)
     terminal.process.kill()
-    terminal.process.wait(10)
-    assert gone(engine)
+    terminal.process.wait(PATIENCE_SECONDS)
+    until(lambda: gone(engine))

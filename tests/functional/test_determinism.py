@@ -22,6 +22,7 @@ from emulator.hypervisor.mailbox import Logged
 from emulator.hypervisor.replay import replay
 from emulator.hypervisor.state import save_domain
 from tests.functional.linux_guest import ROOT, build, config_of, memory_hash, needs_linux, type_line, write_cfg
+from tests.patience import PATIENCE_SECONDS
 from tests.unit.cores import Bare
 
 
@@ -77,7 +78,7 @@ def end_of(guest: Guest) -> End:
 Script = list[tuple[bytes, str]]  # when this was said, type that
 
 
-def record(guest: Guest, script: Script, last: bytes, *, seed: int, noise: bool, seconds: float = 100) -> tuple[list[Logged], End]:
+def record(guest: Guest, script: Script, last: bytes, *, seed: int, noise: bool) -> tuple[list[Logged], End]:
     """Run through a script, sliced at random; with `noise` also stopped from another thread, its TLB and translations thrown away,
     its whole instance of Unicorn too."""
     domain, choice, done = guest.domain, random.Random(seed), threading.Event()
@@ -92,7 +93,7 @@ def record(guest: Guest, script: Script, last: bytes, *, seed: int, noise: bool,
     thread = threading.Thread(target=disturb)
     if noise:
         thread.start()
-    epoch, deadline = time.monotonic_ns(), time.monotonic() + seconds
+    epoch, deadline = time.monotonic_ns(), time.monotonic() + PATIENCE_SECONDS
     waiting, start = list(script), 0
     try:
         while True:

@@ -19,6 +19,7 @@ from emulator.hypervisor.replay import replay
 from tests.functional.block_guest import disk_cfg, needs_disks
 from tests.functional.linux_guest import PROMPT, build, config_of, needs_linux, type_line
 from tests.functional.test_determinism import end_of
+from tests.patience import PATIENCE_SECONDS
 
 
 @pytest.mark.linux
@@ -32,7 +33,7 @@ def test_hot_plugging_replays_to_the_last_bit_without_the_disk(tmp_path: Path, m
     domain = guest.domain
     guest.connection.on_output = lambda: domain.post(ToBackend("xenstore", b""))
     domain.recording = []
-    epoch, deadline = time.monotonic_ns(), time.monotonic() + 90
+    epoch, deadline = time.monotonic_ns(), time.monotonic() + PATIENCE_SECONDS
 
     def until(wanted: bytes, start: int) -> None:
         while wanted not in guest.transcript.tail(guest.transcript.end - start):

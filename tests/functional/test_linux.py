@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def shell(folder: Path) -> Iterator[Session]:
     """A booted guest at its prompt, shared by the tests of this module."""
-    with Session(write_cfg(folder), "--timeout", "170") as session:
+    with Session(write_cfg(folder), "--timeout", "3000") as session:
         session.until(re.escape(PROMPT))
         session.type("stty cols 1000\n")  # the shell wraps what it echoes at the terminal's edge
         session.until(re.escape(PROMPT), start=len(session.output))
@@ -45,12 +45,12 @@ def test_md5sum_of_the_same_file_is_the_hosts(shell: Session) -> None:
 
 
 def test_sleep_takes_as_long_as_on_the_host(shell: Session) -> None:
-    began = time.monotonic()
+    """The host's clock before and after holds the guest's between them, however long the rest of it took."""
+    began = time.time()
     first, second = (int(word) for word in shell.command("date +%s; sleep 2; date +%s").split())
-    took = time.monotonic() - began
-    assert second - first in (2, 3)
-    assert 1.95 < took < 20, f"the guest's two seconds took {took:.2f} here"
-    assert abs(second - time.time()) < 5, "the guest's clock is not the host's"
+    ended = time.time()
+    assert second - first >= 2 and ended - began > 1.95
+    assert began - 2 < first < second < ended + 1, "the guest's clock is not the host's"
 
 
 def test_floating_point_is_right(shell: Session) -> None:
@@ -90,11 +90,10 @@ def test_output_larger_than_the_ring_is_whole(shell: Session) -> None:
 
 def test_control_c_reaches_what_runs(shell: Session) -> None:
     start = len(shell.output)
-    shell.type("sleep 100\n")
-    shell.until(rb"sleep 100\r\n", start=start)
-    time.sleep(0.3)
+    shell.type("sh -c 'echo it-$((1+1))-sleeps; exec sleep 1000'\n")
+    shell.until(rb"it-2-sleeps\r\n", start=start)
     shell.type("\x03")
-    shell.until(re.escape(PROMPT), start=len(shell.output), seconds=10)
+    shell.until(re.escape(PROMPT), start=len(shell.output))
     assert shell.command("echo alive") == "alive"
 
 
@@ -117,7 +116,7 @@ def test_power_off_ends_with_status_0_and_nothing_on_stderr(shell: Session) -> N
 
 
 def test_a_crashed_kernel_is_status_3(folder: Path) -> None:
-    with Session(write_cfg(folder), "--timeout", "60") as session:
+    with Session(write_cfg(folder), "--timeout", "3000") as session:
         session.until(re.escape(PROMPT))
         session.type("echo c > /proc/sysrq-trigger\n")
         assert session.ended() == 3

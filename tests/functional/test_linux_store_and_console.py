@@ -15,6 +15,7 @@ from emulator.dom0.xenbus import Command
 from emulator.dom0.xenstore import wire
 from tests.functional.block_guest import Shell, booted
 from tests.functional.linux_guest import needs_linux, write_cfg
+from tests.patience import PATIENCE_SECONDS
 from tests.unit.xenstore_client import Client, introduced
 from xenconsole.terminal.bittty_core import BitttyCore
 
@@ -65,7 +66,7 @@ def test_the_size_of_the_window_is_asked_of_the_terminal(shell: Shell) -> None:
     shell.ask("true")
     start = shell.guest.transcript.end
     shell.guest.type(b"resize\r")
-    said, end = b"", time.monotonic() + 30
+    said, end = b"", time.monotonic() + PATIENCE_SECONDS
     while b"columns" not in said.partition(b"\n")[2]:
         assert time.monotonic() < end, said
         begin = start + len(said)
@@ -97,7 +98,7 @@ def test_the_console_s_nodes_are_those_of_xenconsoled(shell: Shell) -> None:
 
 
 def test_the_handshake_of_its_interface_is_told_step_by_step(shell: Shell) -> None:
-    (view,) = shell.guest.domain.ask(lambda: portraits.QUESTIONS["handshakes"](shell.guest)).result(20)
+    (view,) = shell.guest.domain.ask(lambda: portraits.QUESTIONS["handshakes"](shell.guest)).result(PATIENCE_SECONDS)
     assert re.fullmatch(r"vif\d+\.0", view.device) and view.kind == "vif" and not view.trouble
     assert view.steps[0].who == "toolstack" and view.steps[1].after == "init-wait" and dict(view.steps[1].nodes)["feature-rx-copy"] == "1"
     assert view.since_unix == view.steps[-1].time_unix

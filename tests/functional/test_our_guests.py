@@ -12,6 +12,7 @@ from emulator.dom0.config import load_config
 from emulator.dom0.guest import Guest, build_guest
 from emulator.dom0.xenstore import Store
 from emulator.hypervisor.mailbox import ToBackend
+from tests.patience import PATIENCE_SECONDS, until
 
 GUESTS = Path(__file__).resolve().parents[2] / "guests"
 REFERENCE = GUESTS.parent / "tests/reference"
@@ -28,9 +29,9 @@ class Session:
     def type(self, text: str) -> None:
         self.guest.domain.post(ToBackend("console", text.encode()))
 
-    def run_until(self, pattern: str, seconds: float = 20) -> str:
+    def run_until(self, pattern: str) -> str:
         """Run until the console's text since the last call matches, or the guest ended; returns that text."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + PATIENCE_SECONDS
         while not re.search(pattern, self.text) and not self.guest.domain.ended:
             assert time.monotonic() < end, f"no {pattern!r} in {self.text!r}"
             if self.guest.turn(0, SLICE_NS) != 0:
@@ -40,6 +41,11 @@ class Session:
         assert re.search(pattern, self.text), f"ended ({self.guest.domain.ended}) without {pattern!r} in {self.text!r}"
         said, self.text = self.text, ""
         return said
+
+    def run_to_the_end(self) -> str:
+        """Run until the guest ended; how."""
+        until(lambda: self.guest.domain.ended or self.guest.turn(0, SLICE_NS) is None)
+        return self.guest.domain.ended
 
     _seen = 0
 
@@ -64,14 +70,16 @@ def booted(name: str) -> Iterator[Session]:
 
 def test_hello_greets_by_both_voices_and_goes_on() -> None:
     with booted("hello") as hello:
-        said = hello.run_until(r"hello 1: up 3\.\d+ s")
+        said = hello.run_until(r"hello 1: up \d+\.\d+ s")
+        assert (up := re.search(r"up (\d+)", said)) and int(up[1]) >= 3
         assert "greetings by console_io" in said and "Hello from a paravirtualized guest" in said
         assert re.search(r"Xen +4\.17", said) and re.search(r"memory +4 MiB, 1024 pages", said)
 
 
 def test_counter_tells_its_rate_every_second() -> None:
     with booted("counter") as counter:
-        assert re.search(r"M in 2 s", counter.run_until(r"M steps/s, \d+ M in 2 s, state [0-9a-f]{16}"))
+        first = counter.run_until(r"M steps/s, \d+ M in \d+ s, state [0-9a-f]{16}")
+        assert first.split("state")[1] != counter.run_until(r"M steps/s, \d+ M in ([2-9]|\d\d+) s, state [0-9a-f]{16}").split("state")[1]
 
 
 def test_the_shell_edits_lines_and_survives_what_it_is_told_to_do() -> None:
@@ -91,7 +99,7 @@ def test_the_shell_edits_lines_and_survives_what_it_is_told_to_do() -> None:
         assert shell.ask("time").startswith(today) or time.strftime("%Y-%m-%d", time.gmtime()) != today
         began = time.monotonic()
         assert shell.ask("sleep 1") == ""
-        assert 0.9 < time.monotonic() - began < 3
+        assert time.monotonic() - began > 0.9
         for command in ("sleep 100", "spin 100"):
             shell.type(command + "\r")
             shell.run_until(command)
@@ -99,9 +107,7 @@ def test_the_shell_edits_lines_and_survives_what_it_is_told_to_do() -> None:
             assert "^C" in shell.run_until(r"\r\nxen> $")
         shell.type("poweroff\r")
         shell.run_until("powering off")
-        for _ in range(100):
-            shell.guest.turn(0, SLICE_NS)
-        assert shell.guest.domain.ended == "poweroff"
+        assert shell.run_to_the_end() == "poweroff"
 
 
 def test_a_crash_is_told_by_the_guest_or_by_xen() -> None:
@@ -110,9 +116,7 @@ def test_a_crash_is_told_by_the_guest_or_by_xen() -> None:
             shell.run_until("xen> $")
             shell.type(command + "\r")
             shell.run_until("rip [0-9a-f]{16}|no trap table")
-            for _ in range(100):
-                shell.guest.turn(0, SLICE_NS)
-            assert shell.guest.domain.ended == "crash"
+            assert shell.run_to_the_end() == "crash"
             assert reason in shell.guest.domain.crash_reason
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from emulator.dom0.guest import Guest
 from emulator.dom0.toolstack import Toolstack
 from tests.functional.block_guest import Shell, check_ext4, disk_cfg, make_ext4, needs_disks
 from tests.functional.linux_guest import PROMPT, kernel, needs_linux
+from tests.patience import until
 
 GRUB = Path("/usr/lib/grub-xen/grub-x86_64-xen.bin")
 MENU = 'set timeout=1\nmenuentry "linux from the disk" {\n linux /boot/vmlinux console=hvc0 quiet\n initrd /boot/initrd.gz\n}\n'
@@ -29,11 +29,9 @@ def _start(tools: Toolstack, cfg: str) -> Guest:
     return tools.guests[tools.create(parse_config(f'name = "grub"\nkernel = "{GRUB}"\n{cfg}', file="grub.cfg"), False, lambda text: None)]
 
 
-def _until(guest: Guest, wanted: bytes, seconds: float = 90) -> None:
-    end = time.monotonic() + seconds
-    while wanted not in guest.transcript.tail(60000):
-        assert time.monotonic() < end and not guest.domain.ended, guest.transcript.tail(1000)
-        time.sleep(0.05)
+def _until(guest: Guest, wanted: bytes) -> None:
+    until(lambda: wanted in guest.transcript.tail(60000) or guest.domain.ended, lambda: guest.transcript.tail(1000))
+    assert wanted in guest.transcript.tail(60000), guest.transcript.tail(1000)
 
 
 def test_grub_reaches_its_prompt_and_answers() -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import time
 from dataclasses import replace
 from pathlib import Path
 
 from emulator.control.host import Host
 from emulator.dom0.config import load_config
+from tests.patience import until
 
 ROGUE = Path(__file__).resolve().parents[2] / "guests" / "rogue.cfg"
 _MINE = re.compile(r"mmu_update|mmuext|map |L[1-4]|LDT|gdt|descriptor|grant|reserv|populate|exchange|frame|physmap|page|extent|clear|copy|super")
@@ -20,10 +20,7 @@ def test_rogues_attacks_on_memory_are_refused_as_xen_refuses_them_and_told() -> 
     try:
         config = replace(load_config(ROGUE), on_poweroff="preserve", on_reboot="preserve", on_crash="preserve")
         domid = host.create(config)
-        end = time.monotonic() + 60
-        while not next(view.shutdown for view in host.overview().domains if view.domid == domid):
-            assert time.monotonic() < end, "rogue does not end"
-            time.sleep(0.02)
+        until(lambda: next(view.shutdown for view in host.overview().domains if view.domid == domid), lambda: "rogue does not end", pause=0.05)
         detail = host.detail(domid, ("refusals", "grants"))
         assert detail.grants is not None and detail.grants.frames == 1 and detail.grants.limit == 64
         given = [(grant.ref, grant.domid, grant.kind) for grant in detail.grants.given]

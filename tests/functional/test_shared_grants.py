@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 import sys
-import time
 from collections.abc import Iterator
 from functools import partial
 
@@ -16,6 +15,7 @@ from emulator.dom0.guest import Guest
 from emulator.dom0.toolstack import Toolstack
 from emulator.errors import UserError
 from tests.functional.linux_guest import ROOT
+from tests.patience import PATIENCE_SECONDS, until
 
 COUNTS = r"(\d+) maps, (\d+) copies, (\d+) refused, (\d+) revoked, (\d+) busy, (\d+) gone, (\d+) wrong"
 
@@ -32,21 +32,28 @@ class Shares:
         domid = self.tools.create(parse_config(text, file=str(ROOT / "guests" / "test.cfg")), False, lambda told: None)
         return self.tools.guests[domid]
 
-    def until(self, guest: Guest, pattern: str, start: int = 0, seconds: float = 60) -> re.Match[str]:
-        deadline = time.monotonic() + seconds
-        while not (match := re.search(pattern, guest.transcript.tail(guest.transcript.end - start).decode())):
-            said = guest.transcript.tail(2000).decode()
-            assert time.monotonic() < deadline and not guest.domain.ended, (said, [line.text for line in self.tools.log][-10:])
-            time.sleep(0.02)
-        return match
+    def until(self, guest: Guest, pattern: str, start: int = 0) -> re.Match[str]:
+        def said() -> re.Match[str] | None:
+            return re.search(pattern, guest.transcript.tail(guest.transcript.end - start).decode())
+
+        def told() -> object:
+            return guest.transcript.tail(2000).decode(), [line.text for line in self.tools.log][-10:]
+
+        until(lambda: said() or guest.domain.ended, told)
+        return said() or pytest.fail(str(told()))
 
     def more(self, guest: Guest) -> list[int]:
         """What it counts soon."""
         match = self.until(guest, f"going: {COUNTS}", guest.transcript.end)
         return [int(count) for count in match.groups()]
 
+    def hears_that_the_other_is_gone(self, guest: Guest) -> None:
+        """What it counts when it says so next may be of before."""
+        until(lambda: self.more(guest)[5] > 0, lambda: "it does not hear that the other is gone")
+        assert self.more(guest)[6] == 0
+
     def pool_is_exact(self) -> bool:
-        claims = sum(guest.domain.ask(partial(_claim, guest)).result(10) for guest in self.tools.guests.values())
+        claims = sum(guest.domain.ask(partial(_claim, guest)).result(PATIENCE_SECONDS) for guest in self.tools.guests.values())
         return self.tools.pool.free == self.tools.pool.total - claims
 
 
@@ -64,10 +71,12 @@ def _idle(guest: Guest) -> bool:
 
 @pytest.fixture
 def shares() -> Iterator[Shares]:
+    before = sys.getswitchinterval()
     sys.setswitchinterval(1e-4)
     made = Shares()
     yield made
     made.tools.stop()
+    sys.setswitchinterval(before)
     assert made.tools.pool.free == made.tools.pool.total
 
 
@@ -78,7 +87,7 @@ def test_two_guests_share_at_full_speed_and_let_all_go(shares: Shares) -> None:
         maps, copies, _refused, revoked, busy, _gone, wrong = counts
         assert wrong == 0 and maps > 300 and copies > 300 and revoked > 20 and busy > 20
     for guest in (one, two):
-        assert guest.domain.ask(partial(_idle, guest)).result(10)
+        assert guest.domain.ask(partial(_idle, guest)).result(PATIENCE_SECONDS)
     assert shares.pool_is_exact()
 
 
@@ -88,18 +97,14 @@ def test_a_guest_dies_while_the_other_has_its_frames_mapped(shares: Shares) -> N
     mapped = one.domain.mappings
     while True:  # one of them at least is mapped
         shares.tools.pause(one.domid)
-        if one.domain.ask(mapped.shown).result(10):
+        if one.domain.ask(mapped.shown).result(PATIENCE_SECONDS):
             break
         shares.tools.unpause(one.domid)
     shares.tools.destroy(two.domid)
     assert 8 >= shares.tools.pool.claimed(two.domid) >= len(mapped.shown()) > 0  # what it has not taken up yet is held, too
     shares.tools.unpause(one.domid)
-    counts = shares.more(one)
-    assert counts[5] > 0 and counts[6] == 0, "it hears that the other is gone"
-    deadline = time.monotonic() + 20
-    while shares.tools.pool.claimed(two.domid):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    shares.hears_that_the_other_is_gone(one)
+    until(lambda: not shares.tools.pool.claimed(two.domid))
     assert shares.pool_is_exact()
 
 
@@ -120,7 +125,6 @@ def test_a_guest_goes_back_in_time_while_both_hold_each_others_frames(shares: Sh
     shares.tools.destroy(two.domid)
     assert shares.tools.pool.claimed(two.domid) == 8
     shares.tools.restore(one.domid, "shared")  # it has what it mapped then, though its owner is gone
-    counts = shares.more(one)
-    assert counts[5] > 0 and counts[6] == 0
+    shares.hears_that_the_other_is_gone(one)
     shares.tools.destroy(one.domid)
     assert shares.tools.pool.claimed(two.domid) == 0

@@ -17,6 +17,7 @@ from emulator.hypervisor.events import INTERDOMAIN, Port
 from emulator.hypervisor.replay import replay
 from emulator.hypervisor.spec import DomainSpec
 from tests.functional.linux_guest import needs_linux, write_cfg
+from tests.patience import PATIENCE_SECONDS
 
 pytestmark = [pytest.mark.linux, pytest.mark.slow, needs_linux]
 
@@ -34,8 +35,8 @@ def said(guest: Guest) -> str:
     return guest.transcript.tail(20_000).decode("utf-8", "replace")
 
 
-def run_until(guest: Guest, text: str, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
+def run_until(guest: Guest, text: str) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while text not in said(guest):
         assert time.monotonic() < deadline, said(guest)[-2000:]
         assert not guest.domain.ended, (guest.domain.crash_reason, said(guest)[-2000:])
@@ -44,19 +45,19 @@ def run_until(guest: Guest, text: str, seconds: float) -> None:
             time.sleep(0.002)
 
 
-def command(guest: Guest, line: str, answer: str, seconds: float = 60) -> None:
+def command(guest: Guest, line: str, answer: str) -> None:
     guest.type(line.encode() + b"\r")
-    run_until(guest, answer, seconds)
+    run_until(guest, answer)
 
 
 @pytest.mark.parametrize("vcpus", [1, 2, 4, 8])
 def test_linux_boots_and_works_on_all_its_vcpus(cfg: Path, vcpus: int) -> None:
     guest = linux(cfg, vcpus)
     try:
-        run_until(guest, "# ", 120)
+        run_until(guest, "# ")
         command(guest, "echo n$(nproc)n", f"n{vcpus}n")
         # A checksum on every vCPU at once, each bound to its own.
-        command(guest, f"for i in $(seq 0 {vcpus - 1}); do taskset -c $i md5sum /bin/busybox & done; wait; echo fini''shed", "finished", 120)
+        command(guest, f"for i in $(seq 0 {vcpus - 1}); do taskset -c $i md5sum /bin/busybox & done; wait; echo fini''shed", "finished")
         sums = [line.split()[0] for line in said(guest).splitlines() if line.endswith("  /bin/busybox")]
         assert len(sums) == vcpus
         assert len(set(sums)) == 1
@@ -70,14 +71,15 @@ def test_linux_boots_and_works_on_all_its_vcpus(cfg: Path, vcpus: int) -> None:
 def test_a_vcpu_goes_and_comes_when_xenstore_says_so(cfg: Path) -> None:
     guest = linux(cfg, 2)
     try:
-        run_until(guest, "# ", 120)
+        run_until(guest, "# ")
         guest._store.write(f"/local/domain/{guest.domid}/cpu/1/availability", "offline")
         guest.kick_store()
-        command(guest, "sleep 1; echo n$(nproc)n", "n1n")
+        command(guest, "until [ $(nproc) = 1 ]; do sleep 0.1; done; echo n$(nproc)n", "n1n")
         assert not guest.domain.vcpus[1].up
         guest._store.write(f"/local/domain/{guest.domid}/cpu/1/availability", "online")
         guest.kick_store()
-        command(guest, "sleep 1; echo 1 > /sys/devices/system/cpu/cpu1/online; echo n$(nproc)n", "n2n")  # as udev would
+        # as udev would, which is told when the kernel has seen it
+        command(guest, "until echo 1 > /sys/devices/system/cpu/cpu1/online; do sleep 0.1; done; echo n$(nproc)n", "n2n")
         assert guest.domain.vcpus[1].up
     finally:
         guest.close()

@@ -17,6 +17,7 @@ from emulator.dom0.snapshots import MAX_SNAPSHOTS
 from emulator.dom0.toolstack import Toolstack
 from emulator.errors import UserError
 from tests.functional.linux_guest import BUSYBOX, ROOT, config_of, frame_sums, memory_hash, needs_linux, write_cfg
+from tests.patience import PATIENCE_SECONDS, until
 
 T = TypeVar("T")
 MD5 = hashlib.md5(BUSYBOX.read_bytes(), usedforsecurity=False).hexdigest().encode() if BUSYBOX.exists() else b""
@@ -33,17 +34,16 @@ class Live:
         self.guest: Guest = self.tools.guest(self.domid)
 
     def ask(self, question: Callable[[], T]) -> T:
-        return self.guest.domain.ask(question).result(30)
+        return self.guest.domain.ask(question).result(PATIENCE_SECONDS)
 
-    def until(self, wanted: bytes, *, start: int = 0, seconds: float = 40) -> int:
+    def until(self, wanted: bytes, *, start: int = 0) -> int:
         """Wait until it has said `wanted` since `start`; where its transcript ends then."""
-        deadline = time.monotonic() + seconds
-        while True:
-            said = self.guest.transcript.tail(self.guest.transcript.end - start)
-            if wanted in said:
-                return self.guest.transcript.end
-            assert time.monotonic() < deadline, (self.guest.domain.ended, self.guest.domain.crash_reason, said[-300:])
-            time.sleep(0.005)
+
+        def said() -> bytes:
+            return self.guest.transcript.tail(self.guest.transcript.end - start)
+
+        until(lambda: wanted in said(), lambda: (self.guest.domain.ended, self.guest.domain.crash_reason, said()[-300:]))
+        return self.guest.transcript.end
 
     def command(self, text: str, wanted: bytes) -> None:
         start = self.guest.transcript.end
@@ -163,9 +163,9 @@ def test_work_goes_on_after_a_restore(linux: Live) -> None:
     linux.tools.snapshot(linux.domid, "work")
     for _ in range(3):
         linux.tools.restore(linux.domid, "work")
-        linux.command("a=$(wc -l < /tmp/ticks); b=$(wc -l < /tmp/sums); sleep 1.5; echo slept-$((1 + 2))", b"slept-3")
-        linux.command("c=$(wc -l < /tmp/ticks); d=$(wc -l < /tmp/sums)", b"/root# ")
-        linux.command("[ $c -gt $((a + 3)) ] && [ $d -gt $b ] && echo it-$((1 + 1))-works", b"it-2-works")
+        linux.command("a=$(wc -l < /tmp/ticks); b=$(wc -l < /tmp/sums); echo counted-$((1 + 2))", b"counted-3")
+        more = "[ $(wc -l < /tmp/ticks) -gt $((a + 3)) ] && [ $(wc -l < /tmp/sums) -gt $b ]"
+        linux.command(f"until {more}; do sleep 0.1; done; echo it-$((1 + 1))-works", b"it-2-works")
     linux.tools.forget(linux.domid, "work")
 
 
@@ -188,10 +188,7 @@ def test_a_guest_that_powered_off_comes_alive(tmp_path: Path) -> None:
         live.tools.snapshot(live.domid, "up")
         for number, end in enumerate(("poweroff -f", "echo c > /proc/sysrq-trigger", "poweroff -f")):
             live.guest.type(end.encode() + b"\n")
-            deadline = time.monotonic() + 20
-            while not live.guest.domain.ended:
-                assert time.monotonic() < deadline, "it does not end"
-                time.sleep(0.01)
+            until(lambda: live.guest.domain.ended, lambda: "it does not end")
             assert live.guest.domain.ended == ("crash" if "sysrq" in end else "poweroff")
             live.tools.restore(live.domid, "up")
             assert live.guest.domain.ended == ""
@@ -216,10 +213,7 @@ def test_a_crashed_shell_comes_alive(shell: Live) -> None:
     shell.tools.snapshot(shell.domid, "up")
     for _ in range(5):
         shell.guest.type(b"crash hard\n")
-        deadline = time.monotonic() + 10
-        while not shell.guest.domain.ended:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+        until(lambda: shell.guest.domain.ended)
         shell.tools.restore(shell.domid, "up")
         shell.command("echo again and again", b"\nagain and again")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import select
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import pyxs
 
 from emulator.dom0.xenstore import Perm, Store, wire
 from emulator.dom0.xenstore.socket import StoreSocket
+from tests.patience import PATIENCE_SECONDS, read_until
 from tests.unit.xenstore_client import Client, introduced
 
 TOOLS = ("ls", "read", "write", "watch", "chmod", "list", "rm", "exists")
@@ -37,7 +37,7 @@ class Served:
         self.environment = {**os.environ, "XENSTORED_PATH": str(self.socket.path)}
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=20)
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
 
     def say(self, *command: str) -> str:
         done = self.run(*command)
@@ -96,7 +96,7 @@ def test_watch_hears_what_a_guest_writes_and_that_domains_come_and_go(served: Se
         other = introduced(served.store, 4)
         served.store.release(4)
         assert other.connection.broken
-        rest, _ = watcher.communicate(timeout=20)
+        rest, _ = watcher.communicate(timeout=PATIENCE_SECONDS)
         assert rest.split() == ["/local/domain/3/data/load", "@introduceDomain", "@releaseDomain"]
         assert watcher.returncode == 0
     finally:
@@ -169,11 +169,13 @@ class Library:
         for name, (result, arguments) in signatures.items():
             function = getattr(self.lib, name)
             function.restype, function.argtypes = result, arguments
-        before = os.environ.get("XENSTORED_PATH")
-        ctypes.CDLL(None).setenv(b"XENSTORED_PATH", path.encode(), 1)
+        before, libc = os.environ.get("XENSTORED_PATH"), ctypes.CDLL(None)
+        libc.setenv(b"XENSTORED_PATH", path.encode(), 1)
         self.handle = self.lib.xs_open(0)
         if before is None:
-            ctypes.CDLL(None).unsetenv(b"XENSTORED_PATH")
+            libc.unsetenv(b"XENSTORED_PATH")
+        else:
+            libc.setenv(b"XENSTORED_PATH", os.fsencode(before), 1)
         assert self.handle, os.strerror(ctypes.get_errno())
 
     def ask(self, name: str, *arguments: object) -> bool:
@@ -270,14 +272,11 @@ def test_an_engine_serves_its_store_where_it_says(tmp_path: Path) -> None:
                               cwd=Path(__file__).parents[2], stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
     assert engine.stdin is not None and engine.stdout is not None
     try:
-        said = b""
-        while b"xen>" not in said:
-            assert select.select([engine.stdout], [], [], 30)[0], said
-            said += os.read(engine.stdout.fileno(), 4096)
+        read_until(engine.stdout.fileno(), b"xen>")
         shown = subprocess.run(["xenstore-read", "/local/domain/1/name"], env={**os.environ, "XENSTORED_PATH": str(path)}, capture_output=True)
         assert shown.stdout == b"shell\n"
         assert path.stat().st_mode & 0o777 == 0o600
     finally:
         engine.terminate()
-        engine.communicate(timeout=30)
+        engine.communicate(timeout=PATIENCE_SECONDS)
     assert not path.exists()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import os
 import random
 import signal
@@ -68,17 +69,17 @@ class Soak:
         self.trail: deque[str] = deque(maxlen=60)
         self.lives = 0
 
-    async def run(self, seconds: float) -> None:
-        """Soak for so long; raises what the app raised."""
+    async def run(self, *, seconds: float = math.inf, steps: int = sys.maxsize) -> None:
+        """Soak for so long, or so many steps; raises what the app raised."""
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            await self._life(min(end, time.monotonic() + LIFE_SECONDS))
+        while time.monotonic() < end and self.done.total() < steps:
+            await self._life(min(end, time.monotonic() + LIFE_SECONDS), steps)
             self.lives += 1
 
     async def _client(self) -> Client:
         return FakeEngine() if self.fake else await start_engine()
 
-    async def _life(self, end: float) -> None:
+    async def _life(self, end: float, steps: int) -> None:
         files = () if self.fake else FILES
         client = await self._client()
         settings = Settings(confirm=self.chance.choice(("always", "destructive", "never")))
@@ -86,7 +87,7 @@ class Soak:
         try:
             async with app.run_test(size=self.chance.choice(SIZES[:3])) as pilot:
                 await pilot.pause(0.2)
-                while time.monotonic() < end and app.is_running and app._exit is False:
+                while time.monotonic() < end and self.done.total() < steps and app.is_running and app._exit is False:
                     await self._step(app)
         finally:
             await app.client.close()
@@ -192,7 +193,7 @@ def main(arguments: list[str]) -> int:
         os.environ["XDG_CONFIG_HOME"] = os.environ["XDG_STATE_HOME"] = folder
         os.environ["XENCONSOLE_DISKS"] = f"{folder}/disks"
         try:
-            asyncio.run(soak.run(options.minutes * 60))
+            asyncio.run(soak.run(seconds=options.minutes * 60))
         except BaseException:
             print(f"failed with --seed {options.seed} in life {soak.lives}, after {dict(soak.done)}; last:", *soak.trail, sep="\n  ", file=sys.stderr)
             raise

@@ -6,12 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.patience import PATIENCE_SECONDS, until
+
 ROOT = Path(__file__).resolve().parents[2]
 HAS_TMUX = shutil.which("tmux") is not None
+ENDED = "all-is-told"
 
 
 class Terminal:
@@ -23,11 +25,12 @@ class Terminal:
         environment = {**os.environ, "XDG_CONFIG_HOME": str(folder), "XDG_STATE_HOME": str(folder), "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
         environment.pop("TMUX", None)
         self._environment = environment
-        script = f"cd {ROOT}; {command}; echo status=$?; stty -a; exec sleep 600"
+        script = f"cd {ROOT}; {command}; echo status=$?; stty -a; echo {ENDED}; exec sleep 3600"
         self._tmux("-f", "/dev/null", "new-session", "-d", "-x", str(columns), "-y", str(rows), script)
 
     def _tmux(self, *words: str) -> str:
-        done = subprocess.run(["tmux", "-S", str(self._socket), *words], env=self._environment, capture_output=True, text=True, timeout=20)
+        command = ["tmux", "-S", str(self._socket), *words]
+        done = subprocess.run(command, env=self._environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
         if done.returncode:
             raise RuntimeError(f"tmux {words[0]}: {done.stderr.strip()}")
         return done.stdout
@@ -45,16 +48,17 @@ class Terminal:
     def screen(self) -> str:
         return self._tmux("capture-pane", "-p")
 
-    def until(self, seen: str | Callable[[str], bool], *, seconds: float = 30.0) -> str:
+    def until(self, seen: str | Callable[[str], bool]) -> str:
         """Wait for a text on the screen, or for what the function wants of it; the screen. AssertionError with the last one."""
-        test = seen if callable(seen) else lambda screen: seen in screen
-        end = time.monotonic() + seconds
-        while True:
+        screen = ""
+
+        def looked() -> bool:
+            nonlocal screen
             screen = self.screen()
-            if test(screen):
-                return screen
-            assert time.monotonic() < end, f"waited {seconds:g} s for {seen!r}; the screen:\n{screen}"
-            time.sleep(0.05)
+            return seen(screen) if callable(seen) else seen in screen
+
+        until(looked, lambda: f"waited for {seen!r}; the screen:\n{screen}", pause=0.05)
+        return screen
 
     def processes(self) -> set[int]:
         """The shell and all below it."""

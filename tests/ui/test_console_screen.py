@@ -11,6 +11,7 @@ from textual.app import App
 from textual.binding import Binding
 
 from emulator.control.views import HostView, Overview
+from tests.patience import PATIENCE_SECONDS, soon
 from tests.ui.fake_engine import FakeEngine, replaced
 from xenconsole.app_protocol import OverviewArrived
 from xenconsole.screens.console import ConsoleScreen, hub_of
@@ -53,8 +54,8 @@ class ConsoleOnly(App[None], inherit_bindings=False):
         self.pop_screen()
 
 
-async def until(condition: Callable[[], Any], pilot: Any, seconds: float = 3.0) -> None:
-    async with asyncio.timeout(seconds):
+async def until(condition: Callable[[], Any], pilot: Any) -> None:
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not condition():
             await pilot.pause(0.01)
 
@@ -161,13 +162,10 @@ async def test_a_flood_does_not_block_keys_and_its_losses_are_marked() -> None:
         for turn in range(40):
             engine.say(3, b"".join(b"\x1b[3%dmflood %d %d\x1b[0m%s\r\n" % (n % 8, turn, n, b"." * 60) for n in range(1000)))
             await asyncio.sleep(0)
-        started = asyncio.get_running_loop().time()
         app.post_message(events.Key("x", "x"))
-        async with asyncio.timeout(3):
-            while not engine.domains[3].typed:  # noqa: ASYNC110  # the fake has no event for it
-                await asyncio.sleep(0.001)
-        assert asyncio.get_running_loop().time() - started < 0.1
-        await until(lambda: session.pending == 0, pilot, 10)
+        await soon(lambda: engine.domains[3].typed, pause=0.001)
+        assert session.pending > 0, "it overtook what was still to be shown"
+        await until(lambda: session.pending == 0, pilot)
         core = session.core
         lines = [line_text(core.history(n)) for n in range(core.history_start, core.history_end)]
         assert session.lost_bytes > 0
@@ -187,7 +185,7 @@ async def test_a_flood_out_of_sight_costs_the_visible_guest_nothing() -> None:
         for _ in range(4):
             engine.say(1, flood)
         await pilot.press("o", "k")
-        await until(lambda: picture(view).endswith("ok"), pilot, 1.0)
+        await until(lambda: picture(view).endswith("ok"), pilot)
         assert other.pending > 0
 
 
@@ -330,8 +328,7 @@ async def test_four_tiles_each_with_its_guest_and_alt_digits_go_between() -> Non
         await pilot.press("alt+3", "h", "i")
         await until(lambda: picture(views[2]).endswith("> hi"), pilot)
         await pilot.press("alt+5")
-        await pilot.pause(0.05)
-        assert app.screen.domids == (1, 2, 5, 4)  # type: ignore[attr-defined]
+        await until(lambda: app.screen.domids == (1, 2, 5, 4), pilot)  # type: ignore[attr-defined]
         assert app.switched == []
         await pilot.press("alt+7")
         assert app.switched == [7]
@@ -343,8 +340,7 @@ async def test_two_tiles_stand_one_above_the_other_on_a_narrow_terminal() -> Non
         await opened(app, pilot, 1, 2)
         assert [(v.size.width, v.size.height) for v in app.screen.query(TerminalView)] == [(80, 11)] * 2
         await pilot.resize_terminal(140, 24)
-        await pilot.pause(0.05)
-        assert [(v.size.width, v.size.height) for v in app.screen.query(TerminalView)] == [(69, 23), (70, 23)]
+        await until(lambda: [(v.size.width, v.size.height) for v in app.screen.query(TerminalView)] == [(69, 23), (70, 23)], pilot)
 
 
 async def test_a_read_only_display_does_not_type() -> None:

@@ -12,6 +12,7 @@ from textual.strip import Strip
 
 from emulator.control.views import TraceLine, TraceView
 from emulator.errors import UserError
+from tests.patience import soon
 from tests.ui.fake_details import RichEngine
 from xenconsole.app import ConsoleApp
 from xenconsole.screens.domain import DomainScreen
@@ -233,10 +234,10 @@ async def test_nothing_is_pulled_while_the_display_is_frozen() -> None:
         await app.tick()
         screen = DomainScreen(engine, 4, "trace", hertz=20)
         await app.push_screen(screen)
-        await pilot.pause(0.1)
-        assert len(engine.asked) > 2
+        await soon(lambda: len(engine.asked) > 2)
         await pilot.press("f")
-        await pilot.pause(0.05)
+        await soon(lambda: "FROZEN" in plain(screen.query_one(DomainBar).lines))
+        await pilot.pause()
         engine.asked.clear()
         await pilot.pause(0.15)
         assert not engine.asked

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from emulator.control.networkviews import DropView, NetworksView, NetworkView, VifView
+from tests.patience import soon
 from tests.ui.desk import desk
 from tests.ui.fake_details import RichEngine
 from tests.ui.host_bench import SIZES, host_bench, host_picture
@@ -98,7 +99,8 @@ async def test_frames_are_told_once_each_and_follow_the_chosen_interface() -> No
 async def test_one_key_captures() -> None:
     async with host_bench(NetworksScreen) as b:
         await b.press("C")
-        await b.pilot.pause(0.05)
+        await soon(lambda: b.engine.commands)
+        await b.pilot.pause()
         assert b.engine.commands == [("capture", {"domid": 3, "vif": "0"})]
         assert b.app.command_journal.entries[-1].text.startswith("tcpdump -i vif3.0")
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from textual.widgets._footer import FooterKey
 
+from tests.patience import soon
 from tests.ui.desk import desk
 from xenconsole.screens.confirm import ConfirmScreen
 from xenconsole.screens.domain import DomainScreen
@@ -254,7 +255,7 @@ async def test_the_palette_finds_a_command_for_the_chosen_domain() -> None:
         await at.type("snapshot hello")
         await at.pilot.pause(0.3)
         await at.press("enter")
-        await at.pilot.pause(0.1)
+        await soon(lambda: at.sent("snapshot"))
         assert at.sent("snapshot") == [{"domid": 1, "name": "hello-1"}]
 
 
@@ -263,13 +264,14 @@ async def test_snapshot_and_restore_by_keys() -> None:
         await at.press("j", "S", "S")
         assert [args["name"] for args in at.sent("snapshot")] == ["hello-1", "hello-2"]
         await at.press("R")
+        await soon(lambda: isinstance(at.front(), DomainScreen))
         await at.pilot.pause(0.5)
         front = at.front()
         assert isinstance(front, DomainScreen) and (front.domid, front.tab) == (1, "snapshots")
         await at.press("R")
         assert not at.sent("restore"), "it asks first"
         await at.press("y")
-        await at.pilot.pause(0.1)
+        await soon(lambda: at.sent("restore"))
         assert [args["name"] for args in at.sent("restore")] in (["hello-1"], ["hello-2"])
         await at.press("escape")
         assert isinstance(at.front(), OverviewScreen)

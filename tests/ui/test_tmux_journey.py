@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.ui.terminal import HAS_TMUX, Terminal, xenconsole
+from tests.patience import until
+from tests.ui.terminal import ENDED, HAS_TMUX, Terminal, xenconsole
 
 pytestmark = [pytest.mark.tmux, pytest.mark.skipif(not HAS_TMUX, reason="tmux is missing")]
 
@@ -27,17 +27,15 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
 
 def nothing_left(terminal: Terminal, before: set[int]) -> None:
     """The app ended well: every process of it is gone and the terminal is as it was."""
-    screen = terminal.until("status=")
+    screen = terminal.until(ENDED)
     assert "status=0" in screen, screen
-    end = time.monotonic() + 10
-    while alive := {pid for pid in before if Path(f"/proc/{pid}").exists()} & terminal.processes():
-        if len(alive) <= 2:  # the shell, and the sleep that keeps the screen
-            break
-        assert time.monotonic() < end, alive
-        time.sleep(0.1)
-    modes = terminal.until("-iexten") if "-iexten" in screen else screen
-    assert re.search(r"(?<!-)\bicanon\b", modes), modes
-    assert re.search(r"(?<!-)\becho\b", modes), modes
+
+    def alive() -> set[int]:
+        return {pid for pid in before if Path(f"/proc/{pid}").exists()} & terminal.processes()
+
+    until(lambda: len(alive()) <= 1, alive)  # the shell, which by now is the sleep that keeps the screen
+    assert re.search(r"(?<!-)\bicanon\b", screen), screen
+    assert re.search(r"(?<!-)\becho\b", screen), screen
 
 
 def row(screen: str, name: str) -> str:
@@ -83,9 +81,9 @@ def test_start_watch_type_switch_snapshot_break_restore_quit(terminal: Terminal)
     terminal.until(lambda s: s.count("alive again") == 2)
 
     terminal.press("C-]")
-    time.sleep(0.2)
+    terminal.until("─ snapshots ─")
     terminal.press("Escape")
-    time.sleep(0.5)
+    terminal.until("─commands─")  # only then: an Escape with a key behind it is Alt and that key
     terminal.press("q")
     terminal.until("Quit and end 3 guests?")
     terminal.press("y")
@@ -117,7 +115,15 @@ def test_a_hang_up_leaves_nothing(terminal: Terminal) -> None:
     ours = terminal.processes()
     terminal.press("Down", "Enter")
     terminal.close()  # as when a window is closed or a line drops
-    end = time.monotonic() + 10
-    while alive := {pid for pid in ours if Path(f"/proc/{pid}").exists() and b"python" in Path(f"/proc/{pid}/cmdline").read_bytes()}:
-        assert time.monotonic() < end, alive
-        time.sleep(0.1)
+
+    def alive() -> set[int]:
+        return {pid for pid in ours if _is_python(pid)}
+
+    until(lambda: not alive(), alive)
+
+
+def _is_python(pid: int) -> bool:
+    try:
+        return b"python" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False

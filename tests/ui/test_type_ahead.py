@@ -61,7 +61,7 @@ async def test_views_opened_and_left_in_one_burst() -> None:
     async with app.run_test(size=(100, 30)) as pilot:
         await app.tick()
         burst(app, "ji\x1bl\x1b??:\x1bt\x1bie\x1b5\x1b" * 3)
-        await until(lambda: not app.type_ahead._waiting, pilot, 20)
+        await until(lambda: not app.type_ahead._waiting, pilot)
         await until(lambda: isinstance(app.screen, OverviewScreen), pilot)
 
 
