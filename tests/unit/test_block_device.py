@@ -19,6 +19,7 @@ from emulator.dom0.grants import GrantError, GrantLook
 from emulator.dom0.storage import Done, RawImage
 from emulator.dom0.xenbus import FrontendWatch
 from emulator.dom0.xenstore import Perm, Store, standard_nodes
+from tests.patience import PATIENCE_SECONDS
 from tests.unit.plain_grants import FRAMES, PlainGrants
 from tests.unit.xenstore_client import Holder
 
@@ -231,7 +232,7 @@ class SlowDisk:
         device.image.write_from = lambda offset, size, views: False  # type: ignore[method-assign]
 
     def _late(self, offset: int, data: bytes) -> None:
-        self.held.wait(10)
+        self.held.wait(PATIENCE_SECONDS)
         self._write(offset, data)
 
 

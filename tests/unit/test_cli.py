@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_SECONDS, read_until, until
 from tests.unit.fake_host import CRASH, FLOOD
 from xenconsole import __version__
 from xenconsole.cli.crash import crash_report
@@ -30,7 +31,7 @@ def cfg(folder: Path, name: str) -> str:
 
 
 def run(command: list[str], *, typed: bytes = b"", **environment: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(command, input=typed, capture_output=True, cwd=ROOT, timeout=30, env={**os.environ, **environment})
+    return subprocess.run(command, input=typed, capture_output=True, cwd=ROOT, timeout=PATIENCE_SECONDS, env={**os.environ, **environment})
 
 
 class OnTerminal:
@@ -45,19 +46,15 @@ class OnTerminal:
         )  # fmt: skip
         self.seen = b""
 
-    def until(self, text: bytes, seconds: float = 10) -> None:
-        deadline = time.monotonic() + seconds
-        while text not in self.seen:
-            ready, _, _ = select.select([self.master], [], [], max(0.0, deadline - time.monotonic()))
-            assert ready, f"{text!r} did not come; came: {self.seen!r}"
-            self.seen += os.read(self.master, 65536)
+    def until(self, text: bytes) -> None:
+        self.seen = read_until(self.master, text, self.seen)
 
     def type(self, data: bytes) -> None:
         os.write(self.master, data)
 
     def ended(self) -> int:
         """Exit status; the terminal must be as it was."""
-        status = self.process.wait(10)
+        status = self.process.wait(PATIENCE_SECONDS)
         assert termios.tcgetattr(self.slave) == self.before
         while select.select([self.master], [], [], 0.05)[0]:
             self.seen += os.read(self.master, 65536)
@@ -68,10 +65,7 @@ class OnTerminal:
         return isinstance(lflag, int) and not lflag & termios.ICANON
 
     def until_raw(self, raw: bool = True) -> None:
-        deadline = time.monotonic() + 10
-        while self.raw() != raw:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(lambda: self.raw() == raw)
 
 
 def test_version_and_help_go_to_standard_output() -> None:
@@ -149,7 +143,7 @@ def test_a_pipe_is_typed_and_its_end_is_not_the_guests(tmp_path: Path) -> None:
         time.sleep(0.2)
         assert process.poll() is None
         process.terminate()
-        assert process.wait(10) == 1
+        assert process.wait(PATIENCE_SECONDS) == 1
 
 
 def test_a_guest_that_powers_off_is_status_0_with_its_exact_bytes(tmp_path: Path) -> None:
@@ -193,13 +187,13 @@ def test_output_that_nobody_reads_ends_it_quietly(tmp_path: Path) -> None:
         assert process.stdout and process.stderr
         process.stdout.read(10)
         process.stdout.close()
-        assert process.wait(10) == 1
+        assert process.wait(PATIENCE_SECONDS) == 1
         assert process.stderr.read() == b""
 
 
 def test_closed_descriptors_do_no_harm(tmp_path: Path) -> None:
     command = " ".join([*FAKE, "create", "-c", cfg(tmp_path, "poweroff")])
-    assert subprocess.run(["sh", "-c", f"{command} <&- >&- 2>&-"], cwd=ROOT, timeout=30).returncode == 0
+    assert subprocess.run(["sh", "-c", f"{command} <&- >&- 2>&-"], cwd=ROOT, timeout=PATIENCE_SECONDS).returncode == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])

@@ -17,6 +17,7 @@ import pytest
 from emulator.control.client import EngineClient, connect, open_client
 from emulator.control.process import EngineOptions, EngineProcess
 from emulator.errors import UserError
+from tests.patience import PATIENCE_SECONDS, soon, until
 
 MODULE = "tests.unit.engine_with_fake"
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,19 +35,19 @@ def alive(pid: int) -> bool:
         return False
 
 
-def until(gone: int, seconds: float = 5) -> None:
-    deadline = time.monotonic() + seconds
-    while alive(gone):
-        assert time.monotonic() < deadline, f"process {gone} still runs"
-        time.sleep(0.01)
-
-
 async def lost(client: EngineClient) -> str:
-    for _ in range(500):
-        if client.lost:
-            break
-        await asyncio.sleep(0.01)
-    return client.lost
+    return await soon(lambda: client.lost)
+
+
+async def soon_connected(path: Path) -> EngineClient:
+    """A socket is there before anybody listens on it."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return await connect(path)
+        except UserError:
+            assert time.monotonic() < end
+            await asyncio.sleep(0.01)
 
 
 async def test_it_serves_and_ends_with_its_connection() -> None:
@@ -119,11 +120,7 @@ async def test_a_host_that_does_not_stop_is_left_behind_by_nobody() -> None:
 async def test_its_log_stays_small() -> None:
     client, process = await start("babbles")
     await client.overview()
-    for _ in range(100):
-        if "(cut)" not in process.tail() and os.fstat(process._log).st_size < 1 << 20:
-            break
-        await asyncio.sleep(0.02)
-    assert os.fstat(process._log).st_size < 1 << 20
+    await soon(lambda: "(cut)" not in process.tail() and os.fstat(process._log).st_size < 1 << 20)
     assert process.last_line() == "line 039999 of a log that grows and grows"
     await client.close()
 
@@ -133,9 +130,9 @@ def test_it_dies_with_its_parent_even_if_the_connection_lives_on() -> None:
 import subprocess, time
 from emulator.control.process import EngineProcess
 process, end = EngineProcess.start(module={MODULE!r})
-holder = subprocess.Popen(["sleep", "20"], pass_fds=[end.fileno()])
+holder = subprocess.Popen(["sleep", "1000"], pass_fds=[end.fileno()])
 print(process.pid, holder.pid, flush=True)
-time.sleep(20)
+time.sleep(1000)
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT) as parent:
         assert parent.stdout is not None
@@ -144,7 +141,7 @@ time.sleep(20)
         assert alive(engine)
         parent.kill()
     try:
-        until(engine)
+        until(lambda: not alive(engine), lambda: f"process {engine} still runs")
     finally:
         os.kill(holder, signal.SIGKILL)
 
@@ -154,22 +151,19 @@ async def test_it_listens_for_its_user_alone_and_stays(tmp_path: Path) -> None:
     command = [sys.executable, "-m", MODULE, "--listen", str(path)]
     engine = await asyncio.create_subprocess_exec(*command, cwd=ROOT)
     try:
-        for _ in range(500):
-            if path.exists():
-                break
-            await asyncio.sleep(0.01)
+        await soon(path.exists)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         for _ in range(2):
-            client = await connect(path)
+            client = await soon_connected(path)
             assert (await client.overview()).domains
             await client.close()
         second = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stderr=subprocess.PIPE)
-        said = (await asyncio.wait_for(second.communicate(), 10))[1]
+        said = (await asyncio.wait_for(second.communicate(), PATIENCE_SECONDS))[1]
         assert second.returncode == 2 and b"in use" in said and said.count(b"\n") == 1
         client = await connect(path)
         await client.command("quit")
         await client.close()
-        assert await asyncio.wait_for(engine.wait(), 10) == 0 and not path.exists()
+        assert await asyncio.wait_for(engine.wait(), PATIENCE_SECONDS) == 0 and not path.exists()
     finally:
         if engine.returncode is None:
             engine.kill()
@@ -181,15 +175,10 @@ async def test_it_takes_the_place_of_one_that_was_killed(tmp_path: Path) -> None
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(path))
     engine = await asyncio.create_subprocess_exec(sys.executable, "-m", MODULE, "--listen", str(path), cwd=ROOT)
-    for _ in range(500):
-        try:
-            client = await connect(path)
-            break
-        except UserError:
-            await asyncio.sleep(0.01)
+    client = await soon_connected(path)
     assert (await client.command("quit")).ok
     await client.close()
-    assert await asyncio.wait_for(engine.wait(), 10) == 0
+    assert await asyncio.wait_for(engine.wait(), PATIENCE_SECONDS) == 0
 
 
 async def test_nobody_at_a_path_is_the_users_mistake(tmp_path: Path) -> None:

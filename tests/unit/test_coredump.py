@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import struct
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from emulator.dom0 import coredump
 from emulator.errors import UserError
 from emulator.hypervisor.context import CONTEXT_BYTES, get_info, set_info
 from tests.benchmarks.paper import Rig, rig
+from tests.patience import until
 
 HEADER, XEN_VERSION, FORMAT = 0x2000001, 0x2000002, 0x2000003
 
@@ -25,13 +25,6 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     monkeypatch.setenv("XENCONSOLE_DUMPS", str(tmp_path / "dump"))
     with rig(1) as made:
         yield made
-
-
-def until(condition: object, seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def notes_of(data: bytes) -> dict[int, bytes]:

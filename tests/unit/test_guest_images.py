@@ -20,6 +20,7 @@ from emulator.abi import elfnote
 from emulator.dom0.builder.image import load_kernel
 from emulator.dom0.builder.layout import plan_domain
 from emulator.dom0.config import load_config
+from tests.patience import PATIENCE_SECONDS
 
 GUESTS = Path(__file__).resolve().parents[2] / "guests"
 NAMES = ("hello", "counter", "shell", "rogue", "antisocial", "ping", "pong", "share")
@@ -30,7 +31,7 @@ def compiler() -> list[str]:
     """The lines that guests/Makefile keeps in images/BUILD, of the compiler and linker there are here."""
     lines = []
     for command in (["gcc", "--version"], ["gcc", "-Wl,--version"]):
-        done = subprocess.run(command, capture_output=True, text=True, env={"LC_ALL": "C", "PATH": "/usr/bin:/bin"}, timeout=20)
+        done = subprocess.run(command, capture_output=True, text=True, env={"LC_ALL": "C", "PATH": "/usr/bin:/bin"}, timeout=PATIENCE_SECONDS)
         lines.append((done.stdout.splitlines() or [""])[0])
     return lines
 
@@ -42,7 +43,7 @@ def rebuilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("gcc and make are needed to rebuild the guests; the committed images serve without them")
     folder = tmp_path_factory.mktemp("rebuild")
     shutil.copytree(GUESTS, folder / "guests", ignore=shutil.ignore_patterns("images", "build", "*.gz"))
-    done = subprocess.run(["make", "-j2", "-C", str(folder / "guests")], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(["make", "-j2", "-C", str(folder / "guests")], capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert done.returncode == 0, done.stderr
     assert "warning" not in done.stderr
     return folder / "guests" / "images"

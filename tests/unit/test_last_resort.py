@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from tests.benchmarks.paper import Rig, rig
+from tests.patience import until
 
 
 @pytest.fixture
 def host() -> Iterator[Rig]:
     with rig(1) as made:
         yield made
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 @pytest.mark.parametrize("failure", [KeyError("a number"), MemoryError(), OverflowError("too large")])

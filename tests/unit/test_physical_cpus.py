@@ -13,6 +13,7 @@ from emulator.hypervisor.scheduler import SCHEDULERS, Unit, make_scheduler
 from emulator.machine.physical_cpus import PhysicalCpus
 from emulator.machine.pools import MAIN_POOL
 from emulator.machine.seats import HELD, Actor
+from tests.patience import PATIENCE_SECONDS, until
 
 
 class Noted:
@@ -40,13 +41,6 @@ def spin(actor: Noted) -> int:
     return 0
 
 
-def until(condition: Callable[[], bool], seconds: float = 5) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-
-
 @pytest.fixture(params=["credit2", "credit", "rtds", "bvt"])
 def cpus(request: pytest.FixtureRequest) -> Iterator[PhysicalCpus]:
     made = PhysicalCpus(2, lambda actor, failure: failures.append(failure), make_scheduler(request.param, (0, 1)))
@@ -63,6 +57,15 @@ def added(cpus: PhysicalCpus, actor: Noted, affinity: frozenset[int] | None = No
     return actor
 
 
+def seen_anew(*actors: Noted) -> tuple[set[int], ...]:
+    """Where each runs in its next turns."""
+    for actor in actors:
+        actor.cpus.clear()
+    turns = [actor.turns for actor in actors]
+    until(lambda: all(actor.turns > before + 5 for actor, before in zip(actors, turns, strict=True)))
+    return tuple(set(actor.cpus) for actor in actors)
+
+
 def test_a_sleeper_runs_when_woken_and_at_its_deadline(cpus: PhysicalCpus) -> None:
     sleeper = added(cpus, Noted(1, lambda actor: None))
     until(lambda: sleeper.turns == 1)
@@ -70,8 +73,8 @@ def test_a_sleeper_runs_when_woken_and_at_its_deadline(cpus: PhysicalCpus) -> No
     assert sleeper.turns == 1
     cpus.wake(sleeper)
     until(lambda: sleeper.turns == 2)
-    timed = added(cpus, Noted(2, lambda actor: time.monotonic_ns() + 20_000_000 if actor.turns < 5 else None))
     began = time.monotonic()
+    timed = added(cpus, Noted(2, lambda actor: time.monotonic_ns() + 20_000_000 if actor.turns < 5 else None))
     until(lambda: timed.turns == 5)
     assert time.monotonic() - began >= 0.06
 
@@ -79,11 +82,10 @@ def test_a_sleeper_runs_when_woken_and_at_its_deadline(cpus: PhysicalCpus) -> No
 def test_deadlines_are_kept_beside_spinning_actors(cpus: PhysicalCpus) -> None:
     if cpus.scheduler == "rtds":
         pytest.skip("these actors spend no budget, and RTDS owes nothing to those who come beside an overload")
-    for number in range(1, 5):
-        added(cpus, Noted(number, spin))
+    spinners = [added(cpus, Noted(number, spin)) for number in range(1, 5)]
     timed = added(cpus, Noted(9, lambda actor: time.monotonic_ns() + 10_000_000))
-    time.sleep(1)
-    assert timed.turns >= 25
+    until(lambda: timed.turns >= 25)
+    assert sum(spinner.turns for spinner in spinners) < 400, "a second of theirs on two CPUs"
 
 
 def test_a_removed_actor_never_runs_again_and_leaves_nothing(cpus: PhysicalCpus) -> None:
@@ -139,13 +141,13 @@ def test_an_actor_removed_while_it_moves_to_another_pool_is_gone_when_told(cpus:
 
     def hold(actor: Noted) -> int:
         entered.set()
-        leave.wait(5)
+        leave.wait(PATIENCE_SECONDS)
         return 0
 
     cpus.take_cpus(MAIN_POOL, (1,))
     cpus.create_pool("side", make_scheduler("credit2", ()), (1,))
     actor = added(cpus, Noted(1, hold))
-    assert entered.wait(5)
+    assert entered.wait(PATIENCE_SECONDS)
     moving = threading.Thread(target=cpus.move, args=(actor, "side"))
     moving.start()
     until(actor.cut.is_set)
@@ -154,8 +156,8 @@ def test_an_actor_removed_while_it_moves_to_another_pool_is_gone_when_told(cpus:
     time.sleep(0.05)
     assert removing.is_alive(), "a CPU holds it still"
     leave.set()
-    moving.join(5)
-    removing.join(5)
+    moving.join(PATIENCE_SECONDS)
+    removing.join(PATIENCE_SECONDS)
     turns = actor.turns
     time.sleep(0.05)
     assert not moving.is_alive() and not removing.is_alive() and actor.turns == turns
@@ -165,14 +167,12 @@ def test_an_actor_removed_while_it_moves_to_another_pool_is_gone_when_told(cpus:
 def test_a_pinned_actor_stays_on_its_cpu_and_can_be_pinned_anew(cpus: PhysicalCpus) -> None:
     pinned = added(cpus, Noted(1, spin), frozenset({1}))
     others = [added(cpus, Noted(number, spin)) for number in (2, 3)]
-    time.sleep(0.1)
+    until(lambda: pinned.turns > 5)
     assert pinned.cpus == {1}
     cpus.pin(pinned, frozenset({0}), None)
     time.sleep(0.05)
-    pinned.cpus.clear()
-    time.sleep(0.1)
-    assert pinned.cpus == {0}
-    assert all(other.turns for other in others)
+    assert seen_anew(pinned) == ({0},)
+    until(lambda: all(other.turns for other in others))
 
 
 def test_a_pool_of_its_own_has_its_cpus_and_its_scheduler(cpus: PhysicalCpus) -> None:
@@ -182,11 +182,7 @@ def test_a_pool_of_its_own_has_its_cpus_and_its_scheduler(cpus: PhysicalCpus) ->
     cpus.create_pool("small", make_scheduler("null", ()), (1,))
     cpus.move(actor, "small")
     time.sleep(0.05)
-    actor.cpus.clear()
-    rival.cpus.clear()
-    time.sleep(0.1)
-    assert actor.cpus == {1}
-    assert rival.cpus == {0}
+    assert seen_anew(actor, rival) == ({1}, {0})
     assert cpus.scheduler.endswith("null")
     assert cpus.seat(actor)[1:] == ("small", HELD)  # type: ignore[index]
     with pytest.raises(UserError, match="1 domain"):
@@ -221,17 +217,13 @@ def test_soft_affinity_is_found_and_left_for_an_idle_cpu(cpus: PhysicalCpus) -> 
     if cpus.scheduler == "rtds":
         pytest.skip("RTDS knows no soft affinity, as in Xen")
     here, there = (added(cpus, Noted(number, spin), soft=frozenset({cpu})) for number, cpu in ((1, 1), (2, 0)))
-    time.sleep(0.05)
-    for actor in (here, there):
-        actor.cpus.clear()
-    time.sleep(0.1)
-    assert (here.cpus, there.cpus) == ({1}, {0})
+    until(lambda: seen_anew(here, there) == ({1}, {0}))
     cpus.pin(there, None, frozenset({1}))
     third = added(cpus, Noted(3, spin), soft=frozenset({1}))
     time.sleep(0.2)
-    there.cpus.clear()
-    time.sleep(0.2)
-    assert 0 in here.cpus | there.cpus | third.cpus  # three want CPU 1: the other does not idle
+    for actor in (here, there, third):
+        actor.cpus.clear()
+    until(lambda: 0 in here.cpus | there.cpus | third.cpus)  # three want CPU 1: the other does not idle
 
 
 def test_a_thousand_sleepers_cost_a_wake_nothing() -> None:
@@ -287,7 +279,7 @@ def test_the_clock_thread_is_not_woken_for_every_wake(monkeypatch: pytest.Monkey
     cpus.start()
     try:
         began = time.monotonic()
-        until(lambda: turns >= 4000, 20)
+        until(lambda: turns >= 4000)
         assert calls < 100 + 3000 * (time.monotonic() - began), "two a millisecond at most"
     finally:
         cpus.stop()

@@ -22,6 +22,8 @@ from emulator.dom0.network.segment import ACK, RST, SYN, Segment
 from emulator.dom0.network.services import Forward, Service, Services, parse_services
 from emulator.dom0.network.tcp import TcpEnd
 from emulator.errors import UserError
+from tests.patience import PATIENCE_SECONDS, until
+from tests.ports import free_port
 
 A, IP_A = bytes.fromhex("00163e000001"), bytes((10, 0, 2, 2))
 GATEWAY = bytes((10, 0, 2, 1))
@@ -42,7 +44,7 @@ class Guest:
             self.frames += [one for frame in frames for one in wire_frames(frame)]
             self.came.notify()
 
-    def take(self, seconds: float = 5.0) -> list[Frame]:
+    def take(self, seconds: float = PATIENCE_SECONDS) -> list[Frame]:
         with self.came:
             self.came.wait_for(lambda: self.frames, seconds)
             taken, self.frames = self.frames, []
@@ -62,9 +64,9 @@ class Guest:
             self.network.send(self.port, [Frame(packets.UPLINK_MAC + self.mac + frame.data[12:], validated=True)])
 
 
-def run_tcp(guest: Guest, port: int, end: TcpEnd, say: bytes, until: Callable[[bytes], bool], own: int = 40000) -> bytes:
-    """A whole connection from the guest's side: says `say`, closes when `until(heard)`."""
-    heard, deadline = b"", time.monotonic() + 20
+def run_tcp(guest: Guest, port: int, end: TcpEnd, say: bytes, enough: Callable[[bytes], bool], own: int = 40000) -> bytes:
+    """A whole connection from the guest's side: says `say`, closes when `enough(heard)`."""
+    heard, deadline = b"", time.monotonic() + PATIENCE_SECONDS
     while not end.done and end.state != "TIME_WAIT" and time.monotonic() < deadline:
         now = time.monotonic_ns()
         end.tick(now)
@@ -74,7 +76,7 @@ def run_tcp(guest: Guest, port: int, end: TcpEnd, say: bytes, until: Callable[[b
         with end.waiting as waiting:
             heard += bytes(waiting)
         end.take(len(heard) and len(end.waiting))
-        if not say and until(heard):
+        if not say and enough(heard):
             end.close()
         guest.segments(port, end.output(now), own)
         for frame in guest.take(0.05):
@@ -130,8 +132,7 @@ def test_a_guest_talks_to_a_service_and_both_streams_are_whole(networks: Network
 
 
 def test_what_is_not_allowed_is_refused_and_so_is_a_service_that_is_not_there(networks: Networks) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        unused = probe.getsockname()[1]
+    unused = free_port()
     networks.set_uplink("net0", UplinkSpec(services=parse_services(f"80={unused}")))
     guest = Guest(networks)
     for port in (80, 81, 22):
@@ -161,7 +162,7 @@ def test_an_interface_reaches_what_it_was_granted_and_no_other_does(networks: Ne
 def test_datagrams_go_and_come_back(networks: Networks) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as service:
         service.bind(("127.0.0.1", 0))
-        service.settimeout(5)
+        service.settimeout(PATIENCE_SECONDS)
         networks.set_uplink("net0", UplinkSpec(services=parse_services(f"udp:7={service.getsockname()[1]}")))
         guest = Guest(networks)
         for payload in (b"one", b"two", b"x" * 1400):
@@ -174,14 +175,13 @@ def test_datagrams_go_and_come_back(networks: Networks) -> None:
 
 
 def test_a_port_of_the_loopback_leads_to_a_guest(networks: Networks) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     networks.grant("net0", A, Services((), (Forward(port, "", 22),)))
     guest = Guest(networks)
     asked = packets.arp(1, A, IP_A, bytes(6), GATEWAY)
     guest.network.send(guest.port, [Frame(packets.ethernet(packets.BROADCAST, A, packets.ARP, asked))])  # it is heard of
     guest.take()
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS) as client:
         (syn,) = guest.take()
         packet = packets.read_ip(syn.data)
         assert packet is not None and packet.target == IP_A
@@ -213,9 +213,7 @@ def test_a_flood_of_connections_has_a_limit_and_others_are_served(networks: Netw
         flooder.segments(80, [syn], own)
     relay = networks.uplinks["net0"].uplink.relay
     assert relay is not None
-    deadline = time.monotonic() + 10
-    while relay.counters.refused < 2 * MAX_FLOWS_EACH and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: relay.counters.refused >= 2 * MAX_FLOWS_EACH)
     assert len(relay.flows) == MAX_FLOWS_EACH and relay.counters.refused == 2 * MAX_FLOWS_EACH
     guest.take(0.1)
     guest.segments(80, [syn])
@@ -239,7 +237,7 @@ def test_what_a_guest_had_open_goes_with_its_interface(networks: Networks) -> No
     relay = networks.uplinks["net0"].uplink.relay
     assert relay is not None and len(relay.flows) == 1
     networks.left("net0", A)
-    assert closed.wait(5) and not relay.flows and not networks.uplinks["net0"].granted.get(A)
+    assert closed.wait(PATIENCE_SECONDS) and not relay.flows and not networks.uplinks["net0"].granted.get(A)
     networks.left("net0", A)  # and once more, harmlessly
 
 

@@ -11,6 +11,7 @@ import pytest
 from emulator.dom0.guest import Guest
 from emulator.machine.memory import trim_heap
 from tests.benchmarks.paper import Rig, resident_kib, rig, rss
+from tests.patience import until
 from tests.unit.cores import Bare
 
 
@@ -21,20 +22,15 @@ def host() -> Iterator[Rig]:
 
 
 def until_resting(host: Rig, guests: list[Guest]) -> None:
-    deadline = time.monotonic() + 10
-    while not all(guest.domain.core.resting for guest in guests):
-        assert time.monotonic() < deadline
+    def resting() -> bool:
         host.tools.rests.look(0.05)
-        time.sleep(0.05)
+        return all(guest.domain.core.resting for guest in guests)
+
+    until(resting, pause=0.05)
 
 
 def said(guest: Guest, text: bytes, begin: int) -> bool:
-    deadline = time.monotonic() + 10
-    while text not in guest.transcript.read(begin, 65536)[1]:
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.005)
-    return True
+    return until(lambda: text in guest.transcript.read(begin, 65536)[1])
 
 
 def test_sleepers_rest_and_wake_as_they_were(host: Rig) -> None:

@@ -23,6 +23,7 @@ from emulator.dom0.backends.block.ring import Job
 from emulator.dom0.storage import DiskWorker, Done, OverlayImage, RawImage, clone, create_overlay, open_image
 from emulator.dom0.storage.pagecache import PageCache
 from emulator.errors import UserError
+from tests.patience import PATIENCE_SECONDS
 
 SIZE = 64 * 4096 + 512
 
@@ -265,7 +266,7 @@ class Slow(RawImage):
         self.gate = threading.Event()
 
     def write(self, offset: int, data: bytes) -> None:
-        self.gate.wait(5)
+        self.gate.wait(PATIENCE_SECONDS)
         super().write(offset, data)
 
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from emulator.control.views import ConsoleChunk, DomainView, View
+from tests.patience import PATIENCE_SECONDS
 from xenconsole.app_protocol import Client
 from xenconsole.terminal.bittty_core import BitttyCore
 from xenconsole.terminal.core import line_text
@@ -68,7 +69,7 @@ def everything(session: ConsoleSession) -> list[str]:
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not condition():  # noqa: ASYNC110  # what is waited for has no event
             await asyncio.sleep(0.005)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import resource
+import select
 import socket
-import time
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from emulator.dom0.xenstore.quotas import ClientBounds
 from emulator.dom0.xenstore.socket import MAX_CLIENTS, StoreSocket, open_socket
 from emulator.dom0.xenstore.socketpath import default_path
 from emulator.errors import UserError
+from tests.patience import PATIENCE_SECONDS, until
 from tests.unit.xenstore_client import Message, introduced, parse
 
 BOUNDS = ClientBounds(watches=20, transactions=5, nodes=500, memory=100_000)
@@ -27,7 +29,7 @@ class Wire:
     def __init__(self, path: Path) -> None:
         self.end = socket.socket(socket.AF_UNIX)
         self.end.connect(str(path))
-        self.end.settimeout(10)
+        self.end.settimeout(PATIENCE_SECONDS)
 
     def ask(self, kind: int, payload: bytes, tx: int = 0) -> Message:
         self.end.sendall(wire.message(kind, 7, tx, payload))
@@ -69,10 +71,7 @@ class Host:
         return self.wires[-1]
 
     def until(self, reached: Callable[[], bool]) -> None:
-        end = time.monotonic() + 10
-        while not reached():
-            assert time.monotonic() < end
-            time.sleep(0.002)
+        until(reached)
 
 
 @pytest.fixture
@@ -97,9 +96,7 @@ def test_a_thousand_connections_do_not_keep_another_client_waiting(host: Host) -
     assert name(before) == b"guest"
     crowd = [host.client() for _ in range(1000)]
     host.until(lambda: host.socket.clients == MAX_CLIENTS)
-    started = time.monotonic()
-    assert name(before) == b"guest"
-    assert time.monotonic() - started < 1
+    assert name(before) == b"guest", "while a thousand hold on"
     assert crowd[-1].ended()
     assert any("256 are the most" in text for _, text in host.said) and len(host.said) < 20
     for one in crowd:
@@ -136,12 +133,10 @@ def test_a_client_that_reads_no_reply_is_not_listened_to(host: Host) -> None:
         while sent < 64 << 20:
             sent += deaf.end.send(request * 1000)
     assert sent < 8 << 20
-    started = time.monotonic()
     for _ in range(20):
         assert name(other) == b"guest"
-    assert time.monotonic() - started < 2
     assert max(connection.account().bytes for connection in host.store.connections.values()) < 1 << 20
-    deaf.end.settimeout(10)
+    deaf.end.settimeout(PATIENCE_SECONDS)
     assert deaf.reply().payload.startswith(b"name\0")
 
 
@@ -178,25 +173,33 @@ def test_watches_transactions_and_nodes_are_bounded(host: Host) -> None:
 
 
 def test_a_flood_of_requests_leaves_room_for_others(host: Host) -> None:
+    """Which never ends while they ask."""
     flood, other = host.client(), host.client()
-    request = wire.message(wire.XS_WRITE, 1, 0, b"/flood\0" + b"x" * 100)
+    requests = memoryview(wire.message(wire.XS_WRITE, 1, 0, b"/flood\0" + b"x" * 100) * 200)
     flood.end.setblocking(False)
-    waits = []
-    for _ in range(50):
-        try:
-            while True:
-                flood.end.send(request * 200)
-        except BlockingIOError:
-            pass
-        started = time.monotonic()
-        assert name(other) == b"guest"
-        waits.append(time.monotonic() - started)
-        try:
-            while flood.end.recv(1 << 20):
-                pass
-        except BlockingIOError:
-            pass
-    assert sorted(waits)[25] < 0.1
+    done, heard = threading.Event(), 0
+
+    def go_on() -> None:
+        nonlocal heard
+        rest = requests
+        while not done.is_set():
+            readable, writable, _ = select.select([flood.end], [flood.end], [], 0.1)
+            if writable:
+                rest = rest[flood.end.send(rest) :] or requests
+            if readable:
+                heard += len(flood.end.recv(1 << 20))
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    try:
+        host.until(lambda: heard > 100)
+        for _ in range(50):
+            so_far = heard
+            assert name(other) == b"guest"
+            host.until(lambda so_far=so_far: heard > so_far)  # type: ignore[misc]
+    finally:
+        done.set()
+        thread.join()
 
 
 def test_a_link_and_a_file_are_not_replaced_and_a_dead_socket_is(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from emulator.dom0.xenstore import Change, Perm, Store, wire
 from emulator.dom0.xenstore.tree import Node, Tree, find, walk
+from tests.patience import PATIENCE_SECONDS
 from tests.unit.xenstore_client import Client, introduced, nodes
 
 OK = b"OK\0"
@@ -102,7 +103,7 @@ def test_owners_are_called_for_others_events_and_without_the_lock(store: Store) 
         answered: list[str | None] = []
         other = threading.Thread(target=lambda: answered.append(store.read(f"{HOME}/domid")))
         other.start()
-        other.join(5)
+        other.join(PATIENCE_SECONDS)
         calls.append(answered == ["1"])
 
     guest.connection.on_output = called
