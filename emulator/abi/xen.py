@@ -97,6 +97,7 @@ XENFEAT_memory_op_vnode_supported, XENFEAT_direct_mapped = 13, 17
 # --- physdev, console --------------------------------------------------------------------------------------------------------
 PHYSDEVOP_IRQ_UNMASK_NOTIFY, PHYSDEVOP_irq_status_query, PHYSDEVOP_set_iopl, PHYSDEVOP_set_iobitmap = 4, 5, 6, 7
 PHYSDEVOP_eoi, PHYSDEVOP_setup_gsi = 12, 21
+XENIRQSTAT_needs_eoi = 1
 CONSOLEIO_write, CONSOLEIO_read = 0, 1
 CONSOLE_IN, CONSOLE_OUT, CONSOLE_IN_CONS, CONSOLE_IN_PROD, CONSOLE_OUT_CONS, CONSOLE_OUT_PROD = 0, 1024, 3072, 3076, 3080, 3084
 CONSOLE_IN_SIZE, CONSOLE_OUT_SIZE = 1024, 2048

@@ -168,8 +168,10 @@ def test_a_trap_table_may_be_longer_than_one_piece_of_work(guest: Tiny) -> None:
 def test_physical_devices_are_domain_0s(guest: Tiny) -> None:
     """do_physdev_op with no interrupt of its own."""
     buffer = guest.put(DATA, bytes(64))
-    assert [guest.call("physdev_op", command, buffer) for command in (4, 12, 5, 8, 13, 25, 18, 99)] == [0, -EINVAL, -EINVAL, -EPERM, -EPERM, -EPERM,
-                                                                                                 -ENOSYS, -ENOSYS]  # fmt: skip
+    expected = {4: 0, 12: -EINVAL, 5: 0, 21: -EPERM, 8: -EPERM, 13: -EPERM, 25: -EPERM, 18: -ENOSYS, 99: -ENOSYS}
+    assert {command: guest.call("physdev_op", command, buffer) for command in expected} == expected
+    assert guest.get(DATA, 8) == struct.pack("<II", 0, 1), "XENIRQSTAT_needs_eoi"
+    assert [guest.call_with("physdev_op", command, "II", 99, 0) for command in (5, 21)] == [-EINVAL, -EINVAL]
 
 
 def test_a_multicall_over_the_end_of_memory_does_what_it_could(guest: Tiny) -> None:

@@ -16,6 +16,7 @@ from emulator.abi.xen import (
     PHYSDEVOP_set_iopl,
     PHYSDEVOP_setup_gsi,
     VMASST_TYPE_m2p_strict,
+    XENIRQSTAT_needs_eoi,
 )
 from emulator.hypervisor import crossing, hypercalls
 from emulator.hypervisor.iret import iret
@@ -30,6 +31,10 @@ _ENTRY: Final = Struct("<Qq6Q")  # struct multicall_entry: op result args[6]
 _ASSISTS: Final = 0x3F | 1 << VMASST_TYPE_m2p_strict  # PV64_VM_ASSIST_MASK: some are without effect on 64-bit guests, none is refused
 _PHYSDEV_OF_DOMAIN0: Final = frozenset((8, 9, 10, 13, 14, 15, 17, 19, 20, 23, 24, 25, 26, 27, 28, 29, 30))
 """APICs, vectors, PCI devices, MSIs, the debug port (physdev.h)."""
+GSIS: Final = 24
+"""Interrupts of an I/O APIC (nr_irqs_gsi)."""
+PIRQS: Final = GSIS + 32
+"""Numbers that a domain has for physical interrupts: those and extra_domU_irqs."""
 _IRET: Final = HYPERCALL_NUMBER["iret"]
 _MULTICALL: Final = HYPERCALL_NUMBER["multicall"]
 
@@ -114,7 +119,12 @@ def physdev_op(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
     if command == PHYSDEVOP_IRQ_UNMASK_NOTIFY:
         return 0  # for all interrupts of the domain: it has none
     if command in (PHYSDEVOP_eoi, PHYSDEVOP_irq_status_query, PHYSDEVOP_setup_gsi):
-        raise Refusal(EINVAL, f"interrupt {guest.read_u32(argument)} is not this domain's")
+        interrupt = guest.read_u32(argument)
+        if command == PHYSDEVOP_irq_status_query and interrupt < PIRQS:
+            guest.write_u32(argument + 4, XENIRQSTAT_needs_eoi)
+            return 0
+        not_allowed = command == PHYSDEVOP_setup_gsi and interrupt < GSIS
+        raise Refusal(EPERM if not_allowed else EINVAL, f"interrupt {interrupt} is not this domain's")
     raise Refusal(EPERM if command in _PHYSDEV_OF_DOMAIN0 else ENOSYS, f"physdev_op {command}: no physical device is this domain's")
 
 

@@ -10,12 +10,12 @@ from emulator.abi.xen import DOMID_SELF
 from emulator.hypervisor import channels
 from emulator.hypervisor.events import INTERDOMAIN, UNBOUND, VIRQ, Port
 from emulator.hypervisor.fifo import LINK_BITS, QUEUES
+from emulator.hypervisor.hypercalls.control import PIRQS
 from emulator.hypervisor.refusal import Preempted, Refusal
 
 if TYPE_CHECKING:
     from emulator.hypervisor.vcpu import Vcpu
 
-_PIRQS: Final = 56  # 24 of an I/O APIC and extra_domU_irqs
 _PIECE: Final = 256
 """Ports that a reset closes at once (XSA-344: it has to let others in)."""
 
@@ -52,7 +52,7 @@ def event_channel_op(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
             raise Preempted
     elif command == xen.EVTCHNOP_bind_pirq:
         pirq = guest.read_u32(argument)
-        raise Refusal(EPERM if pirq < _PIRQS else EINVAL, f"physical interrupt {pirq} is not this domain's")
+        raise Refusal(EPERM if pirq < PIRQS else EINVAL, f"physical interrupt {pirq} is not this domain's")
     elif command == xen.EVTCHNOP_init_control:
         mfn, offset, number = guest.read_u64(argument), guest.read_u32(argument + 8), guest.read_u32(argument + 12)
         events.init_control(number, mfn, offset)
