@@ -17,7 +17,7 @@ def _sched(scheduler: str) -> Callable[[HostApi, Arguments], CommandResult]:
 
         values = {name: args.get(name, 0) for name in _VALUES if args.has(name)}
         domid = args.get("domid", -1)
-        said = host.sched(SchedOrder(scheduler, domid, args.get("pool", ""), args.get("whole", False), values))
+        said = host.sched(SchedOrder(scheduler, domid, args.get("pool", ""), args.get("vcpu", ""), args.get("whole", False), values))
         return CommandResult(ok=True, domid=domid, message=said)
 
     return run
@@ -46,7 +46,7 @@ _LIST = {"domid": int, "pool": str, "whole": bool}
 SCHEDULING: Mapping[str, Command] = {
     "sched-credit2": Command(_sched("credit2"), {}, {**_LIST, "weight": int, "cap": int, "ratelimit_us": int}),
     "sched-credit": Command(_sched("credit"), {}, {**_LIST, "weight": int, "cap": int, "ratelimit_us": int, "tslice_ms": int}),
-    "sched-rtds": Command(_sched("rtds"), {}, {**_LIST, "period": int, "budget": int, "extratime": int}),
+    "sched-rtds": Command(_sched("rtds"), {}, {**_LIST, "vcpu": str, "period": int, "budget": int, "extratime": int}),
     "sched-bvt": Command(_sched("bvt"), {}, {**_LIST, "weight": int, "allowance_us": int}),
     "vcpu-pin": Command(_pin, {"domid": int, "vcpu": str, "cpus": str}, {"soft": str}),
     "cpupool-list": Command(_pools, {}, _POOL),

@@ -27,33 +27,39 @@ _MAX_US: Final = 1 << 40
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """What xl sched-NAME sets: terms of a domain, parameters of the scheduler; and a row of its list."""
+    """What xl sched-NAME sets: terms of a domain, parameters of the scheduler; and its list."""
 
     terms: tuple[str, ...]
     parameters: tuple[str, ...]
-    heading: str = f"{'Name':<33} {'ID':>4} {'Weight':>6} {'Cap':>4}"
+    columns: str = f"{'Weight':>6} {'Cap':>4}"
 
-    def row(self, guest: Guest, unit: Unit) -> str:
+    def heading(self, each: bool = False) -> str:
+        return f"{'Name':<33} {'ID':>4} {'VCPU ' if each else ''}{self.columns}"
+
+    def rows(self, guest: Guest, unit: Unit, vcpus: list[int] | None = None) -> list[str]:
+        """One, or one for each of its `vcpus`."""
+        terms = f"{unit.weight:>6} {unit.cap:>4}"
         if "period" in self.terms:
-            return f"{guest.name:<33} {guest.domid:>4} {unit.period // 1000:>9} {unit.reserved // 1000:>9} {'yes' if unit.allowance else 'no':>10}"
-        return f"{guest.name:<33} {guest.domid:>4} {unit.weight:>6} {unit.cap:>4}"
+            terms = f"{unit.period // 1000:>9} {unit.reserved // 1000:>9} {'yes' if unit.allowance else 'no':>10}"
+        return [f"{guest.name:<33} {guest.domid:>4} {vcpu}{terms}" for vcpu in ([""] if vcpus is None else [f"{vcpu:>4} " for vcpu in vcpus])]
 
 
 VERBS: Final = MappingProxyType({
     "credit2": Verb(("weight", "cap"), ("ratelimit_us",)),
     "credit": Verb(("weight", "cap"), ("tslice_ms", "ratelimit_us")),
-    "rtds": Verb(("period", "budget", "extratime"), (), f"{'Name':<33} {'ID':>4} {'Period':>9} {'Budget':>9} {'Extratime':>10}"),
+    "rtds": Verb(("period", "budget", "extratime"), (), f"{'Period':>9} {'Budget':>9} {'Extratime':>10}"),
     "bvt": Verb(("weight",), ("allowance_us",)),
 })  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class SchedOrder:
-    """xl sched-SCHEDULER [-d DOM] [-p POOL] [-s] and what it sets; without values it lists. Periods and budgets in µs."""
+    """xl sched-SCHEDULER [-d DOM] [-v VCPU] [-p POOL] [-s] and what it sets; without values it lists. Periods and budgets in µs."""
 
     scheduler: str
     domid: int = -1
     pool: str = ""
+    vcpu: str = ""  # a number or all
     whole: bool = False  # -s: parameters of the scheduler itself
     values: Mapping[str, int] = field(default_factory=dict)
 
@@ -129,25 +135,38 @@ def order(tools: Toolstack, wanted: SchedOrder) -> str:
             raise UserError(f"sched-{wanted.scheduler} does not set {name} {'of a scheduler' if wanted.whole else 'of a domain'}")
     if wanted.whole:
         return _whole(tools, wanted)
-    if wanted.pool and (wanted.domid >= 0 or wanted.values):
+    if wanted.pool and (wanted.domid >= 0 or wanted.values or wanted.vcpu):
         raise UserError("a pool is named for its list, or with -s")
     if wanted.domid < 0:
-        if wanted.values:
+        if wanted.values or wanted.vcpu not in ("", "all"):
             raise UserError("whose? a domain must be named", fix="-d DOMAIN")
-        return "\n".join(line for pool in _pools(tools, wanted) for line in _listed(tools, pool, verb))
+        return "\n".join(line for pool in _pools(tools, wanted) for line in _listed(tools, pool, verb, bool(wanted.vcpu)))
     guest = tools.guest(wanted.domid)
     unit, pool = _seat(tools, guest)
     ruler = tools.cpus.pools.find(pool).scheduler.name
     if ruler != wanted.scheduler:
         raise UserError(f"{guest.name} is in pool {pool}, whose scheduler is {ruler}, not {wanted.scheduler}", fix=f"sched-{ruler}")
+    vcpus = _vcpus(guest, wanted.vcpu, alone=not wanted.values) if wanted.vcpu else None
     if not wanted.values:
-        return f"{verb.heading}\n{verb.row(guest, unit)}"
+        return "\n".join((verb.heading(bool(wanted.vcpu)), *verb.rows(guest, unit, vcpus)))
     _check_shares(guest, wanted.values)
     tools.cpus.adjust(guest, **_rtds(wanted.values, unit))
     said = f"{guest.name}: " + ", ".join(f"{name} {value}" for name, value in wanted.values.items())
     tools.say("info", wanted.domid, said)
     tools.tell("state", wanted.domid)
     return said
+
+
+def _vcpus(guest: Guest, named: str, *, alone: bool) -> list[int]:
+    """xl's VCPU: a number, or all. `alone`: whether it may be one of several, whose terms and affinity belong to all of them. Raises UserError."""
+    count = len(guest.domain.vcpus)
+    if named == "all":
+        return list(range(count))
+    if not named.isdecimal() or len(named) > 5 or int(named) >= count:
+        raise UserError(f"{guest.name} has no vCPU {ascii(named)[1:-1][:20]}", fix=f"0 to {count - 1}, or all" if count > 1 else "0 or all")
+    if count > 1 and not alone:
+        raise UserError(f"vCPU {named} cannot have its own", why="a domain's vCPUs go together", fix="all")
+    return [int(named)]
 
 
 def _check_shares(guest: Guest, values: Mapping[str, int]) -> None:
@@ -185,10 +204,11 @@ def _head(pool: Pool) -> str:
     return f"Cpupool {pool.name}: {shown or 'sched=' + pool.scheduler.name.upper()}"
 
 
-def _listed(tools: Toolstack, pool: Pool, verb: Verb) -> list[str]:
-    seats = [seat for _domid, seat in sorted(pool.domains.items())]
-    rows = [verb.row(guest, seat.unit) for seat in seats if (guest := tools.guests.get(seat.unit.name)) is not None]
-    return [_head(pool), verb.heading, *rows]
+def _listed(tools: Toolstack, pool: Pool, verb: Verb, each: bool) -> list[str]:
+    """`each`: a row for every vCPU."""
+    seats = [(guest, seat.unit) for _domid, seat in sorted(pool.domains.items()) if (guest := tools.guests.get(seat.unit.name)) is not None]
+    rows = [row for guest, unit in seats for row in verb.rows(guest, unit, list(range(len(guest.domain.vcpus))) if each else None)]
+    return [_head(pool), verb.heading(each), *rows]
 
 
 def _whole(tools: Toolstack, wanted: SchedOrder) -> str:
@@ -222,8 +242,7 @@ def _whole(tools: Toolstack, wanted: SchedOrder) -> str:
 def pin(tools: Toolstack, domid: int, vcpu: str, hard: str, soft: str = "-") -> str:
     """xl vcpu-pin: a domain's vCPUs go together. "-" leaves an affinity as it is."""
     guest = tools.guest(domid)
-    if vcpu != "all" and (len(guest.domain.vcpus) > 1 or vcpu != "0"):
-        raise UserError(f"vCPU {vcpu[:20]} cannot be pinned alone", why="a domain's vCPUs go together", fix="all")
+    _vcpus(guest, vcpu, alone=False)
     unit, _pool = _seat(tools, guest)
     affinity = unit.affinity if hard in ("", "-") else parse_cpus(hard, tools.cpus.count)
     preferred = unit.soft if soft in ("", "-") else parse_cpus(soft, tools.cpus.count)

@@ -175,6 +175,7 @@ def test_the_xl_line_quotes_what_a_shell_would_split() -> None:
         ("sched-credit2 -d 12 -w 512 -c 50", "sched-credit2", {"domid": 12, "weight": 512, "cap": 50}),
         ("sched-credit -s -t 5 -r 1000", "sched-credit", {"whole": True, "tslice_ms": 5, "ratelimit_us": 1000}),
         ("sched-rtds -d hello -p 10000 -b 4000 -e 0", "sched-rtds", {"domid": 1, "period": 10000, "budget": 4000, "extratime": 0}),
+        ("sched-rtds -d hello -v all -b 3000", "sched-rtds", {"domid": 1, "vcpu": "all", "budget": 3000}),
         ("vcpu-pin hello all 0-1 1", "vcpu-pin", {"domid": 1, "vcpu": "all", "cpus": "0-1", "soft": "1"}),
         ("cpupool-create name=p sched=rtds cpus=1", "cpupool-create", {"settings": "name=p sched=rtds cpus=1"}),
         ("cpupool-migrate p", "cpupool-migrate", {"domid": 1, "pool": "p"}),

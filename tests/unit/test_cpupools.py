@@ -134,9 +134,26 @@ def test_rtds_has_periods_budgets_and_extra_time(xl: Xl) -> None:
     assert xl("sched-rtds").splitlines() == ["Cpupool rt: sched=RTDS", heading, row]
     xl("sched-rtds", domid=domid, period=10000, budget=9000, extratime=1)
     assert xl("sched-rtds", domid=domid).splitlines()[1].split() == ["real", "1", "10000", "9000", "yes"]
+    assert "9000" in xl("sched-rtds", domid=domid, vcpu="all", budget=9000)
+    assert "no vCPU 2" in xl.refused("sched-rtds", domid=domid, vcpu="2")
+    assert "-d DOMAIN" in xl.refused("sched-rtds", vcpu="0")
     for period, budget in ((10, 11), (5, 5), (100, 9)):
         assert "EINVAL" in xl.refused("sched-rtds", domid=domid, period=period, budget=budget)
     assert xl("sched-rtds", domid=domid).splitlines()[1].split() == ["real", "1", "10000", "9000", "yes"]
+
+
+def test_rtds_terms_are_listed_for_each_vcpu_and_set_for_all(xl: Xl) -> None:
+    xl("cpupool-cpu-remove", pool="Pool-0", cpus="1")
+    xl("cpupool-create", settings="name=rt sched=rtds cpus=1")
+    domid = xl.create("pair", 'pool = "rt"\nvcpus = 2')
+    heading = "Name                                ID VCPU    Period    Budget  Extratime"
+    rows = [f"pair                                 1    {vcpu}     10000      4000        yes" for vcpu in (0, 1)]
+    assert xl("sched-rtds", vcpu="all").splitlines() == ["Cpupool rt: sched=RTDS", heading, *rows]
+    assert xl("sched-rtds", domid=domid, vcpu="all").splitlines() == [heading, *rows]
+    assert xl("sched-rtds", domid=domid, vcpu="1").splitlines() == [heading, rows[1]]
+    assert "go together" in xl.refused("sched-rtds", domid=domid, vcpu="1", budget=9000)
+    xl("sched-rtds", domid=domid, vcpu="all", budget=9000)
+    assert xl("sched-rtds", domid=domid).splitlines()[1].split() == ["pair", "1", "10000", "9000", "yes"]
 
 
 @pytest.mark.parametrize(("text", "cpus"), [("0-2,^1", {0, 2}), ("all,^3", {0, 1, 2}), ("node:0,^0", {1, 2, 3}), ("nodes:1,2", {2}), ("1;3", {1, 3})])
