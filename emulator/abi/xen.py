@@ -13,6 +13,8 @@ HYPERCALLS: tuple[str, ...] = (
     "dm_op", "hypfs_op", "", "", "", "", "", "mca",
 )  # fmt: skip
 HYPERCALL_NUMBER: dict[str, int] = {name: number for number, name in enumerate(HYPERCALLS) if name}
+MASK32 = 0xFFFFFFFF
+"""What counts of an argument that its prototype calls `int` (hypercall-defs.c); the upper half is whatever was in the register."""
 
 DOMID_SELF, DOMID_IO, DOMID_XEN, DOMID_FIRST_RESERVED = 0x7FF0, 0x7FF1, 0x7FF2, 0x7FF0
 

@@ -165,6 +165,23 @@ def test_a_trap_table_may_be_longer_than_one_piece_of_work(guest: Tiny) -> None:
     assert guest.domain.current.handlers.traps[43].address == va(CODE, 299)
 
 
+def test_the_upper_half_of_an_int_does_not_count(guest: Tiny) -> None:
+    """A kernel in assembly leaves there whatever was in the register."""
+    high = 0xDEADBEEF << 32
+    assert guest.call("xen_version", high) == 4 << 16 | 17
+    assert guest.call("vm_assist", high, high | 5) == 0
+    assert guest.call("set_debugreg", high | 1, va(CODE)) == 0
+    assert guest.call("get_debugreg", high | 1) == va(CODE)
+    assert guest.call("set_segment_base", high, 0x1000) == 0
+    assert guest.call_with("callback_op", high, "HHxxxxQ", 2, 0, va(CODE)) == 0
+    assert guest.call_with("event_channel_op", high | 7, "II", 0, 0) == 0
+    assert guest.call_with("physdev_op", high | 6, "I", 1) == 0
+    assert guest.call("fpu_taskswitch", high) == 0
+    assert not guest.domain.core.task_switched
+    assert guest.call("vcpu_op", high | 3, 0) == 1
+    assert guest.call("sched_op", high, 0) == guest.call("sched_op_compat", high, 0) == 0
+
+
 def test_physical_devices_are_domain_0s(guest: Tiny) -> None:
     """do_physdev_op with no interrupt of its own."""
     buffer = guest.put(DATA, bytes(64))

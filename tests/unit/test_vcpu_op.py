@@ -15,6 +15,7 @@ from tests.unit.cores import Bare
 from tests.unit.domains import CODE, DATA, FREE_SLOT, SPARE, STACK, Tiny, va
 
 INITIALISE, UP, DOWN, IS_UP, RUNSTATE, RUNSTATE_AREA, PERIODIC, STOP_PERIODIC, INFO, NMI, PHYSID, TIME_AREA = 0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12, 13
+DATA_SEGMENTS_AT = 520 + 21 * 8
 FLAGS_AT, RAX_AT, RIP_AT, CS_AT, RSP_AT = 512, 520 + 10 * 8, 520 + 16 * 8, 520 + 17 * 8, 520 + 19 * 8
 SPIN, FXSAVE_RAX = "ebfe", "480fae00"
 
@@ -66,6 +67,21 @@ def test_a_vcpu_that_cannot_begin_crashes_its_domain_and_nothing_else(guest: Tin
     guest.run(SPIN, budget=10_000_000)
     assert guest.domain.ended == "crash"
     assert "#GP" in guest.domain.crash_reason
+
+
+def test_a_data_segment_that_cannot_be_loaded_begins_in_the_failsafe_callback(guest: Tiny) -> None:
+    assert guest.call("set_callbacks", va(CODE), va(CODE, 0x900), va(CODE)) == 0
+    guest.put(CODE, "ebfe", 0x900)
+    at = first_context(guest, VGCF_ONLINE | VGCF_IN_KERNEL)
+    guest.put(DATA, struct.pack("<4Q", 0xE02B, 0x1230, 0, 0x1238), DATA_SEGMENTS_AT)  # es ds fs gs
+    assert guest.call("vcpu_op", INITIALISE, 1, at) == 0
+    guest.run(SPIN, budget=10_000_000)
+    guest.domain.rotation.switch(guest.domain.vcpus[1])
+    assert guest.domain.core.rip == va(CODE, 0x900)
+    frame = struct.unpack("<11Q", guest.stack(88))
+    assert frame[2:6] == (0x1230, 0xE02B, 0, 0x1238)  # ds es fs gs
+    assert frame[6:8] == (va(CODE, 0x800), 0xE030 | 1 << 32)
+    assert frame[9:] == (va(STACK, 2048), 0xE02B)
 
 
 def test_without_the_flag_the_image_is_not_looked_at(guest: Tiny) -> None:

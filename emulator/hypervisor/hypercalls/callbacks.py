@@ -5,6 +5,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
+from emulator.abi import xen
 from emulator.abi.errno import EINVAL, ENOSYS
 from emulator.abi.xen import (
     FLAT_KERNEL_CS,
@@ -66,7 +67,7 @@ def set_callbacks(vcpu: Vcpu, event: int, failsafe: int, syscall: int, *_: int) 
 
 
 def callback_op(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
-    handlers = vcpu.handlers
+    handlers, command = vcpu.handlers, command & xen.MASK32
     vcpu.forget_taught()
     if command == CALLBACKOP_register:
         kind, flags, address = _REGISTER.unpack(vcpu.domain.guest.read(argument, _REGISTER.size))
@@ -106,6 +107,7 @@ def _register_nmi(vcpu: Vcpu, address: int) -> None:
 
 def nmi_op(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
     """XENNMI_register_callback (0) and XENNMI_unregister_callback (1): nobody sends NMIs but VCPUOP_send_nmi."""
+    command &= xen.MASK32
     if command == 0:
         address = vcpu.domain.guest.read_u64(argument)
         _check_address(address)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from emulator.abi.errno import ENOSYS
-from emulator.abi.xen import CONSOLEIO_read, CONSOLEIO_write
+from emulator.abi.xen import MASK32, CONSOLEIO_read, CONSOLEIO_write
 from emulator.hypervisor.refusal import Preempted, Refusal
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ _PIECE_WORK: Final = 20  # of the domain's allowance (memory/promotion)
 
 
 def console_io(vcpu: Vcpu, command: int, count: int, buffer: int, *_: int) -> int:
+    command, count = command & MASK32, count & MASK32
     if command == CONSOLEIO_write:
-        count &= 0xFFFFFFFF
         piece = min(_PIECE, count)
         if piece:
             vcpu.domain.tables.allowance -= _PIECE_WORK

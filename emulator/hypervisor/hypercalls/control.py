@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from emulator.abi.errno import EINVAL, ENOSYS, EOPNOTSUPP, EPERM
 from emulator.abi.xen import (
     HYPERCALL_NUMBER,
+    MASK32,
     PHYSDEVOP_IRQ_UNMASK_NOTIFY,
     PHYSDEVOP_eoi,
     PHYSDEVOP_irq_status_query,
@@ -44,7 +45,7 @@ def multicall(vcpu: Vcpu, calls: int, count: int, *_: int) -> int:
     sleep lets the rest wait; iret ends it, with the guest's RAX as its result."""
     domain, guest = vcpu.domain, vcpu.domain.guest
     size = _ENTRY.size
-    count &= 0xFFFFFFFF
+    count &= MASK32
     for index in range(count):
         at = calls + index * size
         if index == _PIECE or (index and domain.tables.allowance <= 0):
@@ -88,6 +89,7 @@ def _one(vcpu: Vcpu, number: int, arguments: list[int]) -> int:
 
 def vm_assist(vcpu: Vcpu, command: int, kind: int, *_: int) -> int:
     """Enable (0) or disable (1) an assist that PV guests know (arch_vm_assist_valid_mask)."""
+    command, kind = command & MASK32, kind & MASK32
     if kind > 63 or not _ASSISTS >> kind & 1:
         raise Refusal(EINVAL, f"vm_assist {kind} is not for PV guests")
     if command == 0:
@@ -102,7 +104,7 @@ def vm_assist(vcpu: Vcpu, command: int, kind: int, *_: int) -> int:
 
 
 def physdev_op(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
-    guest = vcpu.domain.guest
+    guest, command = vcpu.domain.guest, command & MASK32
     if command == PHYSDEVOP_set_iopl:
         level = guest.read_u32(argument)
         if level > 3:

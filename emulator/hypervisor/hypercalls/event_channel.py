@@ -22,6 +22,7 @@ _PIECE: Final = 256
 
 def event_channel_op(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
     events, guest, domid = vcpu.domain.events, vcpu.domain.guest, vcpu.domain.domid
+    command &= xen.MASK32
     if command == xen.EVTCHNOP_send:
         events.send(guest.read_u32(argument))
     elif command == xen.EVTCHNOP_unmask:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from emulator.abi import grant_table as abi
 from emulator.abi.errno import EILSEQ, EINVAL, ENOSYS, EOPNOTSUPP, EPERM, ESRCH
-from emulator.abi.xen import DOMID_SELF
+from emulator.abi.xen import DOMID_SELF, MASK32
 from emulator.hypervisor.grants import peers
 from emulator.hypervisor.grants.active import GrantError
 from emulator.hypervisor.grants.mappings import Mapping, pin_kinds
@@ -33,7 +33,7 @@ _COMMAND_MASK: Final = (1 << 12) - 1
 
 
 def grant_table_op(vcpu: Vcpu, command: int, operations: int, count: int, *_: int) -> int:
-    command, count = command & 0xFFFFFFFF, count & 0xFFFFFFFF
+    command, count = command & MASK32, count & MASK32
     if count >> 31:
         raise Refusal(EINVAL, f"{count} operations")
     number = command & _COMMAND_MASK

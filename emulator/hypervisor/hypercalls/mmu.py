@@ -75,7 +75,7 @@ def _end(vcpu: Vcpu, what: str, refusal: Refusal) -> None:
 
 
 def _signed(value: int) -> int:
-    value &= 0xFFFFFFFF
+    value &= xen.MASK32
     return value - (1 << 32) if value >> 31 else value
 
 
@@ -83,7 +83,7 @@ def mmu_update(vcpu: Vcpu, updates: int, count: int, done_at: int, foreign: int,
     """A list of (machine address of an entry | command, value). `done` counts those carried out before the first refusal."""
     domain = vcpu.domain
     domain.tables.finish()
-    count &= 0xFFFFFFFF
+    count &= xen.MASK32
     if count == _PREEMPTED and not updates:
         return _signed(foreign)
     if count == 1 and foreign == DOMID_SELF and not done_at and _leaf(domain, updates):
@@ -263,7 +263,7 @@ def mmuext_op(vcpu: Vcpu, operations: int, count: int, done_at: int, foreign: in
     domain = vcpu.domain
     tables, frames = domain.tables, domain.frames
     tables.finish()
-    count &= 0xFFFFFFFF
+    count &= xen.MASK32
     if count == _PREEMPTED and not operations:
         return _signed(foreign)
     count, before = _done_so_far(vcpu, count, done_at)

@@ -17,7 +17,7 @@ _WRAPPED_NS: Final = 100_000_000
 
 
 def sched_op(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
-    domain, guest = vcpu.domain, vcpu.domain.guest
+    domain, guest, command = vcpu.domain, vcpu.domain.guest, command & xen.MASK32
     if command == xen.SCHEDOP_yield:
         domain.yield_slice()
     elif command == xen.SCHEDOP_block:
@@ -113,6 +113,7 @@ def _watchdog(vcpu: Vcpu, number: int, seconds: int) -> int:
 
 def sched_op_compat(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
     """The older interface: shutdown's reason is the argument itself."""
+    command &= xen.MASK32
     if command == xen.SCHEDOP_shutdown:
         _shut_down(vcpu, argument)
         return 0

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def set_gdt(vcpu: Vcpu, frames_at: int, entries: int, *_: int) -> int:
     """`entries` descriptors in as many validated frames as that takes."""
     domain = vcpu.domain
-    entries &= 0xFFFFFFFF
+    entries &= xen.MASK32
     if entries > xen.RESERVED_GDT_ENTRY:
         raise Refusal(EINVAL, f"a GDT of {entries} entries, {xen.RESERVED_GDT_ENTRY} at most")
     count = -(-entries // 512)
@@ -66,6 +66,7 @@ def stack_switch(vcpu: Vcpu, ss: int, sp: int, *_: int) -> int:
 
 
 def set_segment_base(vcpu: Vcpu, which: int, base: int, *_: int) -> int:
+    which &= xen.MASK32
     if which != xen.SEGBASE_GS_USER_SEL and not canonical(base):
         raise Refusal(EINVAL, f"segment base {base:#x} is not canonical")
     if which == xen.SEGBASE_FS:
@@ -82,7 +83,7 @@ def set_segment_base(vcpu: Vcpu, which: int, base: int, *_: int) -> int:
 
 
 def set_debugreg(vcpu: Vcpu, number: int, value: int, *_: int) -> int:
-    result = vcpu.debug.write(number, value, cr4=vcpu.cr4)
+    result = vcpu.debug.write(number & xen.MASK32, value, cr4=vcpu.cr4)
     if result:
         raise Refusal(-result, f"DR{number} = {value:#x}")
     vcpu.domain.arm_breakpoints(vcpu)
@@ -90,14 +91,14 @@ def set_debugreg(vcpu: Vcpu, number: int, value: int, *_: int) -> int:
 
 
 def get_debugreg(vcpu: Vcpu, number: int, *_: int) -> int:
-    value = vcpu.debug.read(number, cr4=vcpu.cr4)
+    value = vcpu.debug.read(number & xen.MASK32, cr4=vcpu.cr4)
     if value is None:
         raise Refusal(ENODEV, f"DR{number} does not exist")
     return value if value < 1 << 63 else value - (MASK64 + 1)
 
 
 def fpu_taskswitch(vcpu: Vcpu, value: int, *_: int) -> int:
-    vcpu.core.task_switched = bool(value)
+    vcpu.core.task_switched = bool(value & xen.MASK32)
     return 0
 
 

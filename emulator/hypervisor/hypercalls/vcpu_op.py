@@ -18,7 +18,7 @@ _INITIALISE_WORK: Final = 300  # of the domain's allowance (memory/promotion)
 
 def vcpu_op(vcpu: Vcpu, command: int, number: int, argument: int, *_: int) -> int:
     domain, guest = vcpu.domain, vcpu.domain.guest
-    number &= 0xFFFFFFFF
+    command, number = command & xen.MASK32, number & xen.MASK32
     if number >= len(domain.vcpus):
         raise Refusal(ENOENT, f"vCPU {number} does not exist")
     target = domain.vcpus[number]

@@ -28,7 +28,7 @@ CHANGESET: Final = _text(b"unavailable", 64)
 
 
 def xen_version(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
-    guest = vcpu.domain.guest
+    guest, command = vcpu.domain.guest, command & xen.MASK32
     if command == xen.XENVER_version:
         return MAJOR << 16 | MINOR
     if command == xen.XENVER_extraversion:
