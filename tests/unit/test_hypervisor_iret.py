@@ -234,3 +234,19 @@ def test_random_iret_frames_never_reach_python(guest: Tiny) -> None:
             vcpu.toggle_mode()
         guest.domain.core.load_code64(CS64, SS64)
         guest.domain.core.rflags = IF
+
+
+def test_a_breakpoint_is_passed_with_the_resume_flag_and_met_again_without(guest: Tiny) -> None:
+    core, debug = guest.domain.core, guest.domain.vcpus[0].debug
+    guest.put(CODE, "90 48ffc3 ebfe", 0x800)
+    assert guest.call("set_debugreg", 0, va(CODE, 0x800)) == guest.call("set_debugreg", 7, 1) == 0
+    for resume, rip in ((0, HANDLER), (RESUME, va(CODE, 0x804)), (0, HANDLER)):
+        core.rip, core.regs[RBX] = va(CODE), 0
+        assert guest.call("set_debugreg", 6, 0) == 0
+        iret(guest, rip=va(CODE, 0x800), rflags=0x202 | resume)
+        guest.domain.slice(1_000_000)
+        assert core.rip == rip
+        assert core.regs[RBX] == bool(resume)
+        if not resume:
+            assert words(guest, 7)[2] == va(CODE, 0x800), "it is a fault"
+            assert debug.dr6 == 0xFFFF0FF1
