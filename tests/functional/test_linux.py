@@ -45,12 +45,12 @@ def test_md5sum_of_the_same_file_is_the_hosts(shell: Session) -> None:
 
 
 def test_sleep_takes_as_long_as_on_the_host(shell: Session) -> None:
-    """The host's clock before and after holds the guest's between them, however long the rest of it took."""
+    """By both clocks. (Linux counts ticks until it has found Xen's clock, so on a slow machine it lags by what it missed while it booted.)"""
     began = time.time()
     first, second = (int(word) for word in shell.command("date +%s; sleep 2; date +%s").split())
     ended = time.time()
-    assert second - first >= 2 and ended - began > 1.95
-    assert began - 2 < first < second < ended + 1, "the guest's clock is not the host's"
+    assert 2 <= second - first < ended - began + 1 and ended - began > 1.95
+    assert began - 100 < first < second < ended + 1, "the guest's clock is not the host's"
 
 
 def test_floating_point_is_right(shell: Session) -> None:

@@ -14,7 +14,7 @@ from emulator.control import portraits
 from emulator.dom0.xenbus import Command
 from emulator.dom0.xenstore import wire
 from tests.functional.block_guest import Shell, booted
-from tests.functional.linux_guest import needs_linux, write_cfg
+from tests.functional.linux_guest import PROMPT, needs_linux, write_cfg
 from tests.patience import PATIENCE_SECONDS
 from tests.unit.xenstore_client import Client, introduced
 from xenconsole.terminal.bittty_core import BitttyCore
@@ -67,7 +67,7 @@ def test_the_size_of_the_window_is_asked_of_the_terminal(shell: Shell) -> None:
     start = shell.guest.transcript.end
     shell.guest.type(b"resize\r")
     said, end = b"", time.monotonic() + PATIENCE_SECONDS
-    while b"columns" not in said.partition(b"\n")[2]:
+    while not re.search(rb"\n[^\n]*columns.*\n" + re.escape(PROMPT), said, re.DOTALL):
         assert time.monotonic() < end, said
         begin = start + len(said)
         fresh = shell.guest.transcript.read(begin, 1 << 16)[1]

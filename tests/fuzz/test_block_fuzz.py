@@ -48,7 +48,7 @@ def test_scripts_that_were_kept(path: Path, pages: int, persistent: bool) -> Non
             what, _, words = (word.strip() for word in line.removeprefix("# expect ").partition(":"))
             assert words in getattr(played, what), f"{what}: {getattr(played, what)!r}"
             assert words or not getattr(played, what)
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 20, "no script is long"
 
 
 @settings(max_examples=120, deadline=None)
