@@ -96,6 +96,8 @@ XENFEAT_writable_page_tables, XENFEAT_writable_descriptor_tables, XENFEAT_auto_t
 XENFEAT_pae_pgdir_above_4gb, XENFEAT_mmu_pt_update_preserve_ad, XENFEAT_highmem_assist, XENFEAT_gnttab_map_avail_bits = 4, 5, 6, 7
 XENFEAT_memory_op_vnode_supported, XENFEAT_direct_mapped = 13, 17
 
+XEN_DOMCTL_INTERFACE_VERSION, XEN_SYSCTL_INTERFACE_VERSION, XENPF_INTERFACE_VERSION = 0x15, 0x15, 0x03000001
+
 # --- physdev, console --------------------------------------------------------------------------------------------------------
 PHYSDEVOP_IRQ_UNMASK_NOTIFY, PHYSDEVOP_irq_status_query, PHYSDEVOP_set_iopl, PHYSDEVOP_set_iobitmap = 4, 5, 6, 7
 PHYSDEVOP_eoi, PHYSDEVOP_setup_gsi = 12, 21

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emulator.abi.errno import EFAULT, EINVAL, ENOSYS, EOPNOTSUPP, EPERM, ESRCH
+from emulator.abi.errno import EACCES, EFAULT, EINVAL, ENOSYS, EOPNOTSUPP, EPERM, ESRCH
 from emulator.abi.xen import DOMID_SELF, HYPERCALL_NUMBER, HYPERCALLS
 from emulator.cpu.core import R11, RAX, RCX, RSP
 from emulator.cpu.native import VECTOR_SYSCALL
@@ -48,11 +48,23 @@ def test_the_older_form_of_physdev_op(guest: Tiny) -> None:
     assert guest.call("physdev_op_compat", guest.put(DATA, struct.pack("<QI", 6, 3))) == 0
     assert guest.domain.current.iopl == 3 << 12
     assert guest.call("physdev_op_compat", guest.put(DATA, struct.pack("<QI", 6, 4))) == -EINVAL
+    assert guest.call_with("physdev_op", 7, "QI", va(DATA), 65536) == 0
+    assert guest.call_with("physdev_op", 7, "QI", va(DATA), 65537) == -EINVAL
+    assert [guest.call_with("physdev_op", 7, "QI", at, 8) for at in (0xFFFF800000000000, (1 << 47) - 8191, 1 << 63)] == [-EINVAL] * 3
 
 
-@pytest.mark.parametrize("name", ["domctl", "sysctl", "platform_op", "hypfs_op"])
-def test_what_only_domain_0_may_is_refused(guest: Tiny, name: str) -> None:
-    assert guest.call(name, va(DATA)) == -EPERM
+@pytest.mark.parametrize(("name", "version"), [("domctl", 0x15), ("sysctl", 0x15), ("platform_op", 0x03000001)])
+def test_what_only_domain_0_may_is_refused(guest: Tiny, name: str, version: int) -> None:
+    assert guest.call(name, guest.put(DATA, struct.pack("<II136x", 5, version))) == -EPERM
+    assert guest.call(name, guest.put(DATA, struct.pack("<II136x", 5, version + 1))) == -EACCES
+    assert guest.call(name, va(FREE_SLOT)) == -EFAULT
+    assert guest.call("hypfs_op") == guest.call("kexec_op") == guest.call("mca") == -EPERM
+
+
+def test_a_domctl_is_for_a_domain_that_exists(guest: Tiny) -> None:
+    asked = [(3, 99), (3, 0), (3, 1), (3, 0x7FF0), (1, 99), (5, 99)]  # pausedomain, createdomain, getdomaininfo
+    assert [guest.call("domctl", guest.put(DATA, struct.pack("<IIH134x", command, 0x15, domid))) for command, domid in asked] == [
+        -ESRCH, -EPERM, -EPERM, -ESRCH, -EPERM, -EPERM]  # fmt: skip
 
 
 def test_a_hypercall_by_syscall_goes_on_behind_it(guest: Tiny) -> None:
@@ -108,7 +120,7 @@ def multicall(guest: Tiny, *calls: tuple[str | int, tuple[int, ...]], at: int = 
 
 def test_a_multicall_goes_on_after_a_failure_and_tells_each_result(guest: Tiny) -> None:
     version = ("xen_version", (0,))
-    found = multicall(guest, version, ("domctl", ()), (99, ()), ("xen_version", (1, va(FREE_SLOT))), version)
+    found = multicall(guest, version, ("hypfs_op", ()), (99, ()), ("xen_version", (1, va(FREE_SLOT))), version)
     assert found == [4 << 16 | 17, -EPERM, -ENOSYS, -EFAULT, 4 << 16 | 17]
 
 
@@ -298,7 +310,7 @@ def test_xen_version(guest: Tiny) -> None:
 def test_the_trace_tells_calls_and_why_they_failed(guest: Tiny) -> None:
     guest.domain.trace = Trace()
     guest.call("xen_version", 0)
-    guest.call("domctl", 1)
+    guest.call("domctl", guest.put(DATA, struct.pack("<II136x", 1, 0x15)))
     names = [event.name for event in guest.domain.trace.events]
     assert "xen_version" in names
     assert any("domctl" in name for name in names)

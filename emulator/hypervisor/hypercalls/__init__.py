@@ -18,6 +18,7 @@ from emulator.hypervisor.hypercalls import (
     mmu,
     sched,
     segments,
+    tools,
     vcpu_op,
     version,
 )
@@ -30,7 +31,7 @@ Handler = Callable[["Vcpu", int, int, int, int, int, int], int]
 
 def _table() -> tuple[Handler | None, ...]:
     handlers: list[Handler | None] = [None] * len(HYPERCALLS)
-    for family in (callbacks, console, control, event_channel, grant_table, memory_op, mmu, sched, segments, vcpu_op, version):
+    for family in (callbacks, console, control, event_channel, grant_table, memory_op, mmu, sched, segments, tools, vcpu_op, version):
         for name, handler in family.HYPERCALLS.items():
             handlers[HYPERCALL_NUMBER[name]] = handler
     return tuple(handlers)

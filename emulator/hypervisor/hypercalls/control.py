@@ -1,4 +1,4 @@
-"""multicall, vm_assist, physdev_op, and what only Domain-0 may ask: domctl, sysctl, platform_op and their kin."""
+"""multicall, vm_assist, physdev_op."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from contextlib import suppress
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from emulator.abi.errno import EINVAL, ENOSYS, EOPNOTSUPP, EPERM
+from emulator.abi.errno import EINVAL, ENOSYS, EPERM
 from emulator.abi.xen import (
     HYPERCALL_NUMBER,
+    HYPERVISOR_VIRT_END,
     MASK32,
     PHYSDEVOP_IRQ_UNMASK_NOTIFY,
     PHYSDEVOP_eoi,
@@ -32,6 +33,7 @@ _ENTRY: Final = Struct("<Qq6Q")  # struct multicall_entry: op result args[6]
 _ASSISTS: Final = 0x3F | 1 << VMASST_TYPE_m2p_strict  # PV64_VM_ASSIST_MASK: some are without effect on 64-bit guests, none is refused
 _PHYSDEV_OF_DOMAIN0: Final = frozenset((8, 9, 10, 13, 14, 15, 17, 19, 20, 23, 24, 25, 26, 27, 28, 29, 30))
 """APICs, vectors, PCI devices, MSIs, the debug port (physdev.h)."""
+_IOBMP_BYTES: Final = 8192
 GSIS: Final = 24
 """Interrupts of an I/O APIC (nr_irqs_gsi)."""
 PIRQS: Final = GSIS + 32
@@ -114,8 +116,8 @@ def physdev_op(vcpu: Vcpu, command: int, argument: int, *_: int) -> int:
         return 0
     if command == PHYSDEVOP_set_iobitmap:
         bitmap, ports = guest.read_u64(argument), guest.read_u32(argument + 8)
-        if ports > 65536:
-            raise Refusal(EINVAL, f"a bitmap of {ports} ports: there are 65536")
+        if ports > 65536 or (bitmap + _IOBMP_BYTES - 1 >= 1 << 47 and bitmap < HYPERVISOR_VIRT_END):
+            raise Refusal(EINVAL, f"a bitmap of {ports} ports at {bitmap:#x}: there are 65536")
         vcpu.io_bitmap, vcpu.io_ports = bitmap, ports
         return 0
     if command == PHYSDEVOP_IRQ_UNMASK_NOTIFY:
@@ -135,14 +137,4 @@ def physdev_op_compat(vcpu: Vcpu, argument: int, *_: int) -> int:
     return physdev_op(vcpu, vcpu.domain.guest.read_u32(argument), argument + 8)
 
 
-def switched_off(_vcpu: Vcpu, *_: int) -> int:
-    raise Refusal(EOPNOTSUPP, "off by default in Xen, too: it would be an option of the hypervisor (vpmu, argo)")
-
-
-def privileged(_vcpu: Vcpu, *_: int) -> int:
-    raise Refusal(EPERM, "only Domain-0 may ask for this")
-
-
-HYPERCALLS: Final = {"multicall": multicall, "vm_assist": vm_assist, "physdev_op": physdev_op, "physdev_op_compat": physdev_op_compat,
-                     "xenpmu_op": switched_off, "argo_op": switched_off, "platform_op": privileged, "sysctl": privileged,
-                     "domctl": privileged, "kexec_op": privileged, "hypfs_op": privileged, "mca": privileged}  # fmt: skip
+HYPERCALLS: Final = {"multicall": multicall, "vm_assist": vm_assist, "physdev_op": physdev_op, "physdev_op_compat": physdev_op_compat}
