@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from textual.widgets import Static
 
@@ -42,6 +43,25 @@ async def test_clones_stand_under_their_base_with_their_users() -> None:
         assert [row.replace("▸", " ").split()[:2] for row in rows[1:5]] == [["debian", "raw"], ["└", "mail"], ["└", "web"], ["old.img", "raw"]]
         assert "base of 2" in rows[1] and "1 web xvda" in rows[3] and "2 old xvda ro" in rows[4]
         assert "nobody's" in b.text("#disks") and "60G of 100G free" in b.pane(DiskList).subtitle()
+
+
+async def test_what_is_shown_of_a_quiet_disk_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with host_bench(StorageScreen) as b:
+        storage = b.engine.storage
+        asked: list[str] = []
+        for name in ("block_map", "directory", "read"):
+            real = getattr(storage, name)
+            monkeypatch.setattr(storage, name, lambda *args, name=name, real=real: asked.append(name) or real(*args))
+        await b.turn(8)
+        assert not asked, "nothing was written to it"
+        before = storage.disks["debian"]
+        storage.disks["debian"] = msgspec.structs.replace(before, changed_unix=before.changed_unix + 60)
+        await b.turn()
+        assert asked == ["block_map", "directory", "read"]
+        await b.turn(4)
+        assert len(asked) == 3
+        await b.turn(40)
+        assert len(asked) in (6, 9), "and after ten seconds, for what a file does not tell"
 
 
 async def test_the_map_tells_own_base_and_empty_apart_without_colour() -> None:

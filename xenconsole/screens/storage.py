@@ -18,8 +18,14 @@ from xenconsole.widgets.disk_panes import DiskMap, FilesPane, HexPane
 from xenconsole.widgets.pane import ListPane
 
 
+SETTLED_SECONDS = 2.0
+"""A disk that was written to so lately may be so again within its file's clock tick: it is asked for anew."""
+STALE_SECONDS = 10.0
+"""And anew after so long: the map of a disk that was trimmed or went back in time may change before its file does."""
+
+
 class StorageScreen(HostScreen):
-    """See HostScreen."""
+    """See HostScreen. What is shown of a disk is asked for once, and again when the disk was written to."""
 
     AUTO_FOCUS = "#disks"
     period_s = 1.0
@@ -27,6 +33,8 @@ class StorageScreen(HostScreen):
     def __init__(self, client: Client, *, hertz: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(client, hertz=hertz, clock=clock)
         self._disk = self._path = self._file = ""
+        self._shown: dict[str, tuple[object, ...]] = {}  # by pane: what was asked last, of the disk as it was then
+        self._asked_at = 0.0
 
     def compose_panes(self) -> ComposeResult:
         yield DiskList(id="disks")
@@ -56,21 +64,35 @@ class StorageScreen(HostScreen):
             self.query_one(HexPane).show(None)
             return
         chart.show(disk, chart.view)
-        if not disk.trouble:
+        state = disk.name, disk.size, disk.held, disk.changed_unix
+        if abs(time.time() - disk.changed_unix) < SETTLED_SECONDS or self.clock() - self._asked_at >= STALE_SECONDS:
+            self._shown, self._asked_at = {}, self.clock()
+        if not disk.trouble and self._news("map", *state, chart.cells):
             chart.show(disk, await self.client.storage.block_map(disk.name, chart.cells))
-        await self._fetch_directory()
-        await self._fetch_bytes()
+        await self._fetch_directory(state)
+        await self._fetch_bytes(state)
 
-    async def _fetch_directory(self) -> None:
+    def _news(self, pane: str, *asked: object) -> bool:
+        """Whether a pane is to be asked for: another thing, or the disk was written to since."""
+        if self._shown.get(pane) == asked:
+            return False
+        self._shown[pane] = asked
+        return True
+
+    async def _fetch_directory(self, state: tuple[object, ...]) -> None:
         files = self.query_one(FilesPane)
+        if not self._news("files", *state, self._path):
+            return
         try:
             files.show(await self.client.storage.directory(self._disk, self._path))
         except UserError as error:
             files.show(None, str(error))
             self._path = "/"
 
-    async def _fetch_bytes(self) -> None:
+    async def _fetch_bytes(self, state: tuple[object, ...]) -> None:
         pane = self.query_one(HexPane)
+        if not self._news("bytes", *state, self._file, pane.offset_wanted, pane.wanted):
+            return
         try:
             pane.show(await self.client.storage.read(self._disk, pane.offset_wanted, pane.wanted, self._file))
         except UserError as error:
