@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -29,6 +30,14 @@ def empty() -> RichEngine:
     return engine
 
 
+def noted(asked: list[str], name: str, real: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    async def ask(*arguments: object) -> object:
+        asked.append(name)
+        return await real(*arguments)
+
+    return ask
+
+
 async def test_b_and_8_open_it() -> None:
     async with desk(RichEngine()) as at:
         for key in ("b", "8"):
@@ -50,8 +59,7 @@ async def test_what_is_shown_of_a_quiet_disk_is_asked_for_once(monkeypatch: pyte
         storage = b.engine.storage
         asked: list[str] = []
         for name in ("block_map", "directory", "read"):
-            real = getattr(storage, name)
-            monkeypatch.setattr(storage, name, lambda *args, name=name, real=real: asked.append(name) or real(*args))
+            monkeypatch.setattr(storage, name, noted(asked, name, getattr(storage, name)))
         await b.turn(8)
         assert not asked, "nothing was written to it"
         before = storage.disks["debian"]

@@ -17,7 +17,6 @@ from xenconsole.widgets.disk_list import DiskList
 from xenconsole.widgets.disk_panes import DiskMap, FilesPane, HexPane
 from xenconsole.widgets.pane import ListPane
 
-
 SETTLED_SECONDS = 2.0
 """A disk that was written to so lately may be so again within its file's clock tick: it is asked for anew."""
 STALE_SECONDS = 10.0
