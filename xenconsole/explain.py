@@ -75,8 +75,11 @@ reg:gs_base_user = gs_base_user — GS base of user mode
     > SEGBASE_GS_USER, public/arch-x86/xen-x86_64.h
 # domain and vCPU states
 state:r = r — running
-    On a physical CPU now, or ready for one.
+    On a physical CPU now.
     > XEN_DOMINF_*, public/domctl.h; letters as in xl list
+state:waiting = waiting
+    Could run and has no CPU: others hold them, or have more credit. What it loses so is its steal.
+    > RUNSTATE_runnable, public/vcpu.h
 state:b = b — blocked
     Waits for an event: it gave up the CPU by sched_op(block) and an upcall will wake it.
     > SCHEDOP_block, public/sched.h

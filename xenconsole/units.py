@@ -36,6 +36,11 @@ def counted(count: int, word: str) -> str:
     return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
+def tally(count: int) -> str:
+    """A count in full while it fits into 9 cells, else shortened."""
+    return f"{count:,}" if count < 10_000_000 else amount(count)
+
+
 def size(kib: float, *, long: bool = False) -> str:
     """Memory: 512K, 256M, 2.0G; long: 256 MiB."""
     for unit in "KMGTP":

@@ -294,6 +294,8 @@ class Host:
     def _vcpu_summary(domain: Domain, vcpu: Vcpu, running: bool, shares: Queued | None) -> VcpuSummary:
         if not vcpu.up:
             state = "d"
+        elif domain.ended:
+            state = "c" if domain.ended == "crash" else "s"
         elif domain.paused:
             state = "p"
         else:

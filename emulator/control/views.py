@@ -61,7 +61,7 @@ class VcpuSummary(View, frozen=True):
     """What the table and the vCPU list need of one vCPU."""
 
     vcpu: int
-    state: str = "b"  # r running, b blocked, p paused, d down (xl vcpu-list's letters)
+    state: str = "b"  # r running, b blocked, - waiting, p paused, d down (xl vcpu-list's letters), s c its domain shut down or crashed
     cpu: int = -1  # physical CPU it runs on or ran on last
     cpu_ns: int = 0  # time spent in the guest
     xen_ns: int = 0  # time spent in the hypervisor for it

@@ -10,11 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emulator.control.memoryviews import FRAME_TYPES
+from emulator.control.networkviews import NetworksView, NetworkView, VifView
+from emulator.control.views import DomainView, PortView, VcpuSummary
 from xenconsole.explain import explain, table
+from xenconsole.flow_history import FlowHistory
 from xenconsole.widgets.graph import Series, graph, nice
 from xenconsole.widgets.key_line import that_fit
 from xenconsole.widgets.lines import EMPTY, Span, beside, cut, harmless, line, pad, plain, resolve, width_of
+from xenconsole.widgets.network_list import NetworkList
 from xenconsole.widgets.pane import Rows
+from xenconsole.widgets.ports_panel import PortsPanel
+from xenconsole.widgets.run_queue import VcpuTimes
 from xenconsole.widgets.text import hex_lines, tail_lines, visible_bytes, word_lines
 
 
@@ -138,6 +144,19 @@ def test_the_key_line_fits_and_always_has_help_and_quit(width: int) -> None:
     assert sum(len(key) + len(text) + 3 for key, text in shown) <= width
     assert shown[-2:] == words[-2:] and (":", "command") in shown
     assert (shown == words) is (width >= 80)
+
+
+@pytest.mark.parametrize("width", [56, 68, 69, 75, 76, 96, 160])
+def test_no_table_is_wider_than_its_pane(width: int) -> None:
+    """56 is the inside of a pane in the narrowest terminal."""
+    ports, networks, vcpus = PortsPanel(), NetworkList(), VcpuTimes()
+    ports.ports = tuple(PortView(port, "interdomain", "domain 0 (console)", 0, port % 2 == 0, port % 3 == 0, 12_345_678) for port in range(9))
+    ports.rates = {"1": 1234.0}
+    vif = VifView(4, 0, "vif4.0", "linux-with-a-long-name", "net0", "00:16:3e:00:00:04", tx_bytes_rate=1e8, rx_bytes_rate=1e7, alarm="stalled")
+    networks.show(NetworksView((NetworkView("net0"),), (vif,)), FlowHistory())
+    vcpus.show([DomainView(1234, "linux-with-a-long-name", vcpus=(VcpuSummary(0, "-", 1, 10**14, 10**13, steal_ns=10**13),))], {1234: (100.0,)}, {})
+    for lines in (ports.build(width, 20), networks.build(width, 20), vcpus.build(width, 20)):
+        assert all(width_of(spans) <= width for spans in lines[:9]), plain(lines[:9])
 
 
 def test_rows_of_a_long_list_are_made_only_when_they_are_looked_at() -> None:

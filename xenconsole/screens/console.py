@@ -25,7 +25,9 @@ from xenconsole.app_protocol import Client, EngineNotice, OverviewArrived, shell
 from xenconsole.terminal.hub import ConsoleHub
 from xenconsole.terminal.session import ConsoleSession
 from xenconsole.terminal.unicode_cells import clean_label
+from xenconsole.widgets.domain_summary import state_letter
 from xenconsole.widgets.terminal_view import TerminalView
+from xenconsole.widgets.vcpu_panel import state_span
 
 BACK_KEY = "ctrl+right_square_bracket"
 SWITCH_KEYS = tuple(f"alt+{digit}" for digit in range(1, 10))
@@ -42,7 +44,6 @@ NARROW_COLUMNS = 100
 """Below it two tiles stand one above the other."""
 
 _REASONS = {"poweroff": "powered off", "reboot": "rebooted", "crash": "crashed", "suspend": "suspended"}
-_STATES = {"r": "running", "b": "blocked", "p": "paused", "s": "shut down", "c": "crashed", "d": "dying"}
 
 
 @runtime_checkable
@@ -76,14 +77,6 @@ def key_label(key: str) -> str:
     return joint.join((*(m.capitalize() for m in modifiers), name))
 
 
-def state_word(domain: DomainView) -> str:
-    """A domain's state in a word."""
-    for letter in "cspdrb":
-        if letter in domain.state:
-            return _STATES[letter]
-    return "waiting"  # for a CPU
-
-
 def hub_of(node: Widget | Screen[object]) -> ConsoleHub:
     """The app's hub of consoles (`app.consoles`), made when it has none yet."""
     app = node.app
@@ -110,7 +103,8 @@ class TitleLine(Static):
             return
         self._shown = shown
         fill = " " * max(width - len(left) - len(hint) - 1, 0)
-        style = f"$state-{state}" if state in ("running", "blocked", "paused", "crashed") else "$state-down"
+        known = ("running", "blocked", "paused", "crashed")
+        style = f"$state-{'paused' if state == 'waiting' else state if state in known else 'down'}"
         self.update(Content.assemble((f" {name}", "bold"), " · ", (state, style), f"{rest}{fill}", (hint, "$dim")), layout=False)
 
 
@@ -176,7 +170,7 @@ class ConsoleTile(Container):
         domain, session = self.domain, self.session
         name = clean_label(domain.name, 40) if domain is not None and domain.name else f"domain {session.domid}"
         ended = self.epitaph()
-        state = ended.partition(":")[0] if ended else state_word(domain) if domain is not None else "…"
+        state = ended.partition(":")[0] if ended else state_span(state_letter(domain)).text if domain is not None else "…"
         parts = [f"domain {session.domid}"]
         if session.core.title and not ended:
             parts.append(f"“{clean_label(session.core.title, 30)}”")

@@ -18,7 +18,7 @@ from xenconsole.widgets.lines import Line, Span, line, width_of
 from xenconsole.widgets.pane import Pane
 from xenconsole.widgets.vcpu_panel import state_span
 
-GLYPHS = {"r": "▶", "b": "●", "p": "Ⅱ", "s": "■", "c": "✖", "d": "■"}
+GLYPHS = {"r": "▶", "b": "●", "p": "Ⅱ", "s": "■", "c": "✖", "d": "■", "-": "▷"}
 
 
 SHORT = {"summary": "sum", "memory": "mem", "events": "evts", "snapshots": "snaps", "config": "cfg", "devices": "dev"}

@@ -25,8 +25,8 @@ SHUTDOWN = {
 
 
 def state_letter(view: DomainView) -> str:
-    """The letter that says most of xl's six: dying and crashed before shut down, paused before blocked and running."""
-    return next((letter for letter in "dcsprb" if letter in view.state), "b" if not view.state.strip("-") else "?")
+    """The letter that says most of xl's six: dying and crashed before shut down, paused before blocked and running; -: it waits for a CPU."""
+    return next((letter for letter in "dcsprb" if letter in view.state), "-")
 
 
 def placement(view: DomainView) -> str:
@@ -132,7 +132,7 @@ class TailPane(Pane):
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__("console", id=id)
-        self.tail = b""
+        self.tail: bytes | None = None  # not asked yet
 
     def show(self, tail: bytes) -> None:
         if tail != self.tail:
@@ -140,6 +140,8 @@ class TailPane(Pane):
             self.rebuild()
 
     def build(self, width: int, height: int) -> Sequence[Line]:
+        if self.tail is None:
+            return []
         rows = tail_lines(self.tail, 200)
         return [line(text) for text in rows] if rows else [line(("it has said nothing yet", "dim"))]
 

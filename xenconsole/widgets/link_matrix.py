@@ -14,7 +14,7 @@ from textual.message import Message
 
 from emulator.control.views import DomainDetail, GrantsView, LinkView
 from xenconsole.text_filter import TextFilter
-from xenconsole.units import amount, counted, fit, printable
+from xenconsole.units import amount, counted, fit, printable, tally
 from xenconsole.widgets.grants_panel import grant_lines
 from xenconsole.widgets.lines import EMPTY, Line, Span, cut, line, pad
 from xenconsole.widgets.pane import FilteredPane, Pane
@@ -213,7 +213,7 @@ def port_lines(link: LinkView, detail: DomainDetail, rates: Mapping[str, float],
             Span(fit(printable(port.bound), room) + " "),
             Span("pending " if port.pending else "   –    ", "notice bold" if port.pending else "dim", "port:pending"),
             Span("masked " if port.masked else "  –    ", "state-paused" if port.masked else "dim", "port:masked"),
-            Span(f"{port.count:>9,} ", "", "port:count"),
+            Span(f"{tally(port.count):>9} ", "", "port:count"),
             Span(f"{amount(rates.get(str(port.port), 0.0)):>6}", "graph"),
         )
         for port in ports

@@ -26,6 +26,10 @@ def dropped(drops: Sequence[DropView]) -> int:
     return sum(drop.frames for drop in drops)
 
 
+WHOLE = 76
+"""Columns for the whole table; below them the addresses are left out, which the interface's own pane has."""
+
+
 class NetworkList(ListPane):
     """Networks by name, their interfaces below them. The cursor keeps to what it stands on."""
 
@@ -80,16 +84,17 @@ class NetworkList(ListPane):
         return f"{counted(len(self.view.networks), 'network')}, {counted(len(self.view.vifs), 'interface')}" if self._order else ""
 
     def build(self, width: int, height: int) -> Sequence[Line]:
-        room = min(max((width - 79) // 2, 10), 24)
+        whole = width >= WHOLE
+        room = min(max((width - 79) // 2 if whole else width - 47, 10), 24)
         bar = min(max(width - 79 - room, 0) // 2, 30)
         blank = " " * bar
         flows = f"{'sends':>6} {blank}{'gets':>7} {blank}{'dropped':>8}  {'wait':>7}"
-        head = f"  {fit('interface', room)}  {fit('address', 17)} {fit('state', 11)} {flows}"
+        head = f"  {fit('interface', room)}  {fit('address', 17) + ' ' if whole else ''}{fit('state', 11 if whole else 9)} {flows}"
         out: list[Line] = [line((head, "dim"))]
         vifs = {vif.name: vif for vif in self.view.vifs}
         networks = {network.name: network for network in self.view.networks}
         for at, row in enumerate(self._order):
-            spans = self._vif(vifs[row.vif], room, bar) if row.vif else self._network(networks[row.network], width)
+            spans = self._vif(vifs[row.vif], room, bar, whole) if row.vif else self._network(networks[row.network], width)
             out.append(self.marked(at, spans, width))
         if not self._order:
             out += [EMPTY, line("no network yet"), line(("vif=['bridge=net0'] in a guest's cfg makes one, :network-attach too", "dim"))]
@@ -106,7 +111,7 @@ class NetworkList(ListPane):
             Span(printable(uplink), "ok", "net:uplink"),
         )
 
-    def _vif(self, vif: VifView, room: int, bar: int) -> Line:
+    def _vif(self, vif: VifView, room: int, bar: int, whole: bool) -> Line:
         lost = dropped(vif.drops)
         state = vif.backend_state if vif.backend_state == vif.frontend_state else f"{vif.backend_state}/{vif.frontend_state}"
         marks = ("●" if vif.capture is not None and not vif.capture.trouble else "") + ("!" if vif.alarm else "")
@@ -114,8 +119,8 @@ class NetworkList(ListPane):
         return line(
             Span(fit(f" {vif.domid} {printable(vif.domain)} {vif.devid}", room), field="net:vif"),
             Span(f"{marks:<2}", "trouble bold", "net:capture" if "●" in marks else "net:alarm"),
-            Span(f"{fit(vif.mac, 17)} ", "dim", "net:mac"),
-            Span(fit(state, 11) + " ", STATES.get(state, "state-paused"), "net:state"),
+            Span(f"{fit(vif.mac, 17)} " if whole else "", "dim", "net:mac"),
+            Span(fit(state, 11 if whole else 9) + " ", STATES.get(state, "state-paused"), "net:state"),
             Span(f"{byte_rate(vif.tx_bytes_rate):>6} ", "" if vif.tx_bytes_rate else "dim", "net:sends"),
             Span(self._spark(vif.name, "tx", bar), "graph", "net:sends"),
             Span(f"{byte_rate(vif.rx_bytes_rate):>7} ", "" if vif.rx_bytes_rate else "dim", "net:gets"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from emulator.control.views import PortView
-from xenconsole.units import amount, fit, gauge
+from xenconsole.units import amount, fit, gauge, tally
 from xenconsole.widgets.lines import Line, Span, line
 from xenconsole.widgets.pane import ListPane
 
@@ -31,8 +31,21 @@ class CountRates:
         return dict(self._rates)
 
 
+WHOLE = 69
+"""Columns for the whole table; below them pending and masked share one and the vCPU is left out."""
+
+
+def flag_spans(port: PortView, whole: bool) -> tuple[Span, ...]:
+    """Pending and masked in words, so that they are seen without colour."""
+    if not whole and port.masked:
+        return (Span("both    " if port.pending else "masked  ", "notice bold" if port.pending else "state-paused", "port:masked"),)
+    pending = Span("pending " if port.pending else "   –    ", "notice bold" if port.pending else "dim", "port:pending")
+    masked = Span("masked " if port.masked else "  –    ", "state-paused" if port.masked else "dim", "port:masked")
+    return (pending, masked) if whole else (pending,)
+
+
 class PortsPanel(ListPane):
-    """A line a port. Pending and masked are letters, so that they are seen without colour."""
+    """A line a port."""
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__("event channels", id=id)
@@ -51,9 +64,10 @@ class PortsPanel(ListPane):
         return f"{len(self.ports)} ports, {pending} pending, {masked} masked"
 
     def build(self, width: int, height: int) -> Sequence[Line]:
-        room = min(max(width - 58, 12), 34)
+        whole = width >= WHOLE
+        room = min(max(width - (58 if whole else 46), 12), 34)
         bar = min(max(width - 58 - room, 0), 40)
-        head = f"  port kind        {fit('bound to', room)} vCPU pending masked     count  per s"
+        head = f"  port kind        {fit('bound to', room)} {'vCPU pending masked' if whole else 'flags  '}     count  per s"
         out: list[Line] = [line((head, "dim"))]
         top = max([*self.rates.values(), 1.0])
         for row, port in enumerate(self.ports):
@@ -64,12 +78,11 @@ class PortsPanel(ListPane):
                 Span(f"{port.port:>4} ", idle),
                 Span(f"{port.kind:<11} ", idle, f"port:{port.kind}"),
                 Span(fit(port.bound or "–", room) + " ", idle),
-                Span(f"{port.vcpu:>4} ", idle),
-                Span("pending " if port.pending else "   –    ", "notice bold" if port.pending else "dim", "port:pending"),
-                Span("masked " if port.masked else "  –    ", "state-paused" if port.masked else "dim", "port:masked"),
-                Span(f"{port.count:>9,} ", idle, "port:count"),
-                Span(f"{amount(rate):>6} ", "" if rate else "dim"),
-                Span(full, "graph"),
+                Span(f"{port.vcpu:>4} " if whole else "", idle),
+                *flag_spans(port, whole),
+                Span(f"{tally(port.count):>9} ", idle, "port:count"),
+                Span(f"{amount(rate):>6}", "" if rate else "dim"),
+                Span(f" {full}" if bar else "", "graph"),
             )
             out.append(self.marked(row, spans, width))
         if not self.ports:

@@ -19,6 +19,8 @@ STYLES = ("graph", "ok", "notice", "mark", "graph-high", "state-blocked")
 SECOND_NS = 1_000_000_000
 TURN_NS = 60_000_000
 """A gap up to this long before now is taken for the turn of whoever runs."""
+WHOLE = 76
+"""Columns for the whole table of vCPUs; below them the sums of stolen time and of time in Xen are left out."""
 MOST_QUEUED = 100
 """Waiting domains written out; the others are counted."""
 NameOf = Callable[[int], str]
@@ -213,19 +215,21 @@ class VcpuTimes(ListPane, FilteredPane):
         return f"{len(self._places):,} vCPUs"
 
     def build(self, width: int, height: int) -> Sequence[Line]:
-        room = min(max(width // 6, 12), 28)
+        whole = width >= WHOLE
+        room = min(max(width // 6, 12 if whole else 10), 28)
         bar = min(max(width - 68 - room, 0), 30)
-        head = f"  {fit('domain', room)} vCPU state     CPU   used  {' ' * bar} steal  stolen      time  in Xen"
+        sums = (" stolen ", "  in Xen") if whole else ("", "")
+        head = f"  {fit('domain', room)} vCPU state     CPU   used  {' ' * bar} steal {sums[0]}     time{sums[1]}"
         if not self._places:
             return [line((head, "dim")), line(("no guest matches; Esc takes the filter away" if self.filter.shown else "no guest", "dim"))]
-        return Rows([line((head, "dim"))], len(self._places), lambda row: self.marked(row, self._row(*self._places[row], room, bar), width))
+        return Rows([line((head, "dim"))], len(self._places), lambda row: self.marked(row, self._row(*self._places[row], room, bar, whole), width))
 
-    def _row(self, view: DomainView, vcpu: VcpuSummary, room: int, bar: int) -> Line:
+    def _row(self, view: DomainView, vcpu: VcpuSummary, room: int, bar: int, whole: bool) -> Line:
         used = self.used.get(view.domid, ())
         share = used[vcpu.vcpu] if vcpu.vcpu < len(used) else 0.0
         steal = self.steal.get(f"{view.domid}.{vcpu.vcpu}", 0.0) / 1e7
         full, empty = gauge(share / 100, bar)
-        word = Span("waiting", "state-paused", "sched:steal") if vcpu.state == "-" else state_span(vcpu.state)
+        word = state_span(vcpu.state)
         return line(
             Span(fit(f"{view.domid} {printable(view.name)}", room) + " "),
             Span(f"{vcpu.vcpu:>4} "),
@@ -235,9 +239,9 @@ class VcpuTimes(ListPane, FilteredPane):
             Span(full, "graph"),
             Span(empty, "rule"),
             Span(f" {steal:>5.1f}% ", "notice" if steal >= 5 else "" if steal else "dim", "sched:steal"),
-            Span(f"{clock(vcpu.steal_ns / 1e9):>7} ", "dim", "sched:steal"),
-            Span(f"{clock(vcpu.cpu_ns / 1e9):>9} ", "dim", "time:guest"),
-            Span(f"{clock(vcpu.xen_ns / 1e9):>7}", "dim", "time:xen"),
+            Span(f"{clock(vcpu.steal_ns / 1e9):>7} " if whole else "", "dim", "sched:steal"),
+            Span(f"{clock(vcpu.cpu_ns / 1e9):>9}", "dim", "time:guest"),
+            Span(f" {clock(vcpu.xen_ns / 1e9):>7}" if whole else "", "dim", "time:xen"),
         )
 
 

@@ -30,7 +30,7 @@ FLAGS = (
     (18, "AC"),
     (21, "ID"),
 )
-WORDS = {"r": "running", "b": "blocked", "p": "paused", "d": "down", "s": "shut down", "c": "crashed"}
+WORDS = {"r": "running", "b": "blocked", "p": "paused", "d": "down", "s": "shut down", "c": "crashed", "-": "waiting"}
 STYLES = {
     "r": "state-running",
     "b": "state-blocked",
@@ -38,6 +38,7 @@ STYLES = {
     "d": "state-down",
     "s": "state-down",
     "c": "state-crashed",
+    "-": "state-paused",
 }
 MARK = "•"
 """Stands before a register that changed: the change is seen without colour."""
@@ -45,7 +46,7 @@ MARK = "•"
 
 def state_span(letter: str) -> Span:
     """A state letter as its word, in its colour."""
-    return Span(WORDS.get(letter, letter or "?"), STYLES.get(letter, ""), f"state:{letter}")
+    return Span(WORDS.get(letter, letter or "?"), STYLES.get(letter, ""), f"state:{letter if letter.isalpha() else 'waiting'}")
 
 
 class Changes:
