@@ -6,7 +6,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 
-from emulator.cpu import budget, exitcheck, native
+from emulator.cpu import budget, codestores, exitcheck, native
 from emulator.cpu.layout import find_layout
 from emulator.cpu.libunicorn import (
     ARCH_X86,
@@ -48,6 +48,7 @@ class Instance:
         self._lib = lib
         layout = find_layout()
         exitcheck.leave_out()
+        codestores.look_by_page()
         code = native.native_code()
         engine = ctypes.c_void_p()
         lib.check(lib.open(ARCH_X86, MODE_64, ctypes.byref(engine)), "uc_open")

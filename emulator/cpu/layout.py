@@ -30,15 +30,17 @@ ENV_CR = 53  # cr[0] as a 64-bit word
 _REGISTERS = tuple(0x5EED_0000_1234_0000 + 0x1111 * i for i in range(16))
 # uc_x86_reg numbers of rax rcx rdx rbx rsp rbp rsi rdi r8 … r15
 _REGISTER_IDS = (35, 38, 40, 37, 44, 36, 43, 39, 106, 107, 108, 109, 110, 111, 112, 113)
+_MOST_STATE = 1 << 18  # bytes of CPUState: most of them a cache of blocks
 _DEBUG_PATTERN = struct.pack("<QQ", 0xFFFF0FF0, 0x400)  # DR6 and DR7 after reset
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Byte offsets: `uc_cpu` in uc_struct, `cpu_env` in CPUState, the rest in CPUX86State or uc_struct."""
+    """Byte offsets: `uc_cpu` in uc_struct, `cpu_env` and `cpu_uc` in CPUState, the rest in CPUX86State or uc_struct."""
 
     uc_cpu: int
     cpu_env: int
+    cpu_uc: int
     no_exit_request: int  # in uc_struct
     dr: int  # dr[0]
     error_code: int
@@ -117,7 +119,12 @@ def find_layout() -> Layout:
         if at < 0:
             raise refuse("the debug registers were not found")
         dr = at - 48
-        return Layout(uc_cpu, cpu_env, _find_no_exit_request(prober, engine.value, context_size), dr, dr - 16, dr + 96, context_size - 40)
+        owner = struct.pack("<Q", engine.value)
+        whole = prober.read(cpu, env - cpu) if 0 < env - cpu < _MOST_STATE else b""
+        cpu_uc = whole.find(owner)
+        if cpu_uc < 0 or cpu_uc % 8 or whole.count(owner) != 1:
+            raise refuse("the way from the processor to its owner was not found")
+        return Layout(uc_cpu, cpu_env, cpu_uc, _find_no_exit_request(prober, engine.value, context_size), dr, dr - 16, dr + 96, context_size - 40)
     finally:
         prober.close()
         lib.close(engine.value)

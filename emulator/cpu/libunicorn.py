@@ -100,6 +100,7 @@ class LibUnicorn:
         self.raise_exception_address = self.address_of("raise_exception_x86_64")
         self.read_eflags_address = self.address_of("helper_read_eflags_x86_64")
         self.tlb_flush_address = self.address_of("tlb_flush_x86_64")
+        self.handle: int = quick._handle  # the loader's struct link_map
         self._quick = quick
 
     def address_of(self, symbol: str) -> int:

@@ -140,29 +140,6 @@ def test_code_written_by_the_hypervisor_through_another_mapping_is_new(guest: Ti
     assert guest.domain.core.regs[0] == 0x22
 
 
-CALL_CHANGE_CALL = "c60311 ffd6 89c7 0f0b c60322 ffd6 ebfe"
-"""movb $0x11, (%rbx); call *%rsi; mov %eax, %edi; nothing or a change of address space; movb $0x22, (%rbx); call *%rsi; L: jmp L"""
-
-
-def change_code_through_an_alias(guest: Tiny, between: str) -> tuple[int, int]:
-    """What a function of the guest's returns before and after its code is changed by a store through a second mapping, which has NX."""
-    guest.put(100, "b800000000 c3")
-    assert guest.update((guest.entry_address(FREE_SLOT), guest.mfn(100) << 12 | PRESENT | RW | USER | NX))[0] == 0
-    regs = guest.domain.core.regs
-    regs[3], regs[6], regs[0], regs[2] = va(FREE_SLOT, 1), va(100), 0, guest.domain.core.cr3
-    guest.run(CALL_CHANGE_CALL.replace("0f0b", between))
-    return regs[7], regs[0]
-
-
-def test_code_that_the_guest_changes_through_an_alias_is_new_after_a_change_of_address_space(guest: Tiny) -> None:
-    assert change_code_through_an_alias(guest, "89d0 0f22d8 0f20d8") == (0x11, 0x22)
-
-
-@pytest.mark.xfail(strict=True, reason="the core looks for code at a page's first store after a TLB flush only (docs/ARCHITECTURE.md)")
-def test_code_that_the_guest_changes_through_an_alias_is_new_at_once(guest: Tiny) -> None:
-    assert change_code_through_an_alias(guest, "90") == (0x11, 0x22)
-
-
 @settings(max_examples=200, deadline=None)
 @given(address=st.one_of(st.integers(0, (1 << 64) - 1), st.integers(BASE, BASE + (1 << 21)), st.sampled_from(sorted(BAD.values()))),
        size=st.integers(0, 10_000), write=st.booleans())  # fmt: skip
