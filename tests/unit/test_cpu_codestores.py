@@ -80,7 +80,8 @@ class Step:
     value: int
 
 
-steps = st.builds(Step, st.sampled_from(("call", "call", "change", "change", "beside", "flush")), st.integers(0, 4), st.integers(0, 2), st.integers(0, 255))
+kinds = st.sampled_from(("call", "call", "change", "change", "beside", "flush"))
+steps = st.builds(Step, kinds, st.integers(0, 4), st.integers(0, 2), st.integers(0, 255))
 
 
 @settings(max_examples=60, deadline=None)
