@@ -51,7 +51,7 @@ def test_tab(snap_compare: Any, size: tuple[int, int], tab: str) -> None:
 
 
 def test_a_disk_ring_in_light_colours(snap_compare: Any) -> None:
-    assert picture(snap_compare, (120, 40), 4, "rings", "right", "right", "right", "right", theme="light")
+    assert picture(snap_compare, (120, 40), 4, "rings", theme="light")
 
 
 def test_events_in_high_contrast(snap_compare: Any) -> None:

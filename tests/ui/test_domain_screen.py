@@ -10,7 +10,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.strip import Strip
 
-from emulator.control.views import TraceLine, TraceView
+from emulator.control.views import RingView, TraceLine, TraceView
 from emulator.errors import UserError
 from tests.patience import soon
 from tests.ui.fake_details import RichEngine
@@ -121,18 +121,34 @@ async def test_a_vcpu_is_chosen_with_the_arrows_and_its_changes_are_marked() -> 
 
 async def test_a_console_shows_both_its_wheels_and_a_disk_one() -> None:
     async with bench(tab="rings") as b:
-        names = [wheel.ring.name for wheel in b.screen.query(RingWheel) if wheel.ring is not None]
-        assert names == ["console out", "console in"]
-        await b.press("right", "right", "right", "right")
         assert b.screen.query_one("#wheel", RingWheel).ring is not None
-        assert "in the backend's hands" in b.text("#wheel")
+        assert "in the backend's hands" in b.text("#wheel"), "a device's ring first: those of console and xenstore mostly stand still"
         assert not b.screen.query_one("#wheel-pair").display
         await b.press("right")
         assert "STALLED" in b.text("#wheel")
+        await b.press("g")
+        names = [wheel.ring.name for wheel in b.screen.query(RingWheel) if wheel.ring is not None]
+        assert names == ["console out", "console in"]
+
+
+def test_the_chosen_ring_is_kept_when_others_come_and_go() -> None:
+    rings = tuple(RingView(name=name, kind=kind) for name, kind in (("console out", "console-out"), ("xvda", "block"), ("xvdb", "block")))
+    chooser = RingList()
+    chooser.show(rings[:1], {})
+    assert chooser.cursor == 0
+    chooser.show(rings, {})
+    assert chooser.cursor == 1, "a device's has come, and nobody chose"
+    chooser.rebuild()
+    chooser._held = "xvdb"
+    chooser.show((rings[0], rings[2]), {})
+    assert chooser.cursor == 1
+    chooser.show(rings, {})
+    assert chooser.cursor == 2
 
 
 async def test_a_producer_goes_round_and_its_rate_is_shown() -> None:
     async with bench(tab="rings") as b:
+        await b.press("g")
         before = b.text("#wheel")
         await b.turn(8)
         assert b.text("#wheel") != before

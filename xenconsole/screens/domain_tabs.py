@@ -171,7 +171,7 @@ class DomainTabs:
         screen = self.screen
         screen.query_one(TracePanel).clear()
         screen.query_one(VcpuList).cursor = 0
-        screen.query_one(RingList).cursor = 0
+        screen.query_one(RingList).forget()
         self.unpick()
 
     @property

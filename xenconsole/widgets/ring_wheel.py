@@ -162,12 +162,12 @@ def index_lines(ring: RingView, rate: float, width: int) -> list[Line]:
             )
         )
     for arc in reversed(arcs(ring)):
-        full, empty = gauge(arc.count / size, max(min(width - 30, 24), 0) if not is_bytes(ring) else max(min(width - 20, 32), 4))
+        full, empty = gauge(arc.count / size, max(min(width - 31, 24), 0) if not is_bytes(ring) else max(min(width - 20, 32), 4))
         word = "in flight" if is_bytes(ring) else ARC_WORDS[arc.kind]
         out.append(
             line(
                 Span(f"{arc.count:>5} ", "bold" if arc.count else "dim"),
-                Span(fit(word, 23 if not is_bytes(ring) else 10), "dim", "ring:flight"),
+                Span(fit(word, 24 if not is_bytes(ring) else 10), "dim", "ring:flight"),
                 Span(full, ARC_STYLES[arc.kind]),
                 Span(empty, "rule"),
             )
@@ -259,7 +259,8 @@ class RingWheel(Pane):
 
 
 class RingList(ListPane):
-    """All rings of the domain: a gauge of what is in flight in each, its flow, and whether it stands."""
+    """All rings of the domain: a gauge of what is in flight in each, its flow, and whether it stands. The cursor keeps to the ring that
+    was chosen, whatever comes and goes; until one is, it is on the first device's."""
 
     keys = "← → from any pane"
 
@@ -267,10 +268,22 @@ class RingList(ListPane):
         super().__init__("rings", id=id)
         self.rings: tuple[RingView, ...] = ()
         self.rates: dict[str, float] = {}
+        self._held = ""
 
     def show(self, rings: tuple[RingView, ...], rates: dict[str, float]) -> None:
         self.rings, self.rates = rings, rates
+        first = next((at for at, ring in enumerate(rings) if not is_bytes(ring)), 0)
+        self.cursor = next((at for at, ring in enumerate(rings) if ring.name == self._held), first)
         self.rebuild()
+
+    def choose(self, row: int) -> None:
+        super().choose(row)
+        if self.cursor < len(self.rings):
+            self._held = self.rings[self.cursor].name
+
+    def forget(self) -> None:
+        """Another domain comes."""
+        self.cursor, self._held = 0, ""
 
     def build(self, width: int, height: int) -> Sequence[Line]:
         out = [line((f"  {fit('ring', 18)} in flight per s", "dim"))]
