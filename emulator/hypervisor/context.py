@@ -175,4 +175,7 @@ def _take_frames(vcpu: Vcpu, gdt: tuple[int, ...], kernel: int, user: int) -> No
         for mfn in taken:
             tables.drop(mfn)
         raise
+    tables.becomes_kernels(kernel)
+    if user:
+        tables.becomes_users(user)
     vcpu.cr3_kernel, vcpu.cr3_user = kernel, user

@@ -316,6 +316,7 @@ class Domain:
             self.tables.get_type(mfn, L4)
             if vcpu.ldt_frames:
                 drop_ldt(vcpu)
+            self.tables.becomes_kernels(mfn)
             vcpu.cr3_kernel = mfn
             more = old != 0 and self.tables.drop(old)
             if vcpu.kernel_mode:
@@ -329,6 +330,7 @@ class Domain:
             return
         if mfn:
             self.tables.get_type(mfn, L4)
+            self.tables.becomes_users(mfn)
         old, vcpu.cr3_user = vcpu.cr3_user, mfn
         if old and self.tables.drop(old):
             raise Restart

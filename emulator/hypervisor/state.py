@@ -9,6 +9,7 @@ import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from emulator.abi.xen import VMASST_TYPE_m2p_strict
 from emulator.cpu import native
 from emulator.hypervisor.grants.peers import forget_asks
 from emulator.hypervisor.memory.frames import Saved as FrameState
@@ -98,3 +99,4 @@ def load_domain(domain: Domain, state: DomainState) -> None:
     domain.rotation.load(state.rotation)
     for name, value in state.domain.items():
         setattr(domain, name, copy.deepcopy(value))
+    domain.tables.m2p_strict = bool(domain.vm_assist >> VMASST_TYPE_m2p_strict & 1)

@@ -100,6 +100,7 @@ def vm_assist(vcpu: Vcpu, command: int, kind: int, *_: int) -> int:
         vcpu.domain.vm_assist &= ~(1 << kind)
     else:
         raise Refusal(ENOSYS, f"vm_assist command {command} does not exist")
+    vcpu.domain.tables.m2p_strict = bool(vcpu.domain.vm_assist >> VMASST_TYPE_m2p_strict & 1)
     vcpu.refresh_io_rights()
     crossing.allow(vcpu.domain)
     return 0

@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 
 from emulator.abi.errno import EINVAL
-from emulator.abi.xen import ACCESSED, FRAME_MASK, GLOBAL, PCD, PRESENT, PSE, PWT, RW, USER, XEN_L4_FIRST, XEN_L4_LAST
+from emulator.abi.xen import ACCESSED, FRAME_MASK, GLOBAL, M2P_L4_SLOT, PCD, PRESENT, PSE, PWT, RW, USER, XEN_L4_FIRST, XEN_L4_LAST
 from emulator.hypervisor.memory.frames import GUEST, L1, L4, NONE, SEG_DESC, SHARED, TYPE_NAMES, WRITABLE, FrameTable
 from emulator.hypervisor.memory.leaves import Leaves, bits
 from emulator.hypervisor.refusal import Refusal, Restart
@@ -36,12 +36,14 @@ _N_SEGMENT, _N_RING3 = np.uint64(1 << 47 | 1 << 44), np.uint64(3 << 45)
 
 
 class Promotion(Leaves):
-    """The types of one domain's frames. `xen_slots`: the 16 L4 entries of the hypervisor's range, written into every L4."""
+    """The types of one domain's frames. `xen_slots`: the 16 L4 entries of the hypervisor's range, written into every L4; but the M2P's is there
+    from the start only with `m2p_strict` (the assist of that name), else once the L4 has served a kernel (init_xen_l4_slots, fill_ro_mpt)."""
 
     def __init__(self, memory: MachineMemory, frames: FrameTable, xen_slots: tuple[int, ...]) -> None:
         super().__init__(frames)
         self._words, self._quads = memory.words, memory.quads
         self._xen_slots = xen_slots
+        self.m2p_strict = False
         self.allowance = _UNLIMITED
         self.descriptor_check: Callable[[int], int] = lambda descriptor: descriptor
         """The descriptor as the guest may have it, or Refusal (check_descriptor)."""
@@ -195,6 +197,19 @@ class Promotion(Leaves):
         if kind == L4:
             for offset, entry in enumerate(self._xen_slots):
                 words[base + XEN_L4_FIRST + offset] = entry
+            if not self.m2p_strict:
+                words[base + M2P_L4_SLOT] = 0
+
+    def becomes_kernels(self, mfn: int) -> None:
+        """An L4 is a kernel's from here on (new_guest_cr3)."""
+        if not self.m2p_strict:
+            self._words[mfn << 9 | M2P_L4_SLOT] = self._xen_slots[M2P_L4_SLOT - XEN_L4_FIRST]
+
+    def becomes_users(self, mfn: int) -> None:
+        """An L4 is a user's from here on (zap_ro_mpt)."""
+        if self.m2p_strict:
+            self._words[mfn << 9 | M2P_L4_SLOT] = 0
+            self.stale = True
 
     def _give_up(self, mfn: int, done: int, inside: bool) -> None:
         """A table that failed at entry `done` lets go of those before it, and of what that entry's own table has left undone."""
