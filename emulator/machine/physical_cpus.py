@@ -5,12 +5,12 @@ releases the GIL while guest code runs, so as many actors run at once as there a
 
     sleeping --wake, deadline--> ready --pick--> held --turn--> ready or sleeping
 
-Nothing here is linear in the number of sleepers. While a CPU idles it minds the deadlines; while none does, a clock thread does, and cuts
-turns short for those that woke and for those that last too long (a guest that spins on PAUSE is slow in counts)."""
+Nothing here is linear in the number of sleepers. One of the CPUs that idle minds the deadlines; while none does, a clock thread does, and cuts
+turns short for those that woke and for those that last too long (a guest that spins on PAUSE is slow in counts). A wake is to rouse no thread
+but the one that serves it: who minded the deadlines and takes up the sleeper minds them again after a turn no longer than the next one is away."""
 
 from __future__ import annotations
 
-import heapq
 import threading
 import time
 from collections import deque
@@ -20,13 +20,14 @@ from typing import Any
 from emulator.errors import UserError
 from emulator.machine.pools import MAIN_POOL, Pool, Pools, Schedules
 from emulator.machine.seats import GONE, HELD, MOVING, READY, SLEEPING, Actor, Seat, Stint
+from emulator.machine.sleepers import IdleCpus, Sleepers, seconds
 
 _GRACE_NS = 5_000_000
 _LOOK_NS, _LOOKS = 2_000_000, 10
 """Where CPUs idle for moments, as when two guests talk, the clock thread looks now and then and is not woken each time."""
+_SHORTEST_NS, _UNMINDED_NS = 500_000, 2_000_000
+"""A turn in which nobody minds the deadlines: no shorter, else another thread had better mind them, and no longer."""
 _HISTORY = 4096
-_LONGEST_WAIT_NS = 3_600_000_000_000
-"""A guest's deadline may be centuries away, further than the host can wait for at once."""
 
 
 class PhysicalCpus:
@@ -37,14 +38,12 @@ class PhysicalCpus:
         self.count = count
         self._on_failure = on_failure
         self._lock = threading.Lock()
-        self._signals = [threading.Condition(self._lock) for _ in range(count)]
+        self._idle = IdleCpus(self._lock, count)
         self._tick = threading.Condition(self._lock)
         self._released = threading.Condition(self._lock)
         self.pools = Pools(count, scheduler)
         self._seats: dict[int, Seat] = {}  # by id of the actor
-        self._sleepers: list[tuple[int, int, Seat]] = []
-        self._sequence = 0
-        self._idle: set[int] = set()
+        self._sleepers = Sleepers()
         self._clock_at = 0  # when the clock thread looks next by itself, 0 for not at all
         self._turn_ends = [0] * count
         self._cuts = [0] * count  # when a turn is to end for somebody who woke
@@ -64,8 +63,8 @@ class PhysicalCpus:
         """Let the running turns end and join the workers."""
         with self._lock:
             self._stopping = True
-            for signal in (*self._signals, self._tick):
-                signal.notify_all()
+            self._tick.notify_all()
+            self._idle.ring(*range(self.count))
         for thread in self._threads:
             thread.join(5)
 
@@ -92,29 +91,31 @@ class PhysicalCpus:
         if seat.state == HELD:
             seat.again = True
         elif seat.state == SLEEPING:
-            seat.state, seat.wake_at = READY, 0
-            victim, at = seat.pool.scheduler.wake(seat.unit, now)
-            if self._signal(seat) or victim < 0:
-                return
-            if at <= now:
-                self._call(victim)
-            else:
-                self._cuts[victim] = at
-                if not self._clock_at or at < self._clock_at:
-                    self._clock_at = at
-                    self._tick.notify()
+            self._announce(seat, *self._ready(seat, now), now)
+
+    def _ready(self, seat: Seat, now: int) -> tuple[int, int]:
+        """A sleeper wakes. The CPU to interrupt for it where none idles, and when (Scheduler.wake)."""
+        seat.state, seat.wake_at = READY, 0
+        victim, at = seat.pool.scheduler.wake(seat.unit, now)
+        return victim, at
+
+    def _announce(self, seat: Seat, victim: int, at: int, now: int) -> None:
+        if self._signal(seat) or victim < 0:
+            return
+        if at <= now:
+            self._call(victim)
+        else:
+            self._cuts[victim] = at
+            if not self._clock_at or at < self._clock_at:
+                self._clock_at = at
+                self._tick.notify()
 
     def _signal(self, seat: Seat) -> bool:
-        """Rouse an idle CPU that may run it, one that it likes if there is one."""
-        able = [cpu for cpu in self._idle if cpu in seat.pool.cpus and seat.unit.may_run_on(cpu)]
-        if able:
-            self._rouse(next((cpu for cpu in able if seat.unit.likes(cpu)), able[0]))
-        return bool(able)
-
-    def _rouse(self, cpu: int) -> None:
-        self._idle.discard(cpu)
-        self._signals[cpu].notify()
-        self._alert()
+        """Rouse an idle CPU that may run it."""
+        cpu = self._idle.able(seat)
+        if cpu is not None:
+            self._idle.rouse(cpu)
+        return cpu is not None
 
     def _call(self, cpu: int) -> None:
         """It has something better to run."""
@@ -122,7 +123,7 @@ class PhysicalCpus:
         if running is not None:
             running.actor.preempt()
         else:
-            self._rouse(cpu)
+            self._idle.rouse(cpu)
 
     def remove(self, actor: Actor) -> None:
         """Never run it again; returns when no worker holds it."""
@@ -152,8 +153,7 @@ class PhysicalCpus:
             seat.pool.scheduler.pin(seat.unit, time.monotonic_ns(), affinity, soft)
             if seat.state == HELD:
                 seat.actor.preempt()
-            for signal in self._signals:
-                signal.notify()
+            self._idle.ring(*range(self.count))
 
     # --- pools: cpupool-create, -destroy, -cpu-add, -cpu-remove, -migrate. All raise UserError for what Xen refuses --------------------
 
@@ -199,7 +199,7 @@ class PhysicalCpus:
 
     def _give(self, pool: Pool, cpu: int) -> None:
         self.pools.give(pool, cpu, time.monotonic_ns())
-        self._signals[cpu].notify()
+        self._idle.ring(cpu)
 
     def _take(self, pool: Pool, cpu: int) -> tuple[int, ...]:
         now = time.monotonic_ns()
@@ -211,8 +211,7 @@ class PhysicalCpus:
         if holder is not None:
             holder.actor.preempt()
             self._released.wait_for(lambda: self._holding[cpu] is not holder)
-        for other in pool.cpus:
-            self._signals[other].notify()  # what waited for the one that went
+        self._idle.ring(*pool.cpus)  # what waited for the one that went
         return tuple(seat.unit.name for seat in broken)
 
     def move(self, actor: Actor, name: str) -> None:
@@ -279,50 +278,57 @@ class PhysicalCpus:
 
     # --- workers ---------------------------------------------------------------------------------------------------------------
 
-    def _first(self) -> int:
-        """The first deadline of those who still sleep, 0 for none."""
-        while self._sleepers:
-            at, _, seat = self._sleepers[0]
-            if seat.state == SLEEPING and seat.wake_at == at:
-                return at
-            heapq.heappop(self._sleepers)
-        return 0
-
-    def _due(self, now: int) -> int:
-        """Wake whose deadline has come; returns the next one, 0 for none."""
-        while 0 < (at := self._first()) <= now:
-            self._wake(heapq.heappop(self._sleepers)[2], now)
-        return at
-
     def _next(self, cpu: int, left: Seat | None = None) -> tuple[Seat, int] | None:
         """The next to hold, waiting for one; None at the end. `left`: whom this CPU held and who has more to do. It is most often picked
-        again here, so another CPU is roused for it only when it is not."""
+        again here, as is whose deadline has come, so another CPU is roused for either only when it is not."""
+        rested = False
         with self._lock:
             while not self._stopping:
-                self._idle.discard(cpu)
                 now = time.monotonic_ns()
-                at = self._due(now)
+                woken = [(seat, *self._ready(seat, now)) for seat in self._sleepers.due(now)]
+                if left is not None:
+                    woken.append((left, -1, now))
                 pool = self.pools.of_cpu[cpu]
-                chosen = pool.scheduler.pick(cpu, now) if pool is not None else None
-                for other in pool.scheduler.called() if pool is not None else ():
-                    self._call(other)
-                if chosen is not None and pool is not None:
-                    unit, turn = chosen
-                    seat = pool.domains[unit.name]
-                    seat.state = HELD
-                    self._holding[cpu], self._turn_ends[cpu], self._cuts[cpu] = seat, now + turn, 0
-                    if left is not None and left.state == READY:
-                        self._signal(left)
-                    self._alert()
-                    return seat, turn
+                chosen = self._pick(pool, cpu, now) if pool is not None else None
+                for seat, victim, at in woken:
+                    if seat.state == READY:
+                        self._announce(seat, victim, at, now)
+                if chosen is not None:
+                    held, turn = chosen[0], self._pass_on(now, chosen[1], rested)
+                    self._turn_ends[cpu] = now + turn
+                    return held, turn
                 event = pool.scheduler.next_event(now) if pool is not None else 0
-                at = min(at or event, event or at)
-                if left is not None and left.state == READY:
-                    self._signal(left)
-                left = None
-                self._idle.add(cpu)
-                self._signals[cpu].wait(_seconds(at - now) if at else None)
+                at = self._unminded() or event
+                left, rested = None, True
+                self._idle.wait(cpu, min(at, event or at), now)
             return None
+
+    def _pick(self, pool: Pool, cpu: int, now: int) -> tuple[Seat, int] | None:
+        chosen = pool.scheduler.pick(cpu, now)
+        for other in pool.scheduler.called():
+            self._call(other)
+        if chosen is None:
+            return None
+        seat = pool.domains[chosen[0].name]
+        seat.state, self._holding[cpu], self._cuts[cpu] = HELD, seat, 0
+        return seat, chosen[1]
+
+    def _unminded(self) -> int:
+        """The first deadline, 0 when there is none or an idle CPU minds it."""
+        first = self._sleepers.first()
+        return 0 if self._idle.mind(first) else first
+
+    def _pass_on(self, now: int, turn: int, rested: bool) -> int:
+        """How long a CPU's turn is to be so that it need not have another thread mind the deadlines meanwhile; when that is too short, or
+        it goes from turn to turn, one is told."""
+        first = self._unminded()
+        if rested and (not first or first - now > _SHORTEST_NS):
+            return min(turn, _UNMINDED_NS, first - now if first else turn)
+        if not self._idle:
+            self._alert()
+        elif first:
+            self._idle.ring_one()
+        return turn
 
     def _work(self, cpu: int) -> None:
         left: Seat | None = None
@@ -353,16 +359,14 @@ class PhysicalCpus:
         if seat.state == HELD:
             seat.state = READY if runnable else SLEEPING
             if not runnable and verdict is not None:
-                seat.wake_at = verdict
-                self._sequence += 1
-                heapq.heappush(self._sleepers, (verdict, self._sequence, seat))
+                self._sleepers.add(seat, verdict)
         self._released.notify_all()
 
     # --- the clock -------------------------------------------------------------------------------------------------------------
 
     def _alert(self) -> None:
-        """If no CPU idles any more, the clock thread minds the deadlines. One that looks again soon is left alone."""
-        if not self._idle and (not self._clock_at or 0 < self._first() < self._clock_at):
+        """No CPU idles any more: the clock thread minds the deadlines. One that looks again soon is left alone."""
+        if not self._clock_at or 0 < self._sleepers.first() < self._clock_at:
             self._tick.notify()
 
     def _mind_clock(self) -> None:
@@ -375,23 +379,21 @@ class PhysicalCpus:
                     self._tick.wait(_LOOK_NS / 1e9 if self._clock_at else None)
                     continue
                 looks, now = 0, time.monotonic_ns()
-                at = self._due(now)
+                for seat in self._sleepers.due(now):
+                    self._announce(seat, *self._ready(seat, now), now)
+                at = self._sleepers.first()
                 for cpu in range(self.count):
-                    seat, ends = self._holding[cpu], self._turn_ends[cpu] + _GRACE_NS
-                    if seat is None:
+                    held, ends = self._holding[cpu], self._turn_ends[cpu] + _GRACE_NS
+                    if held is None:
                         continue
                     if self._cuts[cpu]:
                         ends, self._cuts[cpu] = min(ends, self._cuts[cpu]), self._cuts[cpu] * (self._cuts[cpu] > now)
                     if ends <= now:
-                        seat.actor.preempt()
+                        held.actor.preempt()
                         ends = now + _GRACE_NS
                     at = min(at or ends, ends)
                 for pool in self.pools:
                     event = pool.scheduler.next_event(now)
                     at = min(at or event, event or at) if event > now else at
                 self._clock_at = max(now + 1_000_000, at) if at else 0
-                self._tick.wait(_seconds(self._clock_at - now) if at else None)
-
-
-def _seconds(ns: int) -> float:
-    return max(0, min(ns, _LONGEST_WAIT_NS)) / 1e9
+                self._tick.wait(seconds(self._clock_at - now) if at else None)

@@ -251,17 +251,50 @@ def test_every_scheduler_is_known_by_its_name() -> None:
 
 
 def test_no_other_cpu_is_roused_for_an_actor_that_goes_on(cpus: PhysicalCpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    roused, rouse = [], cpus._rouse
+    roused, rouse = [], cpus._idle.rouse
 
     def count(cpu: int) -> None:
         roused.append(cpu)
         rouse(cpu)
 
     until(lambda: len(cpus._idle) == 2)
-    monkeypatch.setattr(cpus, "_rouse", count)
+    monkeypatch.setattr(cpus._idle, "rouse", count)
     actor = added(cpus, Noted(1, lambda actor: 0 if actor.turns < 500 else None))
     until(lambda: actor.turns == 500)
     assert len(roused) == 1, "when it woke"
+
+
+def test_a_deadline_rouses_no_thread_but_the_one_that_minds_it(cpus: PhysicalCpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An idle guest's ticks: a second thread, roused in vain each time, would take as long as the guest."""
+    roused: list[str] = []
+
+    def watch(owner: object, name: str) -> None:
+        call = getattr(owner, name)
+
+        def noted(*given: int) -> None:
+            roused.append(name)
+            call(*given)
+
+        monkeypatch.setattr(owner, name, noted)
+
+    until(lambda: len(cpus._idle) == 2)
+    watch(cpus._idle, "rouse")
+    watch(cpus._idle, "ring_one")
+    watch(cpus._tick, "notify")
+    actor = added(cpus, Noted(1, lambda actor: time.monotonic_ns() + 1_000_000))
+    until(lambda: actor.turns > 100)
+    assert roused == ["rouse"], "when it woke first"
+
+
+def test_a_sleeper_is_minded_while_another_that_rested_goes_from_turn_to_turn(cpus: PhysicalCpus) -> None:
+    sleeper = added(cpus, Noted(1, lambda actor: time.monotonic_ns() + 1_000_000))
+    goer = Noted(2, lambda actor: 0 if actor.turns % 400 else time.monotonic_ns() + 3_000_000)
+    added(cpus, goer)
+    until(lambda: goer.turns > 2000 and sleeper.turns > 50)
+    deadline, turns = time.monotonic() + 60, sleeper.turns
+    while sleeper.turns < turns + 50:
+        assert time.monotonic() < deadline, "nobody minds it"
+        time.sleep(0.01)
 
 
 def test_the_clock_thread_is_not_woken_for_every_wake(monkeypatch: pytest.MonkeyPatch) -> None:
