@@ -119,7 +119,8 @@ def bind(vcpu: Vcpu, domid: int, far_port: int) -> int:
     if peer is None:
         known = domain.domid_exists(domid)
         raise Refusal(EINVAL if known else ESRCH, f"domain {domid} offers no port {far_port}" if known else f"domain {domid} does not exist")
-    port = domain.events.set_aside(domid, far_port)
+    others = sum(key in other.waiting for other in domain.vcpus if other is not vcpu)
+    port = domain.events.set_aside(domid, far_port, others)
     vcpu.asks += 1
     vcpu.waiting[key] = vcpu.asks
     domain.core.stop()

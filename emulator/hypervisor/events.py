@@ -159,11 +159,13 @@ class EventChannels:
             raise Refusal(EINVAL, f"port {number} does not await domain {domid}")
         port.kind, port.remote_port = INTERDOMAIN, far_port
 
-    def set_aside(self, domid: int, far_port: int) -> int:
-        """A port number for a channel that is being bound; the one that is there for it already, after a restore."""
-        for number, port in self.ports.items():
-            if port.kind == FREE and (port.remote_domain, port.remote_port) == (domid, far_port):
-                return number
+    def set_aside(self, domid: int, far_port: int, others: int = 0) -> int:
+        """A port number for a channel that is being bound; after a restore one that is there for it already. `others`: how many vCPUs
+        wait for a binding of that same far port, each with a number of its own, of which the far end will take one."""
+        there = [number for number, port in self.ports.items()
+                 if port.kind == FREE and (port.remote_domain, port.remote_port) == (domid, far_port)]  # fmt: skip
+        if len(there) > others:
+            return there[others]
         return self.allocate(Port(FREE, remote_domain=domid, remote_port=far_port))
 
     def take_up(self, number: int, domid: int, far_port: int, bound: bool) -> None:

@@ -47,9 +47,9 @@ class Granter(Tiny):
 
 
 @contextmanager
-def several(count: int) -> Iterator[list[Granter]]:
+def several(count: int, vcpus: int = 1) -> Iterator[list[Granter]]:
     """Domains 1 to `count` that know each other; what is left of them at the end must add up."""
-    made = [Granter(domid=number + 1) for number in range(count)]
+    made = [Granter(domid=number + 1, vcpus=vcpus) for number in range(count)]
     known: dict[int, Domain] = {guest.domain.domid: guest.domain for guest in made}
     for guest in made:
         guest.domain.peer = known.get
@@ -65,8 +65,8 @@ def several(count: int) -> Iterator[list[Granter]]:
 
 
 @contextmanager
-def pair() -> Iterator[tuple[Granter, Granter]]:
-    with several(2) as (one, two):
+def pair(vcpus: int = 1) -> Iterator[tuple[Granter, Granter]]:
+    with several(2, vcpus) as (one, two):
         yield one, two
 
 

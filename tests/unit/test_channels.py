@@ -7,8 +7,10 @@ import struct
 import pytest
 
 from emulator.abi.errno import EINVAL, ESRCH
+from emulator.hypervisor import channels
 from emulator.hypervisor.channels import Bind, Signal
 from emulator.hypervisor.events import FREE, INTERDOMAIN, UNBOUND
+from emulator.hypervisor.refusal import Preempted, Refusal
 from emulator.hypervisor.state import cannot_load, load_domain, save_domain
 from tests.unit.domains import DATA, Tiny
 from tests.unit.granters import Granter, pair, settle
@@ -200,3 +202,31 @@ def test_an_answer_for_a_number_that_a_reset_gave_to_another_binding_changes_not
         (number,) = one.domain.events.ports
         assert one.domain.events.ports[number].kind == FREE, "two never agreed to that one"
         assert status(two, far) == (UNBOUND, 1, 0)
+
+
+def on(guest: Granter, vcpu: int, far: int) -> int | None:
+    """One attempt of a vCPU to bind: its port or -errno, None while it waits."""
+    try:
+        return channels.bind(guest.domain.vcpus[vcpu], 2, far)
+    except Refusal as refusal:
+        return -refusal.errno
+    except Preempted:
+        return None
+
+
+def test_of_two_vcpus_that_bind_the_same_far_port_at_once_one_has_it() -> None:
+    with pair(vcpus=2) as (one, two):
+        far = offer(two, 1)
+        assert on(one, 0, far) is None and on(one, 1, far) is None
+        state = save_domain(one.domain)
+        settle(two, one)
+        found = on(one, 0, far), on(one, 1, far)
+        assert found[0] and found[0] > 0 and found[1] == -EINVAL, "as the second finds it bound in Xen"
+        assert list(one.domain.events.ports) == [found[0]] and one.domain.events.leads_to(found[0], 2, far)
+        assert one.call_with("event_channel_op", CLOSE, "I", found[0]) == 0
+        settle(two)
+        load_domain(one.domain, state)
+        assert on(one, 1, far) is None and on(one, 0, far) is None, "they ask again, in another order"
+        settle(two, one)
+        again = on(one, 0, far), on(one, 1, far)
+        assert again[0] == -EINVAL and again[1] == found[0] and list(one.domain.events.ports) == [found[0]]

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from emulator.dom0.backends.block.ring import Job
 from emulator.dom0.storage import DiskWorker, Done, OverlayImage, RawImage, clone, create_overlay, open_image
 from emulator.dom0.storage.pagecache import PageCache
+from emulator.dom0.storage.pool import base_chain
 from emulator.errors import UserError
 from tests.patience import PATIENCE_SECONDS
 
@@ -293,3 +294,33 @@ def test_a_failing_disk_is_an_answer(base: Path) -> None:
     assert all("Bad file descriptor" in done.failure for done in answers)
     image.descriptor = -1
     worker.close()
+
+
+def test_an_overlay_shows_no_file_of_the_hosts_that_lies_elsewhere_and_was_not_named(tmp_path: Path, base: Path) -> None:
+    """It may be a stranger's, and name /etc/shadow."""
+    (away := tmp_path / "downloads").mkdir()
+    stranger = away / "o"
+    create_overlay(stranger, base=base, base_size=SIZE)
+    with pytest.raises(UserError) as refused:
+        open_image(stranger, "overlay", readonly=True)
+    assert "its base is elsewhere" in refused.value.line() and str(base) in refused.value.line() and "\n" not in refused.value.line()
+    with pytest.raises(UserError, match="its base is elsewhere"):
+        open_image(stranger, "overlay", readonly=True, base=tmp_path / "another")
+    named = open_image(stranger, "overlay", readonly=False, base=base)
+    assert named.read(0, 512) == base.read_bytes()[:512]
+    assert named.look()().read(0, 512) == base.read_bytes()[:512], "looking at it is no other matter"
+    named.close()
+    (away / "beside").symlink_to(base)
+    create_overlay(away / "by-link", base=away / "beside", base_size=SIZE)
+    with pytest.raises(UserError, match="its base is elsewhere"):
+        open_image(away / "by-link", "overlay", readonly=True)
+    create_overlay(away / "deep", base=stranger, base_format="overlay", base_size=SIZE)
+    with pytest.raises(UserError, match="its base is elsewhere"):
+        open_image(away / "deep", "overlay", readonly=True)
+
+
+def test_what_an_overlay_elsewhere_names_is_told_and_not_opened(tmp_path: Path, base: Path) -> None:
+    (away := tmp_path / "downloads").mkdir()
+    os.mkfifo(tmp_path / "fifo")
+    create_overlay(away / "o", base=tmp_path / "fifo", base_format="overlay", base_size=SIZE)
+    assert base_chain(away / "o", "overlay") == (tmp_path / "fifo",), "opening it would be an error"

@@ -24,12 +24,12 @@ __all__ = ["FORMATS", "DiskWorker", "Done", "Image", "OverlayImage", "RawImage",
 
 def open_image(path: str | Path, fmt: str, *, readonly: bool, base: str | Path | None = None, base_format: str = "raw",
                locked: bool = True) -> Image:  # fmt: skip
-    """Open a disk. With `base` an overlay that does not exist yet is made over it; without `locked` it is for looking only. Raises
-    UserError."""
+    """Open a disk. With `base` an overlay that does not exist yet is made over it, and one that does may lie over it wherever it is; without
+    `locked` it is for looking only. Raises UserError."""
     if fmt == "overlay":
         if base is not None and not readonly and not os.path.exists(path):
             clone(base, path, base_format)
-        return OverlayImage(path, readonly=readonly, locked=locked)
+        return OverlayImage(path, readonly=readonly, locked=locked, named=base)
     if fmt != "raw":
         raise UserError(f"disk: format {fmt!r} is not known", where=str(path), fix=" or ".join(FORMATS))
     return RawImage(path, readonly=readonly, locked=locked)
@@ -46,9 +46,9 @@ def clone(base: str | Path, path: str | Path, base_format: str = "raw") -> None:
         image.close()
 
 
-def open_base(path: bytes, base_format: str, depth: int, *, locked: bool = True) -> Image:
-    """What an overlay lies over, read-only."""
+def open_base(path: bytes, base_format: str, depth: int, *, locked: bool = True, named: str | Path | None = None) -> Image:
+    """What an overlay lies over, read-only. `named` as in OverlayImage."""
     name = os.fsdecode(path)
     if base_format == "overlay":
-        return OverlayImage(name, readonly=True, depth=depth, locked=locked)
+        return OverlayImage(name, readonly=True, depth=depth, locked=locked, named=named)
     return RawImage(name, readonly=True, locked=locked)

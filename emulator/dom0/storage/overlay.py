@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from emulator.dom0.storage.image import Usage, open_file, read_exactly, read_into_nowait, read_nowait, scatter, write_exactly
 from emulator.dom0.storage.layout import BASE, OWN, ZERO, Layout, over
-from emulator.dom0.storage.overlayfile import MAP_AT, MAP_PIECE, read_header
+from emulator.dom0.storage.overlayfile import MAP_AT, MAP_PIECE, may_lie_over, read_header
 from emulator.dom0.storage.pagecache import PageCache
 from emulator.errors import UserError
 
@@ -49,9 +49,10 @@ class Mark:
 
 
 class OverlayImage:
-    """See image.Image. `depth`: how many overlays lie over this one. Without `locked` it is for looking only: a writer may come."""
+    """See image.Image. `depth`: how many overlays lie over this one. Without `locked` it is for looking only: a writer may come. A base that
+    does not lie beside its overlay is refused unless it is `named`."""
 
-    def __init__(self, path: str | Path, *, readonly: bool, depth: int = 0, locked: bool = True) -> None:
+    def __init__(self, path: str | Path, *, readonly: bool, depth: int = 0, locked: bool = True, named: str | Path | None = None) -> None:
         from emulator.dom0.storage import open_base
 
         self.path, self.readonly = str(path), readonly
@@ -60,15 +61,20 @@ class OverlayImage:
         self.size = self._cluster = self._data_at = self._entries = 0
         self._lock = threading.Lock()
         self._descriptor = open_file(path, readonly=readonly, locked=locked)
+        self._allowed = named
         self._cache = PageCache(self._descriptor)
         self._base: Image | None = None
         try:
             header = read_header(self._descriptor, self.path)
             self.size, self._cluster, self._data_at, self._entries = header.size, header.cluster, header.data_at, header.entries
             if header.base:
-                self._base = open_base(header.base, header.base_format, depth + 1, locked=locked)
+                name = os.fsdecode(header.base)
+                if not may_lie_over(self.path, name, named):
+                    raise UserError("overlay: its base is elsewhere", where=self.path, why=f"it names {ascii(name)[:200]}, which a guest would see",
+                                    fix="if that is meant, say base=PATH in the disk's line")  # fmt: skip
+                self._base = open_base(header.base, header.base_format, depth + 1, locked=locked, named=named)
                 if self._base.size != header.base_size or os.stat(header.base).st_mtime_ns != header.changed:
-                    raise UserError("overlay: its base has changed since", where=self.path, why=os.fsdecode(header.base),
+                    raise UserError("overlay: its base has changed since", where=self.path, why=name,
                                     fix="what the overlay holds means nothing without the base as it was")  # fmt: skip
             self._table, self._used = self._read_map()
         except OSError as bad:
@@ -78,9 +84,9 @@ class OverlayImage:
             self.close()
             raise
         self._dirty: set[int] = set()  # pieces of the map that the file has not
-        named = np.zeros(self._used, dtype=np.bool_)
-        named[self._table[self._table >= _FIRST] - _FIRST] = True
-        self._free: list[int] = [int(number) for number in np.flatnonzero(~named)[::-1]]  # data clusters that no map names, lowest last
+        taken = np.zeros(self._used, dtype=np.bool_)
+        taken[self._table[self._table >= _FIRST] - _FIRST] = True
+        self._free: list[int] = [int(number) for number in np.flatnonzero(~taken)[::-1]]  # data clusters that no map names, lowest last
         self._freed: list[int] = []  # those that the map on disk may still name
         self._frozen = 0  # data clusters below this belong to marks: never written in place
 
@@ -294,7 +300,7 @@ class OverlayImage:
             table = self._table.copy()
 
         def open_view() -> Image:
-            view = OverlayImage(self.path, readonly=True, locked=False)
+            view = OverlayImage(self.path, readonly=True, locked=False, named=self._allowed)
             view._table = table  # the file's own may be older
             return view
 

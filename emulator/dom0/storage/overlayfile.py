@@ -61,6 +61,13 @@ def read_header(descriptor: int, where: str) -> Header:
     return Header(cluster, size, data_at, base, BASE_FORMATS[base_format], base_size, changed)
 
 
+def may_lie_over(path: str | Path, base: str, named: str | Path | None) -> bool:
+    """Whether an overlay at `path` may show a guest what is in the file `base` that its header names: one that lies beside it, or the one
+    that the user has `named`. The header may be a stranger's, and any file of the host's be written in it; links are followed first."""
+    real = os.path.realpath(base)
+    return os.path.dirname(real) == os.path.dirname(os.path.realpath(path)) or (named is not None and real == os.path.realpath(named))
+
+
 def cluster_size(size: int) -> int:
     """Of a new overlay: 4 KiB, doubled until the map fits 16 MiB."""
     cluster = 4096

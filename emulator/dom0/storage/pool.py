@@ -19,7 +19,7 @@ from typing import Final
 from emulator.dom0.diskspec import POOL_PREFIX, DiskSpec
 from emulator.dom0.storage import clone
 from emulator.dom0.storage.image import MAX_SIZE, SECTOR
-from emulator.dom0.storage.overlayfile import Header, read_header
+from emulator.dom0.storage.overlayfile import Header, may_lie_over, read_header
 from emulator.errors import UserError, sendable
 from emulator.folders import user_folder
 
@@ -64,14 +64,17 @@ def image_size(path: Path, fmt: str) -> int:
 
 
 def base_chain(path: Path, fmt: str) -> tuple[Path, ...]:
-    """The images below one, nearest first. Raises UserError, OSError."""
+    """The images below one, nearest first, as far as the files may be opened (`may_lie_over`). Raises UserError, OSError."""
     chain: list[Path] = []
     while fmt == "overlay":
         header = _header(path)
         if not header.base:
             break
-        path, fmt = Path(os.fsdecode(header.base)), header.base_format
-        chain.append(path)
+        below = Path(os.fsdecode(header.base))
+        chain.append(below)
+        if not may_lie_over(path, str(below), None):
+            break
+        path, fmt = below, header.base_format
         if len(chain) > _MAX_CHAIN:
             raise UserError("overlay: lies over itself, or too deep", where=str(path))
     return tuple(chain)
