@@ -108,11 +108,12 @@ def test_it_runs_on_xen(shell: Session) -> None:
     assert "HVM" not in shell.command("cat /sys/hypervisor/guest_type")
 
 
-def test_power_off_ends_with_status_0_and_nothing_on_stderr(shell: Session) -> None:
-    """The last test of this module: the guest is gone after it."""
-    shell.type("poweroff -f\n")
-    assert shell.ended() == 0
-    assert shell.errors() == ""
+def test_power_off_ends_with_status_0_and_nothing_on_stderr(folder: Path) -> None:
+    with Session(write_cfg(folder)) as session:
+        session.until(re.escape(PROMPT))
+        session.type("poweroff -f\n")
+        assert session.ended() == 0
+        assert session.errors() == ""
 
 
 def test_a_crashed_kernel_is_status_3(folder: Path) -> None:

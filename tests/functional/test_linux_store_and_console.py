@@ -120,11 +120,12 @@ def test_what_a_tool_writes_moves_a_backend_in_the_domains_own_turn(shell: Shell
     assert len(turns) >= 3 and all(turns)
 
 
-def test_a_tool_of_domain_0_hears_of_its_end(shell: Shell, tmp_path: Path) -> None:
-    store = shell.tools.store
-    tool = Client(store.connect(0))
-    tool.ask(wire.XS_WATCH, "@releaseDomain", "end")
-    tool.heard()
-    shell.end()
-    shell.until(lambda: bool(tool.heard()))
-    assert store.read(f"/local/domain/{shell.guest.domid}") is None
+def test_a_tool_of_domain_0_hears_of_its_end(tmp_path: Path) -> None:
+    with booted(write_cfg(tmp_path)) as shell:
+        store = shell.tools.store
+        tool = Client(store.connect(0))
+        tool.ask(wire.XS_WATCH, "@releaseDomain", "end")
+        tool.heard()
+        shell.end()
+        shell.until(lambda: bool(tool.heard()))
+        assert store.read(f"/local/domain/{shell.guest.domid}") is None

@@ -64,7 +64,7 @@ def linux(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     live.until(b"/root# ")
     # Work that goes on behind the shell: a checksum loop whose every wrong answer is kept, and a timer that ticks.
     right = MD5.decode()
-    live.command(f"right={right}", b"/root# ")
+    live.command(f"right={right}; : > /tmp/sums; : > /tmp/ticks", b"/root# ")
     live.command('while :; do s=$(md5sum /bin/busybox); [ "${s%% *}" = $right ] || echo $s >> /tmp/wrong; echo x >> /tmp/sums; done &', b"/root# ")
     live.command("while sleep 0.05; do echo x >> /tmp/ticks; done &", b"/root# ")
     yield live
