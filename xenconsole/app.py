@@ -23,6 +23,7 @@ from xenconsole import __version__
 from xenconsole.actions import Actions
 from xenconsole.app_protocol import Client, EngineNotice, OverviewArrived
 from xenconsole.commands import find_command
+from xenconsole.flow_history import FlowBook
 from xenconsole.history import History, history_path
 from xenconsole.journal import Entry, Journal
 from xenconsole.keymap import app_bindings, checked_keymap
@@ -77,6 +78,7 @@ class ConsoleApp(App[int], inherit_bindings=False):
         self.read_only = self.settings.read_only
         self.overview = Overview(host=HostView())
         self.rates = Rates()
+        self.flows = FlowBook()
         self.consoles = ConsoleHub(client)
         self.frozen = False
         self.events = Journal()
@@ -159,6 +161,7 @@ class ConsoleApp(App[int], inherit_bindings=False):
         before, self.overview = self.overview, overview
         self.lookout.look(before, overview)
         self.rates.feed(overview)
+        self.flows.keep(names)
         self.news.feed(overview.domains, [d for screen in self.visible_screens() for d in getattr(screen, "domids", ())])
         self.navigator.forget_consoles()
         for screen in self.visible_screens():
@@ -194,7 +197,7 @@ class ConsoleApp(App[int], inherit_bindings=False):
         await self.consoles.close()
         await self.client.close()
         self.client, self.consoles = client, ConsoleHub(client)
-        self.overview, self.rates, self.news = Overview(host=HostView()), Rates(), News()
+        self.overview, self.rates, self.news, self.flows = Overview(host=HostView()), Rates(), News(), FlowBook()
         self.navigator.show_overview()
         self.navigator.forget_consoles()
         self._listen()

@@ -20,6 +20,7 @@ from textual.message import Message
 from emulator.control.messages import CommandResult
 from emulator.control.storageviews import DirectoryView, DiskBlockMap, FileChunk, StoragePoolView
 from emulator.control.views import ConsoleChunk, DomainDetail, Overview, SnapshotView
+from xenconsole.flow_history import FlowBook
 from xenconsole.rates import Rates
 from xenconsole.settings import Settings
 
@@ -89,6 +90,8 @@ class Shell(Protocol):
     """The latest one, never None: an empty Overview before the first tick."""
     rates: Rates
     """Per-second rates and history of every domain, by domid."""
+    flows: FlowBook
+    """What flowed through devices and networks, as far as it was looked at."""
     read_only: bool
 
     settings: Settings

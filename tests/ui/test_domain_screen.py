@@ -156,6 +156,24 @@ async def test_a_producer_goes_round_and_its_rate_is_shown() -> None:
         assert b.screen.query_one(RingList).rates["console out"] > 200
 
 
+async def test_the_history_of_a_device_outlives_the_screen() -> None:
+    async with bench(tab="rings") as b:
+        await b.turn(8)
+        device = b.screen.tabs.flow_views[0].device
+        points = b.app.flows.of(4).history.of(device, "done")
+        assert len(points) >= 3
+        await b.press("escape")
+        assert not isinstance(b.app.screen, DomainScreen)
+        again = DomainScreen(b.engine, 4, "rings", hertz=0, clock=lambda: b.engine.now_ns / 1e9)
+        await b.app.push_screen(again)
+        b.screen = again
+        await b.turn(4)
+        assert again.tabs.flows.history.of(device, "done")[: len(points)] == points
+        b.engine.domains.pop(4)
+        await b.app.tick()
+        assert not b.app.flows.of(4).history.of(device, "done"), "a new domain of that ID begins anew"
+
+
 async def test_ports_have_rates() -> None:
     async with bench(tab="events") as b:
         await b.turn(8)

@@ -11,10 +11,10 @@ from emulator.control.views import FlowView, RingView
 from tests.unit.block_frontend import Frontend
 from tests.unit.test_net_device import Guest, pair, to
 from xenconsole.explain import explain
-from xenconsole.flow_history import FlowHistory
+from xenconsole.flow_history import FlowHistory, Flows
 from xenconsole.screens.domain_tabs import pair_of
 from xenconsole.units import micros
-from xenconsole.widgets.flow_panel import SERIES, FlowPane, Flows
+from xenconsole.widgets.flow_panel import SERIES, FlowPane
 from xenconsole.widgets.ring_wheel import index_lines
 
 __all__ = ["pair"]

@@ -14,9 +14,10 @@ from emulator.control.messages import ObituaryView
 from emulator.control.views import CrashView, DomainDetail, DomainView, FlowView, RingView, SnapshotView
 from emulator.errors import UserError
 from xenconsole.app_protocol import Client, shell
+from xenconsole.flow_history import Flows
 from xenconsole.widgets.config_panel import ConfigPane, XenstorePane
 from xenconsole.widgets.domain_summary import CrashPane, LifePane, TailPane
-from xenconsole.widgets.flow_panel import FlowPane, Flows
+from xenconsole.widgets.flow_panel import FlowPane
 from xenconsole.widgets.frame_panel import FramePane, summary
 from xenconsole.widgets.grants_panel import GrantsPane, RefusalsPane
 from xenconsole.widgets.handshake_panel import DeviceList, HandshakePane
@@ -158,9 +159,7 @@ class DomainTabs:
         self.changes = Changes()
         self.port_rates, self.ring_rates = CountRates(), CountRates()
         self.rates: dict[str, float] = {}
-        self.flows = Flows()
         self.flow_views: tuple[FlowView, ...] = ()
-        self._flowed = 0.0
         self.crash = None
         self._fed: dict[str, float] = {}
         self._tail: tuple[int, bytes] = (-1, b"")
@@ -173,6 +172,11 @@ class DomainTabs:
         screen.query_one(VcpuList).cursor = 0
         screen.query_one(RingList).forget()
         self.unpick()
+
+    @property
+    def flows(self) -> Flows:
+        """The histories of the domain's devices."""
+        return shell(self.screen).flows.of(self.screen.domid)
 
     @property
     def since_trace(self) -> int:
@@ -330,10 +334,10 @@ class DomainTabs:
 
     def _feed_flows(self, flows: tuple[FlowView, ...]) -> None:
         """A point of history every FLOW_S, however often the rings are looked at."""
-        now = self._clock()
-        if now - self._flowed >= FLOW_S or not self._flowed:
-            self.flows.feed(flows, now - self._flowed if self._flowed else 0.0)
-            self._flowed = now
+        now, kept = self._clock(), self.flows
+        if now - kept.at >= FLOW_S or not kept.at:
+            kept.feed(flows, now - kept.at if kept.at else 0.0)
+            kept.at = now
         self.flow_views = flows
 
     def _show_latency(self) -> None:

@@ -42,7 +42,6 @@ class NetworksScreen(HostScreen):
 
     def __init__(self, client: Client, *, hertz: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(client, hertz=hertz, clock=clock)
-        self._history = FlowHistory()
         self._waits: dict[str, tuple[int, int]] = {}  # by interface: frames that waited, for how long in all
         self._tail_of = ("", "")
         self._packets: tuple[PacketView, ...] = ()
@@ -54,6 +53,10 @@ class NetworksScreen(HostScreen):
             yield VifPane(id="vif")
             yield AddressPane(id="addresses")
         yield PacketsPane(id="packets")
+
+    @property
+    def _history(self) -> FlowHistory:
+        return shell(self).flows.networks
 
     @property
     def domid(self) -> int:

@@ -37,30 +37,6 @@ SERIES: Mapping[str, tuple[Series, ...]] = {
 NAMES = ("inward", "outward", "done", "latency")
 
 
-class Flows:
-    """Makes histories of counters: a point a look, a rate a second; the latency is the mean of what ended since the last look."""
-
-    def __init__(self) -> None:
-        self.history = FlowHistory()
-        self._last: dict[str, FlowView] = {}
-
-    def feed(self, flows: Sequence[FlowView], seconds: float) -> None:
-        """Take the counters `seconds` after the last ones; a counter that fell (a restored snapshot) gives zero."""
-        for flow in flows:
-            last = self._last.get(flow.device)
-            if last is not None and seconds > 0:
-                waited = flow.waited - last.waited
-                self.history.feed(flow.device, {
-                    "inward": max(flow.inward - last.inward, 0) / seconds,
-                    "outward": max(flow.outward - last.outward, 0) / seconds,
-                    "done": max(flow.done - last.done, 0) / seconds,
-                    "latency": max(flow.wait_ns - last.wait_ns, 0) / waited / 1000 if waited > 0 else 0.0,
-                })  # fmt: skip
-        if seconds > 0 or not self._last:
-            self._last = {flow.device: flow for flow in flows}
-        self.history.keep(self._last)
-
-
 class FlowPane(Pane):
     """Histories of the device whose ring is chosen."""
 
