@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
 import msgspec
 import pytest
-from textual.pilot import Pilot
 from textual.strip import Strip
 
-from emulator.control.views import RingView, TraceLine, TraceView
+from emulator.control.views import TraceLine, TraceView
 from emulator.errors import UserError
 from tests.patience import soon
+from tests.ui.domain_bench import bench
 from tests.ui.fake_details import RichEngine
 from xenconsole.app import ConsoleApp
 from xenconsole.screens.domain import DomainScreen
@@ -22,51 +19,9 @@ from xenconsole.widgets.domain_summary import CrashPane, LifePane
 from xenconsole.widgets.lines import plain
 from xenconsole.widgets.pane import Pane
 from xenconsole.widgets.ports_panel import PortsPanel
-from xenconsole.widgets.ring_wheel import RingList, RingWheel
 from xenconsole.widgets.snapshots_panel import SnapshotList
 from xenconsole.widgets.trace_panel import TracePanel
 from xenconsole.widgets.vcpu_panel import RegistersPane, VcpuList
-
-
-class Bench:
-    """An app on the rich fake engine with a domain screen in front; time moves by `turn`."""
-
-    def __init__(self, pilot: Pilot[int], engine: RichEngine, screen: DomainScreen) -> None:
-        self.pilot, self.engine, self.screen = pilot, engine, screen
-
-    @property
-    def app(self) -> ConsoleApp:
-        assert isinstance(self.pilot.app, ConsoleApp)
-        return self.pilot.app
-
-    async def turn(self, times: int = 1) -> None:
-        for _ in range(times):
-            await self.app.tick()
-            await self.screen.pull()
-            await self.pilot.pause()
-
-    async def press(self, *keys: str) -> None:
-        await self.pilot.press(*keys)
-        await self.app.workers.wait_for_complete(
-            [worker for worker in self.app.workers if worker.group in ("pull", "command") and worker.node is self.screen]
-        )
-        await self.pilot.pause()
-
-    def text(self, selector: str) -> str:
-        return plain(self.screen.query_one(selector, Pane).lines)
-
-
-@asynccontextmanager
-async def bench(domid: int = 4, tab: str = "summary", size: tuple[int, int] = (120, 40)) -> AsyncIterator[Bench]:
-    engine = RichEngine()
-    app = ConsoleApp(engine, delay=0)
-    async with app.run_test(size=size) as pilot:
-        await app.tick()
-        screen = DomainScreen(engine, domid, tab, hertz=0, clock=lambda: engine.now_ns / 1e9)
-        await app.push_screen(screen)
-        made = Bench(pilot, engine, screen)
-        await made.turn(2)
-        yield made
 
 
 async def test_each_tab_asks_for_its_own_parts_and_no_others() -> None:
@@ -117,61 +72,6 @@ async def test_a_vcpu_is_chosen_with_the_arrows_and_its_changes_are_marked() -> 
         assert b.screen.query_one(VcpuList).cursor == 1
         assert "ffff88800f880000" in b.text("#registers")
         assert b.screen.query_one(RegistersPane).border_title == "registers of vCPU 1"
-
-
-async def test_a_console_shows_both_its_wheels_and_a_disk_one() -> None:
-    async with bench(tab="rings") as b:
-        assert b.screen.query_one("#wheel", RingWheel).ring is not None
-        assert "in the backend's hands" in b.text("#wheel"), "a device's ring first: those of console and xenstore mostly stand still"
-        assert not b.screen.query_one("#wheel-pair").display
-        await b.press("right")
-        assert "STALLED" in b.text("#wheel")
-        await b.press("g")
-        names = [wheel.ring.name for wheel in b.screen.query(RingWheel) if wheel.ring is not None]
-        assert names == ["console out", "console in"]
-
-
-def test_the_chosen_ring_is_kept_when_others_come_and_go() -> None:
-    rings = tuple(RingView(name=name, kind=kind) for name, kind in (("console out", "console-out"), ("xvda", "block"), ("xvdb", "block")))
-    chooser = RingList()
-    chooser.show(rings[:1], {})
-    assert chooser.cursor == 0
-    chooser.show(rings, {})
-    assert chooser.cursor == 1, "a device's has come, and nobody chose"
-    chooser.rebuild()
-    chooser._held = "xvdb"
-    chooser.show((rings[0], rings[2]), {})
-    assert chooser.cursor == 1
-    chooser.show(rings, {})
-    assert chooser.cursor == 2
-
-
-async def test_a_producer_goes_round_and_its_rate_is_shown() -> None:
-    async with bench(tab="rings") as b:
-        await b.press("g")
-        before = b.text("#wheel")
-        await b.turn(8)
-        assert b.text("#wheel") != before
-        assert "moving" in b.text("#wheel")
-        assert b.screen.query_one(RingList).rates["console out"] > 200
-
-
-async def test_the_history_of_a_device_outlives_the_screen() -> None:
-    async with bench(tab="rings") as b:
-        await b.turn(8)
-        device = b.screen.tabs.flow_views[0].device
-        points = b.app.flows.of(4).history.of(device, "done")
-        assert len(points) >= 3
-        await b.press("escape")
-        assert not isinstance(b.app.screen, DomainScreen)
-        again = DomainScreen(b.engine, 4, "rings", hertz=0, clock=lambda: b.engine.now_ns / 1e9)
-        await b.app.push_screen(again)
-        b.screen = again
-        await b.turn(4)
-        assert again.tabs.flows.history.of(device, "done")[: len(points)] == points
-        b.engine.domains.pop(4)
-        await b.app.tick()
-        assert not b.app.flows.of(4).history.of(device, "done"), "a new domain of that ID begins anew"
 
 
 async def test_ports_have_rates() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from emulator.control.memoryviews import FrameView
-from tests.ui.test_domain_screen import bench
+from tests.ui.domain_bench import bench
 from xenconsole.explain import explain
 from xenconsole.widgets.frame_panel import FramePane, frame_lines, summary
 from xenconsole.widgets.lines import plain

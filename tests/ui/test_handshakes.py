@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from emulator.control.handshakeviews import HandshakeStepView, HandshakeView
+from tests.ui.domain_bench import bench
 from tests.ui.fake_handshakes import handshake_views
 from tests.ui.test_domain_pictures import picture
-from tests.ui.test_domain_screen import bench
 from xenconsole.explain import explain
 from xenconsole.widgets.handshake_panel import HandshakePane, lanes, sentence
 from xenconsole.widgets.lines import plain, width_of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from emulator.control.views import GrantsView, GrantView, RefusalView
-from tests.ui.test_domain_screen import bench
+from tests.ui.domain_bench import bench
 from xenconsole.explain import explain
 from xenconsole.widgets.grants_panel import GrantsPane, RefusalsPane, grant_lines, refusal_lines
 from xenconsole.widgets.lines import plain
