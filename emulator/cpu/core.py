@@ -217,10 +217,6 @@ class Core:
     def debug_register(self, number: int) -> int:
         return self.env[self._dr + number]
 
-    @property
-    def single_step(self) -> bool:
-        return self.env[ENV_EFLAGS] & TF != 0
-
     def take_debug_status(self) -> int:
         """DR6, which the processor only ever adds to; it begins anew."""
         status = self.debug_register(6)

@@ -38,7 +38,8 @@ from emulator.abi.xen import (
     PFEC_write,
     VMASST_TYPE_writable_pagetables,
 )
-from emulator.cpu.core import DF, MASK64, R8, R9, R10, R11, RAX, RCX, RDI, RDX, RSI, RSP
+from emulator.cpu.core import DF, MASK64, R8, R9, R10, R11, RAX, RCX, RDI, RDX, RSI, RSP, TF
+from emulator.cpu.layout import ENV_EFLAGS
 from emulator.cpu.native import CROSSING, VECTOR_CPUID, VECTOR_SYSCALL, VECTOR_SYSENTER
 from emulator.hypervisor.clock import HYPERCALL_COST_NS, TRAP_COST_NS
 from emulator.hypervisor.emulation import Kind, Outcome
@@ -85,7 +86,7 @@ class Traps:
         try:
             if vector == VECTOR_SYSCALL:
                 core.rip += 2
-                if vcpu.kernel_mode and core.code_size == 64:
+                if vcpu.kernel_mode:
                     by_sysret = self._hypercall(vcpu)
                 else:
                     domain.clock.charge(_TRAP_COST)
@@ -106,7 +107,7 @@ class Traps:
             memory, info = domain.memory.bytes, vcpu.info
             if memory[info] and not memory[info + VI_UPCALL_MASK]:
                 vcpu.deliver_events()
-            if by_sysret and core.single_step and vcpu.can_run:
+            if by_sysret and core.env[ENV_EFLAGS] & TF and vcpu.can_run:
                 self._stepped(vcpu)  # unlike IRET, SYSRET with TF traps before another instruction
         except DomainCrash as crash:
             domain.crash(str(crash))
