@@ -153,7 +153,7 @@ class ConsoleApp(App[int], inherit_bindings=False):
             return
         names = {view.domid: view.name for view in overview.domains}
         for line in overview.log:
-            source = names.get(line.domid, f"domain {line.domid}") if line.domid >= 0 else "host"
+            source = (line.name or names.get(line.domid, f"domain {line.domid}")) if line.domid >= 0 else "host"
             self.events.add(Entry(line.time_unix, source, line.text, line.level, line.domid))
         if self.frozen:
             self.overview = Overview(host=self.overview.host, domains=self.overview.domains, log_seq=overview.log_seq)

@@ -222,7 +222,7 @@ class Host:
     def overview(self, since_log: int = 0) -> Overview:
         tools = self._tools
         guests = list(tools.guests.values())
-        log = tuple(LogLine(e.seq, e.time_unix, e.domid, e.level, e.text) for e in list(tools.log) if e.seq > since_log)
+        log = tuple(LogLine(e.seq, e.time_unix, e.domid, e.level, e.text, e.name) for e in list(tools.log) if e.seq > since_log)
         domains = (self._domain0(), *(self._row(guest) for guest in guests))
         return Overview(self._host_view(), domains, log, tools.log_seq)
 

@@ -118,6 +118,7 @@ class LogLine(View, frozen=True):
     domid: int  # -1: the host itself
     level: str  # debug info warning error
     text: str  # printable text only: control characters of a guest are escaped
+    name: str = ""  # of the domain, as it was called then
 
 
 class Overview(View, frozen=True):

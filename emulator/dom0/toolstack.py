@@ -51,6 +51,7 @@ class LogEntry:
     domid: int
     level: str
     text: str
+    name: str = ""  # the domain's then
 
 
 class Toolstack:
@@ -117,8 +118,13 @@ class Toolstack:
         shown = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)[:500]
         with self._lock:
             self.log_seq += 1
-            self.log.append(LogEntry(self.log_seq, time.time(), domid, level, shown))
+            self.log.append(LogEntry(self.log_seq, time.time(), domid, level, shown, self._name_of(domid)))
         self.tell("log", domid)
+
+    def _name_of(self, domid: int) -> str:
+        """The name of a domain that lives or has an obituary; else empty."""
+        guest, kept = self.guests.get(domid), self.obituaries.get(domid)
+        return guest.name if guest is not None else kept.config.name if kept is not None else ""
 
     # --- looking ---------------------------------------------------------------------------------------------------------------
 

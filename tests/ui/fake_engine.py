@@ -142,8 +142,8 @@ class FakeEngine:
 
     # the test's side
 
-    def log(self, domid: int, level: str, text: str) -> None:
-        self._log.append(LogLine(seq=len(self._log) + 1, time_unix=START_UNIX + self.now_ns / 1e9, domid=domid, level=level, text=text))
+    def log(self, domid: int, level: str, text: str, name: str = "") -> None:
+        self._log.append(LogLine(len(self._log) + 1, START_UNIX + self.now_ns / 1e9, domid, level, text, name))
         self._tell("log", domid)
 
     def advance(self, ns: int) -> None:

@@ -207,6 +207,14 @@ async def test_domain_zero_is_nobodys_target() -> None:
         assert isinstance(at.front(), OverviewScreen)
 
 
+async def test_the_log_tells_who_a_domain_was_that_is_gone() -> None:
+    async with desk() as at:
+        at.engine.log(77, "info", "ended: poweroff", "rogue")
+        at.engine.log(78, "info", "of an older engine")
+        await at.tick()
+        assert [entry.source for entry in at.app.events.entries][-2:] == ["rogue", "domain 78"]
+
+
 async def test_domain_zero_has_no_console() -> None:
     async with desk() as at:
         await at.press("g", "c")

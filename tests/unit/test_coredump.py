@@ -81,6 +81,7 @@ def test_a_crash_leaves_a_core_and_then_does_what_the_cfg_says(host: Rig, action
     with (tmp_path / "dump" / guest.name).open("rb") as file:
         assert {section.name: section.data_size for section in ELFFile(file).iter_sections()}[".xen_pages"] == 4 << 20
     assert any("core of shell0 written" in entry.text for entry in host.tools.log)
+    assert {entry.name for entry in host.tools.log if entry.domid == guest.domid} == {guest.name}, "also what was said when it was gone"
 
 
 def test_a_core_that_cannot_be_written_is_one_line_and_leaves_nothing(host: Rig, tmp_path: Path) -> None:
