@@ -55,7 +55,9 @@ class EventChannels:
     ports: dict[int, Port] = field(default_factory=dict)
     virqs: dict[tuple[int, int], int] = field(default_factory=dict)  # (virq, vcpu) -> port
     backends: dict[str, Callable[[], None]] = field(default_factory=dict)
+    unhurried: dict[str, Callable[[], None]] = field(default_factory=dict)  # what it does when it was kicked and put it off
     late: set[int] = field(default_factory=set)  # ports with an event that can wait until the guest has nothing else to do
+    put_off: set[str] = field(default_factory=set)  # backends that wait so
     sent: int = 0
     fifo: Fifo | None = None
     _valid: int = _BUCKET
@@ -244,6 +246,10 @@ class EventChannels:
         self.late.add(number)
 
     def flush_late(self) -> None:
+        while self.put_off:
+            look = self.unhurried.get(self.put_off.pop())
+            if look is not None:
+                look()
         if self.late:
             for number in sorted(self.late):
                 self.set_pending(number)
@@ -251,15 +257,15 @@ class EventChannels:
 
     def save(self) -> tuple[Any, ...]:
         fifo = self.fifo.save() if self.fifo is not None else None
-        return copy.deepcopy(self.ports), dict(self.virqs), tuple(sorted(self.late)), fifo, self._valid
+        return copy.deepcopy(self.ports), dict(self.virqs), tuple(sorted(self.late)), fifo, self._valid, tuple(sorted(self.put_off))
 
     def load(self, state: tuple[Any, ...]) -> None:
-        ports, virqs, late, fifo, self._valid = state
+        ports, virqs, late, fifo, self._valid, put_off = state
         self.fifo = Fifo(self.memory, self.vcpus) if fifo is not None else None
         if self.fifo is not None:
             self.fifo.load(fifo)
         self._lowest = 1
-        self.ports, self.virqs, self.late = copy.deepcopy(ports), dict(virqs), set(late)
+        self.ports, self.virqs, self.late, self.put_off = copy.deepcopy(ports), dict(virqs), set(late), set(put_off)
 
     def unmask(self, number: int) -> None:
         """EVTCHNOP_unmask: an event that waited behind the mask is delivered now. A port that is not in use is left alone."""

@@ -2,108 +2,23 @@
 
 from __future__ import annotations
 
-import errno
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from emulator.abi.blkif import INDIRECT, SEGMENT
 from emulator.abi.xenbus import XENBUS_CLOSED, XENBUS_CLOSING, XENBUS_CONNECTED, XENBUS_INITIALISED, XENBUS_INITIALISING
-from emulator.dom0.backends.block.device import BlockDevice
 from emulator.dom0.backends.block.queue import PersistentGrants
-from emulator.dom0.backends.block.ring import MAX_HELD
-from emulator.dom0.diskspec import parse_disk
-from emulator.dom0.grants import GrantError, GrantLook
-from emulator.dom0.storage import Done, RawImage
-from emulator.dom0.xenbus import FrontendWatch
-from emulator.dom0.xenstore import Perm, Store, standard_nodes
-from tests.patience import PATIENCE_SECONDS
-from tests.unit.plain_grants import FRAMES, PlainGrants
-from tests.unit.xenstore_client import Holder
-
-DOMID, FRONT, BACK = 3, "/local/domain/3/device/vbd/51712", "/local/domain/0/backend/vbd/3/51712"
-
-
-class Side:
-    """A guest with 64 frames, port 9 offered; answers are kept until `deliver`."""
-
-    def __init__(self) -> None:
-        self.domid = DOMID
-        self.recorded = False
-        self.memory = memoryview(bytearray(FRAMES * 4096))
-        self.plain = PlainGrants()
-        self.grants: GrantLook = self.plain
-        self.bound: set[int] = set()
-        self.events = 0
-        self.posted: list[tuple[Done, ...]] = []
-        self.said: list[str] = []
-
-    def bind(self, port: int, name: str) -> None:
-        if port not in (9, 10, 11) or port in self.bound:
-            raise ValueError(f"event channel {port} does not await Domain-0")
-        self.bound.add(port)
-
-    def unbind(self, port: int, name: str) -> None:
-        self.bound.discard(port)
-
-    def notify(self, port: int, name: str) -> None:
-        self.events += 1
-
-    def written(self, frames: Sequence[int]) -> None:
-        pass
-
-    def post(self, name: str, done: tuple[Done, ...]) -> None:
-        self.posted.append(done)
-
-    def log(self, level: str, text: str) -> None:
-        self.said.append(text)
-
-
-class Plugged:
-    def __init__(self, folder: Path, access: str = "rw") -> None:
-        path = folder / "disk.img"
-        path.write_bytes(bytes(range(256)) * 4096)
-        self.store, self.side, self.gone = Store(), Side(), list[BlockDevice]()
-        nodes = standard_nodes(DOMID, name="g", uuid="0" * 36, memory_kib=4, maxmem_kib=4, vcpus=1, console_gfn=1, console_port=1,
-                               store_gfn=2, store_port=2)  # fmt: skip
-        self.store.introduce(DOMID, "g", nodes=nodes)
-        spec = parse_disk(f"vdev=xvda,access={access},target={path}")
-        self.device = BlockDevice(spec, RawImage(path, readonly=spec.readonly), self.side, self.store, self.gone.append)
-        self.watch = FrontendWatch(self.store, Holder(), "vbd-states")
-        self.device.advertise()
-        self.watch.watch(f"{FRONT}/state", self.device.frontend_changed)
-
-    def say(self, **nodes: object) -> None:
-        for key, value in nodes.items():
-            self.store.write(f"{FRONT}/{key.replace('_', '-')}", str(value))
-
-    def back(self, key: str = "state") -> str | None:
-        return self.store.read(f"{BACK}/{key}")
-
-    def connect(self) -> None:
-        self.say(ring_ref=101, event_channel=9, protocol="x86_64-abi", state=XENBUS_INITIALISED)
-
-    def read_first_sector(self, frame: int = 1) -> bytes:
-        """One request through the ring of a frame into frame 20."""
-        ring = frame * 4096
-        self.side.memory[ring + 64 :][:112] = request(0, 5, 120)
-        self.side.memory[ring] = 1
-        self.device.kick()
-        self.device.worker.drain()
-        for done in self.side.posted:
-            self.device.answered(done)
-        assert self.side.memory[ring + 8] == 1 and self.side.memory[ring + 64] == 5
-        return bytes(self.side.memory[20 * 4096 : 20 * 4096 + 512])
+from emulator.dom0.grants import GrantError
+from emulator.dom0.xenstore import Perm
+from tests.unit.plugged_disk import BACK, FRONT, Plugged, request
 
 
 @pytest.fixture
 def plugged(tmp_path: Path) -> Iterator[Plugged]:
     made = Plugged(tmp_path)
     yield made
-    made.watch.close()
-    made.device.close()
+    made.close()
 
 
 def test_the_nodes_are_those_of_libxl(plugged: Plugged) -> None:
@@ -185,8 +100,7 @@ def test_force_asks_nobody_and_a_removed_frontend_removes_the_device(tmp_path: P
     assert other.back("info") == "4" and other.back("mode") == "r" and other.back("feature-discard") is None
     other.store.remove(FRONT)
     assert other.gone and other.side.plain.held == 0
-    other.watch.close()
-    other.device.close()
+    other.close()
 
 
 def test_a_raw_disk_that_is_written_cannot_go_back(plugged: Plugged) -> None:
@@ -215,106 +129,6 @@ def test_recorded_answers_replace_the_disk(plugged: Plugged) -> None:
     for done in log:
         device.answered(done)
     assert bytes(side.memory) == after and not side.posted
-
-
-def request(operation: int, ident: int, gref: int) -> bytes:
-    """The first sector of the disk, to or from the first of a frame."""
-    return bytes([operation, 1]) + bytes(6) + bytes([ident]) + bytes(15) + bytes([gref, 0, 0, 0, 0, 0]) + bytes(82)
-
-
-class SlowDisk:
-    """The host has nothing in memory and takes nothing into it; writes wait until they are let go."""
-
-    def __init__(self, device: BlockDevice) -> None:
-        self.held = threading.Event()
-        self._write = device.image.write
-        device.image.write = self._late  # type: ignore[method-assign]
-        device.image.write_from = lambda offset, size, views: False  # type: ignore[method-assign]
-
-    def _late(self, offset: int, data: bytes) -> None:
-        self.held.wait(PATIENCE_SECONDS)
-        self._write(offset, data)
-
-
-def test_what_the_host_has_in_memory_is_read_at_once_but_not_behind_a_write(plugged: Plugged) -> None:
-    plugged.connect()
-    assert plugged.read_first_sector() == bytes(range(256)) * 2 and not plugged.side.posted
-    assert (plugged.device.counters.answered, plugged.device.counters.read_bytes) == (1, 512)
-    slow = SlowDisk(plugged.device)
-    memory = plugged.side.memory
-    memory[20 * 4096 : 20 * 4096 + 512] = b"w" * 512
-    memory[4096 + 64 + 112 :][:336] = request(1, 6, 120) + request(0, 7, 121) + request(0, 8, 122)
-    memory[4096] = 3  # a read that comes with the write,
-    plugged.device.kick()
-    memory[4096] = 4  # and one that comes by itself
-    plugged.device.kick()
-    assert plugged.device.queues[0].ring.in_flight == 3
-    slow.held.set()
-    plugged.device.worker.drain()
-    for done in plugged.side.posted:
-        plugged.device.answered(done)
-    for frame in (21, 22):
-        assert bytes(memory[frame * 4096 : frame * 4096 + 512]) == b"w" * 512
-
-
-def test_a_write_that_the_host_takes_at_once_is_answered_at_once_and_a_slow_one_when_it_is_done(plugged: Plugged) -> None:
-    plugged.connect()
-    device, memory = plugged.device, plugged.side.memory
-    memory[20 * 4096 : 20 * 4096 + 512] = b"w" * 512
-    memory[4096 + 64 :][:112] = request(1, 5, 120)
-    memory[4096] = 1
-    device.kick()
-    assert memory[4096 + 8] == 1 and not plugged.side.posted and device.worker.idle
-    assert device.counters.written_bytes == 512 and device.image.read(0, 1024) == b"w" * 512 + bytes(range(256)) * 2
-    slow = SlowDisk(device)
-    for number in (2, 3):
-        memory[4096 + 64 + 112 * (number - 1) :][:112] = request(1, 5, 120)
-        memory[4096] = number
-        device.kick()
-    assert device.queues[0].ring.in_flight == 2 and memory[4096 + 8] == 1
-    slow.held.set()
-    device.worker.drain()
-    for done in plugged.side.posted:
-        device.answered(done)
-    assert memory[4096 + 8] == 3 and device.queues[0].ring.in_flight == 0
-
-
-def test_a_write_that_fails_at_once_is_tried_and_told_by_the_thread(plugged: Plugged) -> None:
-    plugged.connect()
-    device, memory = plugged.device, plugged.side.memory
-
-    def full(*arguments: object) -> bool:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    device.image.write = device.image.write_from = full  # type: ignore[assignment,method-assign]
-    memory[4096 + 64 :][:112] = request(1, 5, 120)
-    memory[4096] = 1
-    device.kick()
-    device.worker.drain()
-    for done in plugged.side.posted:
-        device.answered(done)
-    assert memory[4096 + 8] == 1 and device.counters.errors == 1 and "No space left" in device.counters.refused
-
-
-def test_a_ring_has_so_much_in_flight_and_the_rest_waits_in_its_slots(plugged: Plugged) -> None:
-    plugged.connect()
-    device, memory = plugged.device, plugged.side.memory
-    slow = SlowDisk(device)
-    memory[30 * 4096 : 30 * 4096 + 2048] = SEGMENT.pack(120, 0, 7) * 256  # 1 MiB, the same frame over and over
-    for number in range(20):
-        memory[4096 + 64 + 112 * number :][:112] = INDIRECT.pack(6, 1, 256, number, 0, 0, 130, *[0] * 7).ljust(112, b"\0")
-    memory[4096] = 20
-    device.kick()
-    ring = device.queues[0].ring
-    assert ring.in_flight == MAX_HELD >> 20
-    slow.held.set()
-    while memory[4096 + 8] < 20:
-        device.worker.drain()
-        answers, plugged.side.posted = plugged.side.posted, []
-        assert answers
-        for done in answers:
-            device.answered(done)
-    assert memory[4096 + 8] == 20 and device.counters.written_bytes == 20 << 20
 
 
 def queues(count: int) -> dict[str, object]:
@@ -367,8 +181,7 @@ def test_a_persistent_grant_is_mapped_once_and_let_go_at_the_end(tmp_path: Path)
     assert state.queues[0].kept == ((120, 20),)
     other.say(state=XENBUS_CLOSED)
     assert other.side.plain.held == 0
-    other.watch.close()
-    other.device.close()
+    other.close()
 
 
 def test_persistent_grants_that_were_not_offered_are_not_kept(plugged: Plugged) -> None:

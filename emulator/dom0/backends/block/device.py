@@ -27,6 +27,9 @@ from emulator.errors import UserError
 MAX_AT_ONCE: Final = 4 << 20
 """Bytes that are read and written in the guest's own hypercall, where nothing else of it goes on; what is beyond goes to the worker."""
 
+MOST_HASTE: Final = 256
+"""Large requests that are done at once, at most, before it is tried again to await others."""
+
 
 class GuestSide(Protocol):
     """What a device needs of its guest."""
@@ -46,6 +49,9 @@ class GuestSide(Protocol):
 
     def notify(self, port: int, name: str) -> None:
         """An event for the guest, if the port is still ours."""
+
+    def put_off(self, name: str) -> None:
+        """Have `serve_late()` called when the guest has nothing else to do, or its present slice ends."""
 
     def written(self, frames: Sequence[int]) -> None:
         """These frames were written behind the guest's back: code translated from them is none any more."""
@@ -96,6 +102,7 @@ class BlockDevice(XenbusBackend):
         self._tags = Tags()
         self.live = True
         self._at_once = 0  # bytes of these that are left
+        self._haste = self._hasty = 0  # large requests that are not to be put off, and how many were the last time
 
     # --- xenstore --------------------------------------------------------------------------------------------------------------
 
@@ -139,7 +146,7 @@ class BlockDevice(XenbusBackend):
         self.tell({"sectors": str(self.image.size // SECTOR), "info": str(info), "sector-size": str(SECTOR), "physical-sector-size": "4096"})
 
     def opened(self) -> None:
-        self.kick()
+        self.serve()
 
     def _open(self, nodes: QueueNodes, persistent: bool) -> Queue:
         """Take a queue's ring and event channel. GrantError or ValueError, with nothing of it held."""
@@ -174,12 +181,35 @@ class BlockDevice(XenbusBackend):
     # --- requests --------------------------------------------------------------------------------------------------------------
 
     def kick(self) -> None:
-        """The frontend sent an event. All queues are looked at: an empty one costs a word read."""
+        """The frontend sent an event.
+
+        A driver takes a large transfer to pieces, and would be interrupted for each. So the second of them waits, with no event asked for
+        the others, until the guest has nothing else to do; unless it was alone the last time."""
+        rings = [queue.ring for queue in self.queues if queue.ring.waiting()]
+        if rings and self._at_once_allowed() and all(ring.continues() for ring in rings):
+            if not self._haste:
+                self._side.put_off(self.name)
+                return
+            self._haste -= 1
+        self.serve()
+
+    def serve_late(self) -> None:
+        before = self.counters.requests
+        self.serve()
+        if self.counters.requests - before > 1:
+            self._hasty = 0
+        else:
+            self._haste = self._hasty = min(MOST_HASTE, max(1, 2 * self._hasty))
+
+    def _at_once_allowed(self) -> bool:
+        """Nothing may overtake a write that came before it, and a recording needs every answer as a message."""
+        return self.live and self.worker.idle and not self._side.recorded
+
+    def serve(self) -> None:
+        """All queues are looked at: an empty one costs a word read."""
         for queue in self.queues:
             self._at_once = MAX_AT_ONCE
-            # Nothing may overtake a write that came before it, and a recording needs every answer as a message.
-            at_once = self.live and self.worker.idle and not self._side.recorded
-            self._submit(queue.ring.take(self._do_now if at_once else None))
+            self._submit(queue.ring.take(self._do_now if self._at_once_allowed() else None))
         self._push()
 
     def _do_now(self, kind: int, offset: int, size: int, views: list[memoryview]) -> bool:
@@ -202,7 +232,7 @@ class BlockDevice(XenbusBackend):
                 if queue.ring.finish(one.tag, one.failure, one.data):
                     break
         if any(queue.ring.holds_back for queue in self.queues):
-            self.kick()
+            self.serve()
         else:
             self._push()
 

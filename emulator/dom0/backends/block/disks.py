@@ -110,6 +110,9 @@ class DomainSide:
         if found is not None and found.kind == INTERDOMAIN and found.backend == name:
             found.kind, found.backend = UNBOUND, ""
 
+    def put_off(self, name: str) -> None:
+        self._domain.events.put_off.add(name)
+
     def notify(self, port: int, name: str) -> None:
         found = self._domain.events.ports.get(port)
         if found is not None and found.kind == INTERDOMAIN and found.backend == name:
@@ -213,6 +216,7 @@ class GuestDisks:
         device.live = not self._domain.replaying
         self.devices[spec.devid] = device
         self._domain.events.backends[device.name] = device.kick
+        self._domain.events.unhurried[device.name] = device.serve_late
         # An answer is a message of its own kind, no bytes.
         self._domain.receivers[device.name] = cast("Callable[[bytes], None]", device.answered)
         return device
@@ -240,6 +244,7 @@ class GuestDisks:
         self._watch.unwatch(f"{device.front}/state")
         del self.devices[device.spec.devid]
         del self._domain.events.backends[device.name]
+        del self._domain.events.unhurried[device.name]
         del self._domain.receivers[device.name]
         self.gone = [one for one in self.gone if not one.closed.is_set()] + [device]
         threading.Thread(target=device.close, name=f"close-{device.name}").start()

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from emulator.abi.blkif import (
+    BLKIF_OP_INDIRECT,
     BLKIF_RSP_ERROR,
     BLKIF_RSP_OKAY,
     RESPONSE,
+    SECTOR,
     SLOT,
     ring_slots,
 )
@@ -38,6 +40,8 @@ from emulator.dom0.storage.image import scatter
 
 MAX_HELD: Final = 8 << 20
 """Bytes of requests that a ring has in flight at most: what the guest asks for beyond waits in its slots."""
+LARGE: Final = 64 << 10
+"""Bytes of a request that may well be one of several that a larger one was taken to pieces for."""
 AtOnce = Callable[[int, int, int, list[memoryview]], bool]
 """READ or WRITE, offset, size, and the guest's memory, `size` bytes together: done if that takes no waiting; else false, with anything in the
 memory, or of it on the disk."""
@@ -92,6 +96,7 @@ class BlockRing(BackRing):
         self._tags, self._written = tags, written
         self._flying: dict[int, tuple[Request, int]] = {}  # tag -> request, since when (ns)
         self._held = 0  # bytes of these
+        self._end = -1  # where on the disk the last request ended, if it was a large one
 
     # --- the ring's memory ---------------------------------------------------------------------------------------------------
 
@@ -139,11 +144,19 @@ class BlockRing(BackRing):
             self.await_request()  # RING_FINAL_CHECK_FOR_REQUESTS needs no second look: the guest stands still
         return jobs
 
+    def continues(self) -> bool:
+        """Whether a request waits that goes on where the last one ended, both large ones."""
+        if self._end < 0:
+            return False
+        slot = self._slot(self.req_cons)
+        return slot[0] == BLKIF_OP_INDIRECT and int.from_bytes(slot[16:24], "little") * SECTOR == self._end
+
     def _accept(self, slot: bytes) -> Request:
         request = decode(slot)
         if request.indirect:
             request = with_segments(request, self._read_indirect(request))
         check_range(request, self._capacity, self._readonly)
+        self._end = request.offset + request.size if request.size >= LARGE else -1
         return request
 
     def _do_now(self, request: Request, now: AtOnce) -> bool:
