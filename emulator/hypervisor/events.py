@@ -58,6 +58,8 @@ class EventChannels:
     unhurried: dict[str, Callable[[], None]] = field(default_factory=dict)  # what it does when it was kicked and put it off
     late: set[int] = field(default_factory=set)  # ports with an event that can wait until the guest has nothing else to do
     put_off: set[str] = field(default_factory=set)  # backends that wait so
+    lazy: set[int] = field(default_factory=set)  # ports with an event that can wait for another, even while the guest sleeps
+    lazy_until: int = 0  # but no longer than this, system time in ns; 0: there is none
     sent: int = 0
     fifo: Fifo | None = None
     _valid: int = _BUCKET
@@ -245,6 +247,19 @@ class EventChannels:
         A backend that answers at once would otherwise interrupt its guest for every few bytes, which no backend on another CPU does."""
         self.late.add(number)
 
+    def set_pending_lazily(self, number: int, until: int) -> None:
+        """An event that tells the guest nothing new: it gets it with whatever it wakes up for next, or when its clock reads `until` at the latest."""
+        self.lazy.add(number)
+        if not self.lazy_until:
+            self.lazy_until = until
+
+    def flush_lazy(self) -> None:
+        if self.lazy:
+            for number in sorted(self.lazy):
+                self.set_pending(number)
+            self.lazy.clear()
+            self.lazy_until = 0
+
     def flush_late(self) -> None:
         while self.put_off:
             look = self.unhurried.get(self.put_off.pop())
@@ -257,15 +272,17 @@ class EventChannels:
 
     def save(self) -> tuple[Any, ...]:
         fifo = self.fifo.save() if self.fifo is not None else None
-        return copy.deepcopy(self.ports), dict(self.virqs), tuple(sorted(self.late)), fifo, self._valid, tuple(sorted(self.put_off))
+        later = tuple(sorted(self.late)), tuple(sorted(self.put_off)), tuple(sorted(self.lazy)), self.lazy_until
+        return copy.deepcopy(self.ports), dict(self.virqs), later, fifo, self._valid
 
     def load(self, state: tuple[Any, ...]) -> None:
-        ports, virqs, late, fifo, self._valid, put_off = state
+        ports, virqs, (late, put_off, lazy, self.lazy_until), fifo, self._valid = state
+        self.late, self.put_off, self.lazy = set(late), set(put_off), set(lazy)
         self.fifo = Fifo(self.memory, self.vcpus) if fifo is not None else None
         if self.fifo is not None:
             self.fifo.load(fifo)
         self._lowest = 1
-        self.ports, self.virqs, self.late, self.put_off = copy.deepcopy(ports), dict(virqs), set(late), set(put_off)
+        self.ports, self.virqs = copy.deepcopy(ports), dict(virqs)
 
     def unmask(self, number: int) -> None:
         """EVTCHNOP_unmask: an event that waited behind the mask is delivered now. A port that is not in use is left alone."""

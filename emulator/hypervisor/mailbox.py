@@ -45,6 +45,7 @@ class Level:
             domain.time.stolen(min(self.stolen, self.ns - domain.clock.now()))
         domain.clock.level(self.ns)
         domain.events.flush_late()
+        domain.events.flush_lazy()
 
 
 @dataclass(frozen=True, slots=True)

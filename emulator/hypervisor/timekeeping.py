@@ -28,7 +28,7 @@ class Timekeeper:
 
     def next_deadline(self) -> int:
         """System time of the next timer of any vCPU or watchdog, 0 when none."""
-        earliest = 0
+        earliest = self._domain.events.lazy_until
         for vcpu in self._domain.vcpus:
             timers = vcpu.timers
             tick = timers.ticked + timers.period if timers.period and vcpu.can_run else 0
@@ -43,6 +43,8 @@ class Timekeeper:
     def fire_timers(self) -> None:
         """VIRQ_TIMER for what is due. A periodic timer that missed several periods fires once (vcpu_periodic_timer_work_locked)."""
         now, events = self._domain.clock.now(), self._domain.events
+        if events.lazy_until and events.lazy_until <= now:
+            events.flush_lazy()
         for vcpu in self._domain.vcpus:
             timers = vcpu.timers
             if timers.singleshot and timers.singleshot <= now:

@@ -103,6 +103,7 @@ class PlainSide(Rings):
         self.bound: dict[int, str] = {}
         self.refuse: set[int] = set()
         self.notified: list[int] = []
+        self.lazily: list[int] = []
         self.posted: list[tuple[str, tuple[Frame, ...]]] = []
         self.wakes: list[int] = []
         self.said: list[str] = []
@@ -120,6 +121,10 @@ class PlainSide(Rings):
     def notify(self, port: int, name: str) -> None:
         assert self.bound[port] == name
         self.notified.append(port)
+
+    def notify_lazily(self, port: int, name: str, ns: int) -> None:
+        assert self.bound[port] == name and 0 < ns <= 4_000_000
+        self.lazily.append(port)
 
     def written(self, frames: Sequence[int]) -> None:
         assert all(0 <= mfn < FRAMES for mfn in frames)

@@ -15,6 +15,7 @@ from emulator.abi.xen import EVENT_PORTS, HYPERCALL_NUMBER
 from emulator.cpu.native import VECTOR_SYSCALL
 from emulator.hypervisor.channels import Signal
 from emulator.hypervisor.events import INTERDOMAIN, UNBOUND, Port
+from emulator.hypervisor.mailbox import Level
 from tests.unit.domains import CODE, DATA, Tiny, tiny, va
 from tests.unit.event_bits import OP, Bits, blocked, bound
 
@@ -53,6 +54,28 @@ def test_a_masked_event_waits_and_unmask_delivers_it(guest: Tiny) -> None:
     bits.take()
     assert guest.call_with(OP, UNMASK, "I", port) == 0
     assert bits.upcall == 0, "it was not masked: nothing to do"
+
+
+def test_an_event_that_is_no_news_comes_with_the_next_look_at_the_clock_or_in_its_time(guest: Tiny) -> None:
+    bits, port, domain = Bits(guest), bound(guest, BIND_IPI, "II", 0, 0), guest.domain
+    for again in range(2):
+        until = domain.clock.now() + 1_000_000
+        domain.events.set_pending_lazily(port, until)
+        domain.events.set_pending_lazily(port, until + 1)
+        domain.events.flush_late()  # what is done before a vCPU sleeps
+        domain.time.fire_timers()
+        assert not bits.pending(port) and domain.time.next_deadline() == until
+        state = domain.events.save()
+        domain.events.flush_lazy()
+        bits.clear(port)
+        domain.events.load(state)
+        if again:
+            domain.clock.level(until)
+            domain.time.fire_timers()
+        else:
+            Level(domain.clock.now() + 1).apply(domain)
+        assert bits.pending(port) and not domain.events.lazy_until
+        bits.clear(port)
 
 
 @pytest.mark.parametrize("port", [0, EVENT_PORTS, EVENT_PORTS + 1, (1 << 32) - 1])

@@ -10,6 +10,7 @@ from emulator.abi.netif import EXTRA_GSO, EXTRA_MCAST, RX_REQUEST, TX_REQUEST
 from emulator.abi.ring import REQ_PROD, RING_HEADER
 from emulator.abi.xenbus import XENBUS_CLOSED, XENBUS_CLOSING, XENBUS_CONNECTED, XENBUS_INIT_WAIT, XENBUS_INITIALISING
 from emulator.dom0.backends.net.device import Vif
+from emulator.dom0.backends.net.queues import LAZY_SLOTS
 from emulator.dom0.network import Capture, Frame, Network, packets
 from emulator.dom0.vifspec import parse_vif
 from emulator.dom0.xenstore import Store
@@ -97,6 +98,23 @@ def test_the_nodes_are_libxls_and_the_states_go_their_way() -> None:
     guest.state(XENBUS_CLOSED)
     assert guest.removed and guest.back("state") is None and store.read(f"{guest.vif.front}/mac") is None
     assert not guest.vif.network.report().ports
+
+
+def test_a_guest_is_told_that_its_frames_were_sent_when_it_is_told_of_others_or_when_they_are_many(pair: tuple[Guest, Guest]) -> None:
+    a, b = pair
+    told = len(a.side.notified)
+    sent = to(a, b, bytes(60))
+    for number in range(1, 3 * LAZY_SLOTS):
+        a.side.send(sent)
+        a.kick()
+        assert a.side.lazily == [5]  # it looks at no answer, so it asks for no second event
+        assert len(a.side.notified) - told == number // (LAZY_SLOTS + 1)
+    state = a.vif.queues[0].save()
+    assert state.freed == 2 * (LAZY_SLOTS + 1)
+    assert len(a.side.answers()) == 3 * LAZY_SLOTS - 1  # it has looked, and wants to hear of the next
+    a.side.send(sent)
+    a.kick()
+    assert a.side.lazily == [5, 5]
 
 
 def test_a_frame_crosses_as_a_message_and_never_otherwise(pair: tuple[Guest, Guest]) -> None:

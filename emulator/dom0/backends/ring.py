@@ -60,6 +60,10 @@ class BackRing:
         self._told = new
         return new - self._load(RSP_EVENT) & MASK < new - old & MASK
 
+    def owes_event(self) -> bool:
+        """Whether an answer is there at which the frontend wants an event: it has looked at none since."""
+        return self._told - self._load(RSP_EVENT) & MASK < 1 << 31
+
     def _awaiting(self) -> set[int]:
         """Slots with requests not answered yet."""
         ahead = min(self.size, self._load(REQ_PROD) - self.rsp_prod & MASK)

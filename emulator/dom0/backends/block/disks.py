@@ -118,6 +118,11 @@ class DomainSide:
         if found is not None and found.kind == INTERDOMAIN and found.backend == name:
             self._domain.events.set_pending(port)
 
+    def notify_lazily(self, port: int, name: str, ns: int) -> None:
+        found = self._domain.events.ports.get(port)
+        if found is not None and found.kind == INTERDOMAIN and found.backend == name:
+            self._domain.events.set_pending_lazily(port, self._domain.clock.now() + ns)
+
     def post(self, name: str, done: tuple[Done, ...]) -> None:
         if not self.closed:
             self._domain.post(DiskAnswer(name, done))

@@ -14,6 +14,10 @@ from emulator.dom0.grants import GrantError
 from emulator.dom0.network import Frame
 
 MAX_QUEUES: Final = 8
+LAZY_SLOTS: Final = 32
+LAZY_NS: Final = 4_000_000
+"""Slots of frames that were sent and whose answers the guest has not been told of, at most, and for how long: they are no news to it, and it hears
+of them with the next frame that it gets."""
 _MOST: Final = (1 << 32) - 1
 _IPV4, _IPV6 = b"\x08\x00", b"\x86\xdd"
 
@@ -35,6 +39,7 @@ class QueueState:
     tx: tuple[int, int, str]
     rx: tuple[int, int, str]
     waiting: tuple[Frame, ...]
+    freed: int
 
 
 class Queue:
@@ -45,6 +50,7 @@ class Queue:
         self.tx = TxRing(side.memory, place.frames[0], side.grants)
         self.rx = RxRing(side.memory, place.frames[1], side.grants)
         self.tx.multicast = multicast
+        self._freed = 0  # answers to its frames when it was last told of them at once
 
     def push(self) -> str:
         """Tell the frontend of all answers. Why the queue can no longer be served, "" while it can."""
@@ -52,8 +58,13 @@ class Queue:
         if rx.written:
             side.written(rx.written)
             rx.written = []
-        if tx.push():
-            side.notify(self.place.ports[0], self._name)
+        asked = tx.push()
+        if tx.rsp_prod - self._freed & _MOST > LAZY_SLOTS:
+            if asked or tx.owes_event():
+                self._freed = tx.rsp_prod
+                side.notify(self.place.ports[0], self._name)
+        elif asked:
+            side.notify_lazily(self.place.ports[0], self._name, LAZY_NS)
         if rx.push():
             side.notify(self.place.ports[-1], self._name)
         return f"sending: {tx.broken}" if tx.broken else f"receiving: {rx.broken}" if rx.broken else ""
@@ -70,11 +81,12 @@ class Queue:
             self._side.grants.end(gref, True)
 
     def save(self) -> QueueState:
-        return QueueState(self.place, self.tx.save(), self.rx.save(), tuple(self.rx.queue))
+        return QueueState(self.place, self.tx.save(), self.rx.save(), tuple(self.rx.queue), self._freed)
 
     def load(self, state: QueueState) -> None:
         self.tx.load(state.tx)
         self.rx.load(state.rx)
+        self._freed = state.freed
         self.rx.queue.extend(state.waiting)
         self.rx.queued_bytes = sum(len(frame.data) for frame in state.waiting)
 

@@ -27,6 +27,9 @@ class GuestSide(Protocol):
     def notify(self, port: int, name: str) -> None:
         """An event for the guest, if the port is still ours."""
 
+    def notify_lazily(self, port: int, name: str, ns: int) -> None:
+        """The same for an event that may come with another, within so many ns."""
+
     def written(self, frames: Sequence[int]) -> None:
         """These machine frames have new contents."""
 
