@@ -6,7 +6,7 @@ import struct
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from emulator.abi.grant_table import GNTTAB_RESERVED_CONSOLE, GNTTAB_RESERVED_XENSTORE
 from emulator.abi.xen import XENSTORE_REQ_CONS
@@ -21,6 +21,7 @@ from emulator.dom0.network import Networks
 from emulator.dom0.snapshots import Album
 from emulator.dom0.transcript import Transcript
 from emulator.dom0.xenstore import Store, XenstoreRing, standard_nodes
+from emulator.dom0.xenstore.recorded import Said, Words
 from emulator.hypervisor.domain import Domain
 from emulator.hypervisor.events import INTERDOMAIN, Port
 from emulator.hypervisor.mailbox import ToBackend
@@ -64,6 +65,8 @@ class Guest:
         events.backends["xenstore"] = self.kick_store
         domain.receivers["console"] = self._typed
         domain.receivers["xenstore"] = self._store_written
+        domain.receivers["xenstore-said"] = cast("Callable[[bytes], None]", self._store_said)
+        self._to_be_said = False  # a message is on its way
         domain.sinks.console_io = self._said
         self.disks = GuestDisks(domain, store)
         self.vifs = GuestVifs(domain, store, networks)
@@ -146,8 +149,23 @@ class Guest:
         self.kick_store()
 
     def kick_store(self) -> None:
-        if self.ring.kick():
+        recorded = self.domain.recording is not None or self.domain.replaying
+        if self.ring.kick(answering=not recorded):
             self.domain.events.set_pending(self._store_port)
+        if recorded and self.connection.pending and not self._to_be_said:
+            self._to_be_said = True
+            self.domain.post(Said())
+
+    def _store_said(self, words: list[Words]) -> None:
+        """See xenstore.recorded."""
+        self._to_be_said = False
+        if self.domain.replaying:
+            self.ring.repeat(words[0])
+        else:
+            words.append(self.ring.say())
+        if words[0].data:  # else the ring is full, and the guest will say when it is not
+            self.domain.events.set_pending(self._store_port)
+            self.kick_store()
 
     # --- looking, saving ---------------------------------------------------------------------------------------------------
 
@@ -184,7 +202,7 @@ class Guest:
         self.vifs.load(state["vifs"])
         self.ring.load(state["ring"])
         self._store.restored(self.domid)
-        self._told = False
+        self._told = self._to_be_said = False
 
     def close(self) -> None:
         """Give everything back; no worker may hold it. Waits until what the disks were given is written."""

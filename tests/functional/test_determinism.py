@@ -18,7 +18,8 @@ import pytest
 
 from emulator.abi.xen import VCPU_INFO_SIZE
 from emulator.dom0.guest import Guest
-from emulator.hypervisor.mailbox import Logged
+from emulator.dom0.xenstore.recorded import Said
+from emulator.hypervisor.mailbox import Logged, ToBackend
 from emulator.hypervisor.replay import replay
 from emulator.hypervisor.state import save_domain
 from tests.functional.linux_guest import ROOT, build, config_of, memory_hash, needs_linux, type_line, write_cfg
@@ -153,6 +154,36 @@ def test_hello_replays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_rogue_replays(monkeypatch: pytest.MonkeyPatch) -> None:
     check(ROOT / "guests" / "rogue.cfg", [], b"no such words", monkeypatch, noise=True, seed=4)
+
+
+def test_what_tools_write_among_its_nodes_replays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guest watches control/shutdown and reads it at each event; a tool writes there at moments that no replay repeats."""
+    config = config_of(ROOT / "guests" / "shell.cfg")
+    first, choice = build(config, monkeypatch), random.Random(6)
+    first.connection.on_output = lambda: first.domain.post(ToBackend("xenstore", b""))  # as the toolstack has it
+
+    def write() -> None:
+        while b"xen> " not in first.transcript.tail(1000):
+            time.sleep(0.001)
+        for word in (*(f"word {number} {'x' * choice.randrange(200)}" for number in range(40)), "poweroff"):
+            first._store.write("/local/domain/1/control/shutdown", word)
+            time.sleep(choice.random() * 0.01)
+
+    tool = threading.Thread(target=write)
+    tool.start()
+    try:
+        log, wanted = record(first, [(b"xen> ", "spin 1\n")], b"no such words", seed=6, noise=True)
+        tool.join()
+    finally:
+        first.close()
+    assert first.domain.ended == "poweroff" and sum(isinstance(entry.message, Said) for entry in log) > 20
+    second = build(config, monkeypatch)
+    try:
+        replay(second.domain, log, wanted.count)
+        assert second.domain.ended == "poweroff", "what the tool wrote last"
+        assert not wanted.differs(end_of(second))
+    finally:
+        second.close()
 
 
 def test_a_crash_replays(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from typing import Final
 
 from emulator.dom0.xenstore import wire
 from emulator.dom0.xenstore.holdings import ConnectionState
+from emulator.dom0.xenstore.recorded import Words
 from emulator.dom0.xenstore.server import Connection
 from emulator.dom0.xenstore.wire import XENSTORE_RING_SIZE
 
@@ -40,8 +41,8 @@ class XenstoreRing:
         """Tells the guest what the server can do; once, before it starts."""
         self._store(wire.SERVER_FEATURES, _FEATURES)
 
-    def kick(self) -> bool:
-        """Serves what the guest asked and hands it what waits for it; whether the guest must be notified."""
+    def kick(self, answering: bool = True) -> bool:
+        """Serves what the guest asked and, `answering`, hands it what waits for it; whether the guest must be notified."""
         if self.connection.released:
             return False
         if self._load(wire.CONNECTION) == wire.XENSTORE_RECONNECT and self._load(wire.SERVER_FEATURES) & 1:
@@ -68,7 +69,7 @@ class XenstoreRing:
                 self._store(wire.REQ_CONS, req_cons)
             if self.connection.broken:
                 return self._break(wire.XENSTORE_ERROR_PROTO, self.connection.broken)
-            data = self.connection.take(room) if room else b""
+            data = self.connection.take(room) if room and answering else b""
             if data:
                 self._put(wire.RSP, rsp_prod, data)
                 rsp_prod = (rsp_prod + len(data)) & 0xFFFFFFFF
@@ -77,6 +78,31 @@ class XenstoreRing:
             if not fed and not data:
                 return moved
             moved = True
+
+    def say(self) -> Words:
+        """Hands the guest what waits for it, as far as there is room, and tells what that was."""
+        room, rsp_prod = self._room()
+        before = self.connection.replies_taken
+        data = self.connection.take(room) if room else b""
+        self._said(rsp_prod, data)
+        return Words(data, self.connection.replies_taken - before)
+
+    def repeat(self, words: Words) -> None:
+        """Hands the guest what `say` did in the run that is replayed, in place of what waits for it here."""
+        self.connection.forgo(words.replies)
+        self._said(self._room()[1], words.data)
+
+    def _room(self) -> tuple[int, int]:
+        """Bytes that may be put into the ring (none where it is broken), and where."""
+        rsp_cons, rsp_prod = self._load(wire.RSP_CONS), self._load(wire.RSP_PROD)
+        unread = (rsp_prod - rsp_cons) & 0xFFFFFFFF
+        silent = self.broken or self.connection.released or unread > XENSTORE_RING_SIZE
+        return 0 if silent else XENSTORE_RING_SIZE - unread, rsp_prod
+
+    def _said(self, rsp_prod: int, data: bytes) -> None:
+        if data:
+            self._put(wire.RSP, rsp_prod, data)
+            self._store(wire.RSP_PROD, (rsp_prod + len(data)) & 0xFFFFFFFF)
 
     def save(self) -> RingState:
         """The state outside of the page, which is saved with the guest's memory."""

@@ -42,6 +42,7 @@ class Connection:
         self.on_output: Callable[[], None] | None = None  # called without the lock, from any thread; must not block
         self.broken = ""  # why nothing is read from this connection any more
         self.events_lost = 0
+        self.replies_taken = 0  # ever
         self._received = bytearray()
         self._output: deque[bytes] = deque()
         self._taken = 0
@@ -93,6 +94,17 @@ class Connection:
             if taken and not self.broken:
                 self._serve()
             return bytes(taken)
+
+    def forgo(self, replies: int) -> None:
+        """Drops all events and the first `replies` replies, untaken; makes room for requests that waited."""
+        with self.store.changing(self):
+            kept = [one for one in self._output if HEADER.unpack_from(one)[0] != wire.XS_WATCH_EVENT][replies:]
+            self._output.clear()
+            self._events.clear()
+            self._taken = self._event_bytes = self._replies = 0
+            for one in kept:
+                self._append(one, fresh=True)
+            self._serve()
 
     def reset(self) -> None:
         """Back to a new connection: no watches, transactions, partial messages or queued output."""
@@ -176,6 +188,7 @@ class Connection:
             self._event_bytes -= len(head)
         else:
             self._replies -= 1
+            self.replies_taken += 1
 
     def _serve(self) -> None:
         while self._replies < self.store.quotas.outstanding and len(self._received) >= HEADER.size:
