@@ -27,6 +27,7 @@ from emulator.machine.pools import MAIN_POOL
 from tests.benchmarks.chart import draw
 from tests.benchmarks.table import ROOT, Row, circumstances, render
 from tests.functional.linux_guest import PROMPT, missing, write_cfg
+from tests.patience import PATIENCE_SECONDS
 
 IMAGES = Path(__file__).resolve().parents[2] / "guests/images"
 
@@ -138,16 +139,16 @@ def fork_bombs(host: Rig, count: int = 2) -> None:
         begin, forks = guest.transcript.end, guest.domain.stats.mmu_entries
         guest.type(b"echo armed-$((6 * 7)); bomb() { bomb | bomb & }; bomb\n")
         until(guest, begin, b"armed-42")
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while guest.domain.stats.mmu_entries < forks + 100_000:  # some hundred forks' page tables
             if guest.domain.ended or time.monotonic() > deadline:
                 raise RuntimeError(f"{guest.name} does not fork: {guest.domain.ended} {guest.transcript.tail(300)!r}")
             time.sleep(0.05)
 
 
-def until(guest: Guest, begin: int, wanted: bytes, seconds: float = 120) -> None:
+def until(guest: Guest, begin: int, wanted: bytes) -> None:
     """Wait for `wanted` behind offset `begin` of what the guest said."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while wanted not in guest.transcript.read(begin, 1 << 16)[1]:
         if guest.domain.ended or time.monotonic() > deadline:
             raise RuntimeError(f"{guest.name} did not say {wanted!r}: {guest.domain.ended} {guest.transcript.tail(300)!r}")
