@@ -21,6 +21,7 @@ from xenconsole.widgets.pane import FilteredPane, Pane
 
 CELL: Final = 19
 NAME: Final = 18
+WIDE: Final = 96
 HEAD: Final = " ch !p  used/of  /s"
 TITLE: Final = "event channels and grants between domains"
 NOTHING: Final = LinkView(-1, -1)
@@ -111,8 +112,13 @@ class LinkMatrix(FilteredPane):
         return self._cells.get((self.row, self.column), LinkView(self.row, self.column))
 
     @property
+    def _named_in(self) -> int:
+        """Cells for a row's name: fewer where they make room for a column more."""
+        return NAME if self.content_size.width >= WIDE else NAME - 2
+
+    @property
     def _fitting(self) -> int:
-        return max((self.content_size.width - NAME) // (CELL + 1), 1)
+        return max((self.content_size.width - self._named_in) // (CELL + 1), 1)
 
     def name_of(self, domid: int) -> str:
         return f"{domid} {printable(self.names.get(domid, '(not there)'))}"
@@ -135,16 +141,16 @@ class LinkMatrix(FilteredPane):
         self._left = max(min(self._left, across, max(len(self._columns) - room, 0)), across - room + 1)
         columns = self._columns[self._left : self._left + room]
         hidden = len(self._columns) - len(columns)
-        corner = Span(fit(f"+{hidden} to the side" if hidden else "whose · with whom", NAME), "dim")
+        corner = Span(fit(f"+{hidden} to the side" if hidden else "who · with whom", self._named_in), "dim")
         heads = [Span(fit(self.name_of(peer), CELL) + " ", "bold" if peer == self.column else "") for peer in columns]
-        out: list[Line] = [(corner, *heads), (Span(" " * NAME), *(Span(fit(HEAD, CELL) + " ", "dim", "link:cell") for _ in columns))]
+        out: list[Line] = [(corner, *heads), (Span(" " * self._named_in), *(Span(fit(HEAD, CELL) + " ", "dim", "link:cell") for _ in columns))]
         for domid in self._rows[self._first : self._first + body]:
             out.append(tuple(self._row(domid, columns)))
         return out
 
     def _row(self, domid: int, columns: Sequence[int]) -> list[Span]:
         mine = domid == self.row
-        spans = [Span(fit(("▸ " if mine else "  ") + self.name_of(domid), NAME - 1) + " ", "bold" if mine else "")]
+        spans = [Span(fit(("▸ " if mine else "  ") + self.name_of(domid), self._named_in - 1) + " ", "bold" if mine else "")]
         for peer in columns:
             cell = cell_spans(self._cells.get((domid, peer), NOTHING), self._rates.get(f"{domid}.{peer}", 0.0))
             if mine and peer == self.column:
@@ -184,9 +190,9 @@ class LinkMatrix(FilteredPane):
 
     def on_click(self, event: events.Click) -> None:
         offset = event.get_content_offset(self)
-        if offset is None or offset.y < 2 or offset.x < NAME:
+        if offset is None or offset.y < 2 or offset.x < self._named_in:
             return
-        row, column = self._first + offset.y - 2, self._left + (offset.x - NAME) // (CELL + 1)
+        row, column = self._first + offset.y - 2, self._left + (offset.x - self._named_in) // (CELL + 1)
         if row < len(self._rows) and column < len(self._columns):
             event.prevent_default()  # no explanation: a pair was chosen
             self._choose(self._rows[row], self._columns[column])
