@@ -59,6 +59,7 @@ class Core:
         self._lib = load()
         self._memory, self._buffer = (address, size), translation_buffer
         self._control_owner = native.control_block(address, self._lib)
+        self._control_address = ctypes.addressof(self._control_owner)
         self.control = memoryview(self._control_owner).cast("B").cast("Q")
         layout = find_layout()
         self._env_bytes = layout.context_bytes
@@ -205,6 +206,10 @@ class Core:
         self.env[ENV_CR + 3] = value
         self._lib.tlb_flush(self._cpu)
 
+    def turn(self, cr3: int) -> None:
+        """To the guest's other mode, whose L4 table lies at machine address `cr3`; each has a TLB of its own (see `tlb`)."""
+        self._lib.turn(self._control_address, cr3)
+
     @contextmanager
     def walking(self, cr3: int) -> Iterator[None]:
         """Page walks by software (GuestMemory) follow `cr3` meanwhile; the core must not run."""
@@ -337,6 +342,7 @@ class Core:
     # --- translations (none while the core rests) ---
 
     def flush_tlb(self) -> None:
+        """Forget all translations of addresses, the other mode's too."""
         if self._engine:
             self._lib.tlb_flush(self._cpu)
 

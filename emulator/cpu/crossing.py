@@ -23,7 +23,7 @@ are masked there. USER_CS, USER_SS: selectors that iret loaded last, 0 for none,
 them; KERNEL_IMAGE those of the flat kernel segments."""
 
 E_RAX, E_RCX, E_RSP, E_R11, E_RIP, E_EFLAGS, E_CC_SRC, E_CC_OP, E_DF, E_HFLAGS = 0, 8, 32, 88, 128, 136, 152, 168, 172, 176
-E_CS, E_GS_BASE, E_CR3 = 208, 312, 448
+E_CS, E_GS_BASE = 208, 312
 """Byte offsets in CPUX86State (see `layout`)."""
 
 CROSSING = bytes.fromhex(
@@ -36,24 +36,24 @@ CROSSING = bytes.fromhex(
     "4c8b6510"  # mov r12, qword ptr [rbp + ENV]
     "488b5d48"  # mov rbx, qword ptr [rbp + VCPU]
     "48837d4000"  # cmp qword ptr [rbp + CROSSING], 0
-    "0f8443030000"  # je refuse
+    "0f8440030000"  # je refuse
     "48833b00"  # cmp qword ptr [rbx + KERNEL_MODE], 0
     "0f855c010000"  # jne hypercall
     # SYSCALL in guest user mode. 64-bit code, a known entry, no single step:
     "48837b4000"  # cmp qword ptr [rbx + SYSCALL], 0
-    "0f842e030000"  # je refuse
+    "0f842b030000"  # je refuse
     "41f68424b100000080"  # test byte ptr [r12 + E_HFLAGS + 1], 0x80    CS64
-    "0f841f030000"  # je refuse
+    "0f841c030000"  # je refuse
     "41f784248800000000010100"  # test dword ptr [r12 + E_EFLAGS], 0x10100    TF, RF
-    "0f850d030000"  # jne refuse
+    "0f850a030000"  # jne refuse
     # a frame of 7 words on the kernel's stack, by the kernel's tables:
     "488b7b20"  # mov rdi, qword ptr [rbx + KERNEL_SP]
     "4883e7f0"  # and rdi, -16
     "4883ef38"  # sub rdi, 56
     "bac80f0000"  # mov edx, 4040    the last offset in its page at which it fits
-    "e834030000"  # call walk
+    "e831030000"  # call walk
     "4885c0"  # test rax, rax
-    "0f84ee020000"  # je refuse
+    "0f84eb020000"  # je refuse
     "4989c6"  # mov r14, rax
     # and no event to deliver at once.
     "488b5328"  # mov rdx, qword ptr [rbx + INFO]
@@ -63,7 +63,7 @@ CROSSING = bytes.fromhex(
     "480b4348"  # or rax, qword ptr [rbx + SYSCALL_MASKS]
     "7509"  # jne masked
     "803a00"  # cmp byte ptr [rdx], 0    evtchn_upcall_pending
-    "0f85cc020000"  # jne refuse
+    "0f85c9020000"  # jne refuse
     "48837b4800"  # masked: cmp qword ptr [rbx + SYSCALL_MASKS], 0
     "7404"  # je entering
     "c6420101"  # mov byte ptr [rdx + 1], 1
@@ -116,16 +116,16 @@ CROSSING = bytes.fromhex(
     "e990010000"  # jmp toggle
     # A hypercall: iret alone is done here, from a frame of 9 words: RAX R11 RCX flags RIP CS RFLAGS RSP SS.
     "49833c2417"  # hypercall: cmp qword ptr [r12 + E_RAX], 23
-    "0f85d2010000"  # jne refuse
+    "0f85cf010000"  # jne refuse
     "498b7c2420"  # mov rdi, qword ptr [r12 + E_RSP]
     "bab80f0000"  # mov edx, 4024
-    "e800020000"  # call walk
+    "e8fd010000"  # call walk
     "4885c0"  # test rax, rax
-    "0f84ba010000"  # je refuse
+    "0f84b7010000"  # je refuse
     "4989c6"  # mov r14, rax
     "4d8b6e30"  # mov r13, qword ptr [r14 + 48]    RFLAGS
     "41f7c500010000"  # test r13d, 0x100    TF; RF falls
-    "0f85a6010000"  # jne refuse
+    "0f85a3010000"  # jne refuse
     "410fb74e28"  # movzx ecx, word ptr [r14 + 40]    CS
     "410fb75640"  # movzx edx, word ptr [r14 + 64]    SS
     "89c8"  # mov eax, ecx
@@ -136,25 +136,25 @@ CROSSING = bytes.fromhex(
     "7421"  # je to_user
     # To the kernel: its flat segments.
     "81f933e00000"  # cmp ecx, 0xe033
-    "0f8580010000"  # jne refuse
+    "0f857d010000"  # jne refuse
     "81fa2be00000"  # cmp edx, 0xe02b
-    "0f8574010000"  # jne refuse
+    "0f8571010000"  # jne refuse
     "488db390000000"  # lea rsi, [rbx + KERNEL_IMAGE]
     "eb42"  # jmp events
     # To the user: by SYSRET the flat segments, else those that it had last; and page tables.
     "41f7461800010000"  # to_user: test dword ptr [r14 + 24], 0x100    VGCF_IN_SYSCALL
     "7415"  # je by_iret
     "81f923e00000"  # cmp ecx, 0xe023    FLAT_RING3_CS32
-    "0f8455010000"  # je refuse
+    "0f8452010000"  # je refuse
     "488db390000000"  # lea rsi, [rbx + KERNEL_IMAGE]
     "eb18"  # jmp tables
     "483b4b50"  # by_iret: cmp rcx, qword ptr [rbx + USER_CS]
-    "0f8542010000"  # jne refuse
+    "0f853f010000"  # jne refuse
     "483b5358"  # cmp rdx, qword ptr [rbx + USER_SS]
-    "0f8538010000"  # jne refuse
+    "0f8535010000"  # jne refuse
     "488d7360"  # lea rsi, [rbx + USER_IMAGE]
     "48837b1000"  # tables: cmp qword ptr [rbx + CR3_USER], 0
-    "0f8429010000"  # je refuse
+    "0f8426010000"  # je refuse
     # The mask follows IF; an event that this lets through is delivered elsewhere.
     "488b5328"  # events: mov rdx, qword ptr [rbx + INFO]
     "48035550"  # add rdx, qword ptr [rbp + MEMORY]
@@ -163,7 +163,7 @@ CROSSING = bytes.fromhex(
     "7502"  # jne unmasked
     "eb09"  # jmp returning
     "803a00"  # unmasked: cmp byte ptr [rdx], 0
-    "0f850a010000"  # jne refuse
+    "0f8507010000"  # jne refuse
     "884a01"  # returning: mov byte ptr [rdx + 1], cl
     "498b5620"  # mov rdx, qword ptr [r14 + 32]    RIP
     "488d4afe"  # lea rcx, [rdx - 2]
@@ -199,21 +199,21 @@ CROSSING = bytes.fromhex(
     "48014d00"  # add qword ptr [rbp + COUNT], rcx
     "48ff8588000000"  # inc qword ptr [rbp + IRETS]
     "83f803"  # cmp eax, 3
-    "754e"  # jne same_mode
+    "754b"  # jne same_mode
     "48c70300000000"  # mov qword ptr [rbx + KERNEL_MODE], 0
     "488b4310"  # mov rax, qword ptr [rbx + CR3_USER]
     "488b5330"  # mov rdx, qword ptr [rbx + IO_USER]
     # toggle_mode: RAX is the frame of the other mode's L4, RDX its right to IN and OUT, [RSI] its CS and SS.
     "48895530"  # toggle: mov qword ptr [rbp + IO_ALLOWED], rdx
-    "48c1e00c"  # shl rax, 12
-    "49898424c0010000"  # mov qword ptr [r12 + E_CR3], rax
     "488b4b18"  # mov rcx, qword ptr [rbx + GS_OTHER]
     "498b942438010000"  # mov rdx, qword ptr [r12 + E_GS_BASE]
     "48895318"  # mov qword ptr [rbx + GS_OTHER], rdx
     "49898c2438010000"  # mov qword ptr [r12 + E_GS_BASE], rcx
-    "488b7d58"  # mov rdi, qword ptr [rbp + CPU]
-    "488b4568"  # mov rax, qword ptr [rbp + TLB_FLUSH]
-    "e82e000000"  # call segments
+    "e83f000000"  # call segments
+    "4889ef"  # mov rdi, rbp
+    "4889c6"  # mov rsi, rax
+    "48c1e60c"  # shl rsi, 12
+    "488b85a0000000"  # mov rax, qword ptr [rbp + TURN]
     "415e"  # pop r14
     "415d"  # pop r13
     "415c"  # pop r12

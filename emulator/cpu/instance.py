@@ -6,7 +6,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 
-from emulator.cpu import budget, codestores, exitcheck, native
+from emulator.cpu import budget, codestores, exitcheck, native, tlbcheck
 from emulator.cpu.layout import find_layout
 from emulator.cpu.libunicorn import (
     ARCH_X86,
@@ -47,6 +47,7 @@ class Instance:
                  on_interrupt: Callable[[int, int, int], None], on_invalid: Callable[[int, int], bool]) -> None:  # fmt: skip
         self._lib = lib
         layout = find_layout()
+        tlbcheck.check()
         exitcheck.leave_out()
         codestores.look_by_page()
         code = native.native_code()

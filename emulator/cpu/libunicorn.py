@@ -96,10 +96,11 @@ class LibUnicorn:
         self.set_dr = quick.helper_set_dr_x86_64
         self.set_dr.argtypes, self.set_dr.restype = (p, ctypes.c_int, u64), None
         self.invalidate_pages = ctypes.PYFUNCTYPE(None, p, p, u64, p)(native_code().address["forget"])
+        self.turn = ctypes.PYFUNCTYPE(None, p, u64)(native_code().address["turn"])
         self.invalidate_phys_range_address = self.address_of("tb_invalidate_phys_range_x86_64")
         self.raise_exception_address = self.address_of("raise_exception_x86_64")
         self.read_eflags_address = self.address_of("helper_read_eflags_x86_64")
-        self.tlb_flush_address = self.address_of("tlb_flush_x86_64")
+        self.flush_indices_address = self.address_of("tlb_flush_by_mmuidx_x86_64")
         self.handle: int = quick._handle  # the loader's struct link_map
         self._quick = quick
 

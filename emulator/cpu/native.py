@@ -15,14 +15,14 @@ import mmap
 from functools import cache
 from typing import TYPE_CHECKING
 
-from emulator.cpu import budget, crossing
+from emulator.cpu import budget, crossing, tlb
 from emulator.errors import UserError
 
 if TYPE_CHECKING:
     from emulator.cpu.libunicorn import LibUnicorn
 
-(COUNT, LIMIT, ENV, RAISE, TSC_BASE, TSC_COST, IO_ALLOWED, TSC_AUX, CROSSING, VCPU, MEMORY, CPU, READ_EFLAGS, TLB_FLUSH, SYSCALL_COST, IRET_COST,
- SYSTEM_CALLS, IRETS, INLINE) = range(19)  # fmt: skip
+(COUNT, LIMIT, ENV, RAISE, TSC_BASE, TSC_COST, IO_ALLOWED, TSC_AUX, CROSSING, VCPU, MEMORY, CPU, READ_EFLAGS, FLUSH_INDICES, SYSCALL_COST, IRET_COST,
+ SYSTEM_CALLS, IRETS, INLINE, SPARE, TURN) = range(21)  # fmt: skip
 """Indices of the control block's 64-bit words.
 
 COUNT: bytes of the blocks entered since the domain's start, plus the virtual cost of traps: the deterministic clock.
@@ -31,10 +31,12 @@ ENV: address of CPUX86State. RAISE: address of raise_exception.
 TSC_BASE: ns added to COUNT >> COUNT_SHIFT to give the guest's TSC at 1 GHz. TSC_COST: charge for one read of it.
 IO_ALLOWED: 1 when IN and OUT answer at once (all ones, and nothing), 0 when they raise #GP.
 CROSSING: 1 when `crossing` may work. VCPU: address of the running vCPU's words there. MEMORY: address of machine frame 0. CPU: address of CPUState.
-READ_EFLAGS, TLB_FLUSH: addresses of those functions. SYSCALL_COST, IRET_COST: charge for one. SYSTEM_CALLS, IRETS: how many were done.
-INLINE: 1 when the budget may be put into the blocks (see `budget`)."""
+READ_EFLAGS, FLUSH_INDICES: addresses of helper_read_eflags and tlb_flush_by_mmuidx. SYSCALL_COST, IRET_COST: charge for one. SYSTEM_CALLS,
+IRETS: how many were done.
+INLINE: 1 when the budget may be put into the blocks (see `budget`).
+SPARE: CR3 that the TLB of the mode that is not running follows. TURN: address of `tlb.TURN`."""
 
-CONTROL_WORDS = 19
+CONTROL_WORDS = 21
 COUNT_SHIFT = 3
 """Eight counts (bytes of guest code) a nanosecond: faster than any measured core, so that virtual time lags the real
 clock within a slice and is brought level after it, never back."""
@@ -124,14 +126,16 @@ FORGET = bytes.fromhex(
 )
 
 STUBS: dict[str, bytes] = {"block": budget.BLOCK, "in": IN, "out": OUT, "rdtsc": RDTSC, "rdtscp": RDTSCP,
-                           "syscall": crossing.CROSSING, "sysenter": SYSENTER, "cpuid": CPUID, "forget": FORGET}  # fmt: skip
+                           "syscall": crossing.CROSSING, "turn": tlb.TURN, "sysenter": SYSENTER, "cpuid": CPUID,
+                           "forget": FORGET}  # fmt: skip
 
 
 def control_block(memory: int, lib: LibUnicorn) -> ctypes.Array[ctypes.c_uint64]:
     """A control block with no budget, and its addresses but those of the processor's state. `memory`: the address of machine frame 0."""
     words = (ctypes.c_uint64 * CONTROL_WORDS)()
     words[MEMORY] = memory
-    words[RAISE], words[READ_EFLAGS], words[TLB_FLUSH] = lib.raise_exception_address, lib.read_eflags_address, lib.tlb_flush_address
+    words[RAISE], words[READ_EFLAGS], words[FLUSH_INDICES] = lib.raise_exception_address, lib.read_eflags_address, lib.flush_indices_address
+    words[TURN] = native_code().address["turn"]
     words[TSC_COST] = 100 << COUNT_SHIFT
     return words
 

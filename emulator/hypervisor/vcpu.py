@@ -192,8 +192,7 @@ class Vcpu(Crossing):
         core.set_segment_base(GS, self.gs_base_other)
         self.gs_base_other = current
         core.control[IO_ALLOWED] = self.io_rights[self.kernel_mode]
-        core.cr3 = (self.cr3_kernel if self.kernel_mode else self.cr3_user) << 12
-        self.domain.tables.stale = False
+        core.turn((self.cr3_kernel if self.kernel_mode else self.cr3_user) << 12)
 
     @property
     def last_hypercall(self) -> str:

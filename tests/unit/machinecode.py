@@ -40,7 +40,7 @@ def normal(text: str, names: Mapping[str, Mapping[str, int]]) -> str:
     plain = WORD.sub(lambda match: str(table[match[0]]), text)
     plain = re.sub(r"0x([0-9a-f]+)", lambda m: str(int(m[1], 16)), plain)
     plain = re.sub(r"\b(\d+) \+ (\d+)", lambda m: str(int(m[1]) + int(m[2])), plain)
-    plain = re.sub(r" \+ 0\]", "]", plain)
+    plain = re.sub(r" \+ 0\]", "]", plain).replace("+ -", "- ")
     return re.sub(r"-(\d+)$", lambda m: str((1 << 64) - int(m[1])), plain).replace(" ", "")
 
 

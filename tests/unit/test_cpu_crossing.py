@@ -44,7 +44,6 @@ def test_the_offsets_are_those_of_the_layout() -> None:
     assert tuple(4 * word for word in (layout.ENV_CC_OP, layout.ENV_DF, layout.ENV_HFLAGS)) == (crossing.E_CC_OP, crossing.E_DF, crossing.E_HFLAGS)
     assert crossing.E_CS == layout.ENV_SEGMENTS + layout.SEGMENT_BYTES
     assert crossing.E_GS_BASE == layout.ENV_SEGMENTS + GS * layout.SEGMENT_BYTES + 8
-    assert crossing.E_CR3 == (layout.ENV_CR + 3) * 8
 
 
 def test_what_the_caller_keeps_is_pushed_first_and_popped_before_every_way_out() -> None:
