@@ -22,7 +22,8 @@ the two modes. SYSCALL: its kernel's entry for system calls of 64-bit code, 0 wh
 are masked there. USER_CS, USER_SS: selectors that iret loaded last, 0 for none, and USER_IMAGE the six words that CPUX86State has for
 them; KERNEL_IMAGE those of the flat kernel segments."""
 
-E_RAX, E_RCX, E_RSP, E_R11, E_RIP, E_EFLAGS, E_CC_SRC, E_CC_OP, E_DF, E_HFLAGS = 0, 8, 32, 88, 128, 136, 152, 168, 172, 176
+E_RAX, E_RCX, E_RDX, E_RSP, E_RSI, E_RDI, E_R10, E_R11 = 0, 8, 16, 32, 48, 56, 80, 88
+E_RIP, E_EFLAGS, E_CC_SRC, E_CC_OP, E_DF, E_HFLAGS = 128, 136, 152, 168, 172, 176
 E_CS, E_GS_BASE = 208, 312
 """Byte offsets in CPUX86State (see `layout`)."""
 
@@ -36,24 +37,24 @@ CROSSING = bytes.fromhex(
     "4c8b6510"  # mov r12, qword ptr [rbp + ENV]
     "488b5d48"  # mov rbx, qword ptr [rbp + VCPU]
     "48837d4000"  # cmp qword ptr [rbp + CROSSING], 0
-    "0f8440030000"  # je refuse
+    "0f84a4030000"  # je refuse
     "48833b00"  # cmp qword ptr [rbx + KERNEL_MODE], 0
     "0f855c010000"  # jne hypercall
     # SYSCALL in guest user mode. 64-bit code, a known entry, no single step:
     "48837b4000"  # cmp qword ptr [rbx + SYSCALL], 0
-    "0f842b030000"  # je refuse
+    "0f848f030000"  # je refuse
     "41f68424b100000080"  # test byte ptr [r12 + E_HFLAGS + 1], 0x80    CS64
-    "0f841c030000"  # je refuse
+    "0f8480030000"  # je refuse
     "41f784248800000000010100"  # test dword ptr [r12 + E_EFLAGS], 0x10100    TF, RF
-    "0f850a030000"  # jne refuse
+    "0f856e030000"  # jne refuse
     # a frame of 7 words on the kernel's stack, by the kernel's tables:
     "488b7b20"  # mov rdi, qword ptr [rbx + KERNEL_SP]
     "4883e7f0"  # and rdi, -16
     "4883ef38"  # sub rdi, 56
     "bac80f0000"  # mov edx, 4040    the last offset in its page at which it fits
-    "e831030000"  # call walk
+    "e895030000"  # call walk
     "4885c0"  # test rax, rax
-    "0f84eb020000"  # je refuse
+    "0f844f030000"  # je refuse
     "4989c6"  # mov r14, rax
     # and no event to deliver at once.
     "488b5328"  # mov rdx, qword ptr [rbx + INFO]
@@ -63,7 +64,7 @@ CROSSING = bytes.fromhex(
     "480b4348"  # or rax, qword ptr [rbx + SYSCALL_MASKS]
     "7509"  # jne masked
     "803a00"  # cmp byte ptr [rdx], 0    evtchn_upcall_pending
-    "0f85c9020000"  # jne refuse
+    "0f852d030000"  # jne refuse
     "48837b4800"  # masked: cmp qword ptr [rbx + SYSCALL_MASKS], 0
     "7404"  # je entering
     "c6420101"  # mov byte ptr [rdx + 1], 1
@@ -113,11 +114,30 @@ CROSSING = bytes.fromhex(
     "48c70301000000"  # mov qword ptr [rbx + KERNEL_MODE], 1
     "488b4308"  # mov rax, qword ptr [rbx + CR3_KERNEL]
     "488b5338"  # mov rdx, qword ptr [rbx + IO_KERNEL]
-    "e990010000"  # jmp toggle
-    # A hypercall: iret alone is done here, from a frame of 9 words: RAX R11 RCX flags RIP CS RFLAGS RSP SS.
+    "e9f4010000"  # jmp toggle
+    # A hypercall: mmu_update of one entry goes on elsewhere, from a list of two words,
     "49833c2417"  # hypercall: cmp qword ptr [r12 + E_RAX], 23
-    "0f85cf010000"  # jne refuse
-    "498b7c2420"  # mov rdi, qword ptr [r12 + E_RSP]
+    "7468"  # je iret
+    "49833c2401"  # cmp qword ptr [r12 + E_RAX], 1
+    "0f852c020000"  # jne refuse
+    "4883bda800000000"  # cmp qword ptr [rbp + LEAVES], 0
+    "0f841e020000"  # je refuse
+    "41837c243001"  # cmp dword ptr [r12 + E_RSI], 1
+    "0f8512020000"  # jne refuse
+    "49837c241000"  # cmp qword ptr [r12 + E_RDX], 0
+    "0f8506020000"  # jne refuse
+    "49817c2450f07f0000"  # cmp qword ptr [r12 + E_R10], 0x7ff0    DOMID_SELF
+    "0f85f7010000"  # jne refuse
+    "498b7c2438"  # mov rdi, qword ptr [r12 + E_RDI]
+    "40f6c707"  # test dil, 7
+    "0f85e8010000"  # jne refuse
+    "baf00f0000"  # mov edx, 4080
+    "e81b020000"  # call walk
+    "4885c0"  # test rax, rax
+    "0f84d5010000"  # je refuse
+    "ffa5b0000000"  # jmp qword ptr [rbp + UPDATE]
+    # and iret is done here, from a frame of 9 words: RAX R11 RCX flags RIP CS RFLAGS RSP SS.
+    "498b7c2420"  # iret: mov rdi, qword ptr [r12 + E_RSP]
     "bab80f0000"  # mov edx, 4024
     "e8fd010000"  # call walk
     "4885c0"  # test rax, rax

@@ -15,14 +15,15 @@ import mmap
 from functools import cache
 from typing import TYPE_CHECKING
 
-from emulator.cpu import budget, crossing, tlb
+from emulator.cpu import budget, crossing, leafupdate, tlb
 from emulator.errors import UserError
 
 if TYPE_CHECKING:
     from emulator.cpu.libunicorn import LibUnicorn
 
 (COUNT, LIMIT, ENV, RAISE, TSC_BASE, TSC_COST, IO_ALLOWED, TSC_AUX, CROSSING, VCPU, MEMORY, CPU, READ_EFLAGS, FLUSH_INDICES, SYSCALL_COST, IRET_COST,
- SYSTEM_CALLS, IRETS, INLINE, SPARE, TURN) = range(21)  # fmt: skip
+ SYSTEM_CALLS, IRETS, INLINE, SPARE, TURN, LEAVES, UPDATE, UPDATES, FRAMES, FRAME_TYPES, FRAME_OWNERS, FRAME_TALLY,
+ FRAME_CODE) = range(29)  # fmt: skip
 """Indices of the control block's 64-bit words.
 
 COUNT: bytes of the blocks entered since the domain's start, plus the virtual cost of traps: the deterministic clock.
@@ -34,9 +35,11 @@ CROSSING: 1 when `crossing` may work. VCPU: address of the running vCPU's words 
 READ_EFLAGS, FLUSH_INDICES: addresses of helper_read_eflags and tlb_flush_by_mmuidx. SYSCALL_COST, IRET_COST: charge for one. SYSTEM_CALLS,
 IRETS: how many were done.
 INLINE: 1 when the budget may be put into the blocks (see `budget`).
-SPARE: CR3 that the TLB of the mode that is not running follows. TURN: address of `tlb.TURN`."""
+SPARE: CR3 that the TLB of the mode that is not running follows. TURN, UPDATE: addresses of `tlb.TURN` and `leafupdate.UPDATE`.
+LEAVES: 1 when `leafupdate` may work. UPDATES: how many entries it wrote. FRAMES: how many machine frames there are; FRAME_*: addresses of what
+`hypervisor.memory.frames.FrameTable` keeps of them."""
 
-CONTROL_WORDS = 21
+CONTROL_WORDS = 29
 COUNT_SHIFT = 3
 """Eight counts (bytes of guest code) a nanosecond: faster than any measured core, so that virtual time lags the real
 clock within a slice and is brought level after it, never back."""
@@ -126,8 +129,8 @@ FORGET = bytes.fromhex(
 )
 
 STUBS: dict[str, bytes] = {"block": budget.BLOCK, "in": IN, "out": OUT, "rdtsc": RDTSC, "rdtscp": RDTSCP,
-                           "syscall": crossing.CROSSING, "turn": tlb.TURN, "sysenter": SYSENTER, "cpuid": CPUID,
-                           "forget": FORGET}  # fmt: skip
+                           "syscall": crossing.CROSSING, "turn": tlb.TURN, "update": leafupdate.UPDATE,
+                           "sysenter": SYSENTER, "cpuid": CPUID, "forget": FORGET}  # fmt: skip
 
 
 def control_block(memory: int, lib: LibUnicorn) -> ctypes.Array[ctypes.c_uint64]:
@@ -135,7 +138,7 @@ def control_block(memory: int, lib: LibUnicorn) -> ctypes.Array[ctypes.c_uint64]
     words = (ctypes.c_uint64 * CONTROL_WORDS)()
     words[MEMORY] = memory
     words[RAISE], words[READ_EFLAGS], words[FLUSH_INDICES] = lib.raise_exception_address, lib.read_eflags_address, lib.flush_indices_address
-    words[TURN] = native_code().address["turn"]
+    words[TURN], words[UPDATE] = native_code().address["turn"], native_code().address["update"]
     words[TSC_COST] = 100 << COUNT_SHIFT
     return words
 

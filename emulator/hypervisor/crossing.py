@@ -18,7 +18,16 @@ if TYPE_CHECKING:
     from emulator.cpu.core import Core
     from emulator.hypervisor.domain import Domain
 
-_IRET = HYPERCALL_NUMBER["iret"]
+_IRET, _MMU_UPDATE = HYPERCALL_NUMBER["iret"], HYPERCALL_NUMBER["mmu_update"]
+
+
+def share_frames(domain: Domain) -> None:
+    """Native code may write entries of L1 tables, and keeps the counts of the frames that they name."""
+    control, frames = domain.core.control, domain.frames
+    control[native.FRAMES] = frames.frames
+    for word, column in ((native.FRAME_TYPES, frames.types), (native.FRAME_OWNERS, frames.owners), (native.FRAME_TALLY, frames.tally),
+                         (native.FRAME_CODE, frames.code)):  # fmt: skip
+        control[word] = column.ctypes.data
 
 
 def allow(domain: Domain) -> None:
@@ -27,17 +36,20 @@ def allow(domain: Domain) -> None:
     control, vcpu = domain.core.control, domain.current
     watched, has_iopl = domain.trace is not None, domain.vm_assist >> VMASST_TYPE_architectural_iopl & 1
     control[native.CROSSING] = not (watched or has_iopl or vcpu.nmi_masked or vcpu.debug.active or domain.foreign_writes.count)
+    control[native.LEAVES] = not (domain.frames.leaving or domain.frames.unfinished)
     control[native.SYSCALL_COST] = TRAP_COST_NS << native.COUNT_SHIFT
     control[native.IRET_COST] = HYPERCALL_COST_NS << native.COUNT_SHIFT
 
 
 def collect(domain: Domain) -> None:
-    """The crossings since the last time, into the domain's statistics."""
+    """What native code did since the last time, into the domain's statistics."""
     control, stats = domain.core.control, domain.stats
     stats.system_calls += control[native.SYSTEM_CALLS]
-    stats.hypercalls += control[native.IRETS]
+    stats.hypercalls += control[native.IRETS] + control[native.UPDATES]
     stats.by_number[_IRET] += control[native.IRETS]
-    control[native.SYSTEM_CALLS] = control[native.IRETS] = 0
+    stats.by_number[_MMU_UPDATE] += control[native.UPDATES]
+    stats.mmu_entries += control[native.UPDATES]
+    control[native.SYSTEM_CALLS] = control[native.IRETS] = control[native.UPDATES] = 0
 
 
 class Crossing:

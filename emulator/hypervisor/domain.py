@@ -104,6 +104,7 @@ class Domain:
         self.time = Timekeeper(self)
         self.rotation = Rotation(self, self.core.save())
         self.core.on_trap = Traps(self).handle
+        crossing.share_frames(self)
         for vcpu in self.vcpus:
             if vcpu.number < xen.LEGACY_MAX_VCPUS:
                 vcpu.upcall_masked = True

@@ -40,7 +40,7 @@ from emulator.abi.xen import (
 )
 from emulator.cpu.core import DF, MASK64, R8, R9, R10, R11, RAX, RCX, RDI, RDX, RSI, RSP, TF
 from emulator.cpu.layout import ENV_EFLAGS
-from emulator.cpu.native import CROSSING, VECTOR_CPUID, VECTOR_SYSCALL, VECTOR_SYSENTER
+from emulator.cpu.native import CROSSING, LEAVES, VECTOR_CPUID, VECTOR_SYSCALL, VECTOR_SYSENTER
 from emulator.hypervisor.clock import HYPERCALL_COST_NS, TRAP_COST_NS
 from emulator.hypervisor.emulation import Kind, Outcome
 from emulator.hypervisor.emulation.control import DR6_CAUSES, DR6_STEP
@@ -74,7 +74,7 @@ class Traps:
 
     def __init__(self, domain: Domain) -> None:
         self._domain = domain
-        self._core = domain.core
+        self._core, self._frames = domain.core, domain.frames
         self._ports = {vcpu.number: EmulationPort(vcpu) for vcpu in domain.vcpus}
 
     def handle(self, vector: int) -> None:
@@ -104,6 +104,7 @@ class Traps:
             if domain.foreign_writes.count:
                 domain.foreign_writes.forget()
                 core.control[CROSSING] = 0  # the next crossing is such a point too
+            core.control[LEAVES] = not (self._frames.leaving or self._frames.unfinished)
             memory, info = domain.memory.bytes, vcpu.info
             if memory[info] and not memory[info + VI_UPCALL_MASK]:
                 vcpu.deliver_events()
