@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 GUESTS = ("hello", "counter", "shell", "ping", "pong")
 WORK = (b"mount -t ext4 /dev/xvda /mnt; ls /mnt; (while :; do dd if=/dev/urandom of=/mnt/f bs=64k count=100; sync; "
         b"dd if=/mnt/f of=/dev/null bs=16k iflag=direct; done) 2>/dev/null >/dev/null &\r")  # fmt: skip
-TABS = (("vcpus", "vcpu", "", 2), ("trace", "trace", "", 2), ("devices", "devices", "", 2), ("rings", "rings", "", 15))
+TABS = (("vcpus", "vcpu", "", 2), ("trace", "trace", "", 2), ("devices", "devices", "", 2), ("rings", "rings", "right", 15))
 SCREENS = (("n", "networks", "", 15), ("b", "storage", "down down", 3), ("m", "matrix", "G", 4), ("v", "scheduler", "", 3))
 """Key or tab, the picture's name, the keys pressed then, the seconds it is let run."""
 SIZE = (120, 34)
