@@ -23,10 +23,13 @@ class Work:
 
 
 class Simulation:
-    """`late` ns are added to every turn, as real slices end late. `given`: what percent of each CPU its host gives, the rest is stolen."""
+    """`late` ns are added to every turn, as real slices end late. `given`: what percent of each CPU its host gives, the rest is stolen.
+    `stalls`: after so many turns the host does not run a CPU for two seconds, 0 for never."""
 
-    def __init__(self, scheduler: Scheduler, late: int = 0, given: tuple[int, ...] = ()) -> None:
+    def __init__(self, scheduler: Scheduler, late: int = 0, given: tuple[int, ...] = (), stalls: int = 0) -> None:
         self.scheduler, self.late, self.given = scheduler, late, given or (100,) * len(scheduler.cpus)
+        self.stalls, self._turns = stalls, 0
+        self._lasts: dict[int, int] = {}  # CPU -> its turn, ns, without a stall
         self.now = 0
         self.idle_ns = 0
         self.where: dict[int, dict[int, int]] = {}  # unit -> CPU -> ns
@@ -68,7 +71,7 @@ class Simulation:
 
     def _end(self, cpu: int) -> None:
         work, began, _stamp = self._busy.pop(cpu)
-        spent = -(-(self.now - began) * self.given[cpu] // 100)  # rounded up: a piece of work must end
+        spent = -(-min(self.now - began, self._lasts[cpu]) * self.given[cpu] // 100)  # rounded up: a piece of work must end
         self.where[work.unit.name][cpu] += spent
         self._idle_since[cpu] = self.now
         runnable = True
@@ -109,6 +112,10 @@ class Simulation:
             turn += self.late
             if work.burst:
                 turn = min(turn, work.left)
+            self._lasts[cpu] = turn
+            self._turns += 1
+            if self.stalls and self._turns % self.stalls == 0:
+                turn += 2_000 * MS
             self._sequence += 1
             self._busy[cpu] = (work, self.now, self._sequence)
             self._at(self.now + turn, cpu, "end", self._sequence)

@@ -40,6 +40,14 @@ def test_sleepers_and_a_host_that_takes_time_for_itself_leave_the_shares_as_they
         assert work.unit.spent / sum(work.unit.spent for work in works) == pytest.approx(work.unit.weight / 2100, rel=0.02)
 
 
+def test_turns_that_the_host_stalls_for_seconds_win_nothing_under_credit() -> None:
+    sim = Simulation(make_scheduler("credit", (0, 1)), MS, stalls=300)
+    works = [sim.add(number, weight=100 * number) for number in range(1, 9)]
+    sim.run(60_000 * MS)
+    for work in works:
+        assert work.unit.spent / sum(work.unit.spent for work in works) == pytest.approx(work.unit.weight / 3600, rel=0.05)
+
+
 @pytest.mark.parametrize("name", WEIGHTED)
 @pytest.mark.parametrize("burst", [MS, 9 * MS])
 def test_short_sleeps_win_no_more_than_the_share(name: str, burst: int) -> None:

@@ -42,7 +42,7 @@ class Credit(Scheduler):
         self._active: dict[int, Unit] = {}
         self._dealt_at = 0
         self._held = self._burnt = 0  # since then: how long the CPUs were held by the clock, and the CPU time of it
-        self._charged: dict[int, int] = {}  # what was burnt already of turns that last yet
+        self._charged: dict[int, tuple[int, int]] = {}  # the same of turns that last yet, CPU time first
         self._turn, self._ratelimit = turn_ns, ratelimit_ns
 
     def add(self, unit: Unit, now: int) -> None:
@@ -119,12 +119,12 @@ class Credit(Scheduler):
             unit.budget -= ns
 
     def _burn(self, unit: Unit, ns: int, held: int) -> None:
-        """`ns` in all of a turn that has lasted `held`. Of one that lasts yet ns is a guess, held itself, put right at its end."""
-        charged = self._charged.get(unit.name, 0)
-        self._charged[unit.name] = held
+        """`ns` in all of a turn that has lasted `held`. Of one that lasts yet ns is a guess, put right at its end."""
+        charged, counted = self._charged.get(unit.name, (0, 0))
+        self._charged[unit.name] = ns, held
         unit.credit -= ns - charged
         self._burnt += ns - charged
-        self._held += held - charged
+        self._held += held - counted
 
     def _account(self, now: int) -> None:
         """csched_acct, and the burn_credits of its ticks."""
@@ -134,7 +134,7 @@ class Credit(Scheduler):
         elapsed = self._dealt_at - last
         for cpu, unit in self.running.items():
             held = now - self.began[cpu]
-            self._burn(unit, held, held)
+            self._burn(unit, min(held, self._turn), held)  # one that lasts for seconds is not run by the host
         self._deal(elapsed)
         for unit in list(self._active.values()):
             if unit.cap:
