@@ -81,6 +81,8 @@ class Promotion(Leaves):
         except Refusal:
             if mfn not in frames.partial:
                 frames.type[mfn], frames.count[mfn] = NONE, 0
+                if frames.leaving:
+                    self.gone(mfn)
             raise
 
     def put_type(self, mfn: int) -> None:
