@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
 if TYPE_CHECKING:
     from emulator.hypervisor.domain import Domain
 
@@ -33,8 +35,7 @@ class PeerRequest(Message, Protocol):
     def gone(self, domid: int) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Level:
+class Level(msgspec.Struct, frozen=True, gc=False):
     """The real clock, in ns since the domain's creation, and how much of what passed was other domains' (steal)."""
 
     ns: int

@@ -152,10 +152,13 @@ class Timekeeper:
 
     def _tell(self, what: str, vcpu: Vcpu, area: int, image: bytes) -> None:
         """By the guest kernel's tables, whichever mode it was interrupted in."""
-        domain = self._domain
+        domain, kernel = self._domain, vcpu.cr3_kernel << 12
         try:
-            with domain.core.walking(vcpu.cr3_kernel << 12):
+            if domain.core.cr3 == kernel:
                 domain.guest.write(area, image)
+            else:
+                with domain.core.walking(kernel):
+                    domain.guest.write(area, image)
         except Refusal as refusal:  # it is not mapped, or not any more: Xen lets it be, too
             domain.refused(what, refusal)
 

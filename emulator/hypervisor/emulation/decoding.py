@@ -95,21 +95,31 @@ class Instruction:
 RIP: Final = 16
 
 
-class Decoder(Generic[Handler]):
-    """Turns code bytes into handlers made by `build`; `build` is called on a miss only. One thread at a time."""
+class Disassembler:
+    """Capstone, made when the first instruction is met: it takes 0.1 ms and 80 KiB, and few small guests ever need one. One thread at a time."""
 
-    def __init__(self, bits: int, build: Callable[[Instruction], Handler]) -> None:
+    def __init__(self, bits: int) -> None:
         self._mode = capstone.CS_MODE_64 if bits == 64 else capstone.CS_MODE_32
-        self._build = build
-        self._windows: dict[bytes, Handler] = {}
-        self._handlers: dict[bytes, Handler] = {}
 
     @cached_property
     def _engine(self) -> capstone.Cs:
-        """Made when the first instruction is met: it takes 0.1 ms, and few small guests ever need one."""
         engine = capstone.Cs(capstone.CS_ARCH_X86, self._mode)
         engine.detail = True
         return engine
+
+    def first(self, window: bytes) -> Any:
+        """The instruction that `window` begins with (capstone.CsInsn), or None."""
+        return next(self._engine.disasm(window, 0, 1), None)
+
+
+class Decoder(Generic[Handler]):
+    """Turns code bytes into handlers made by `build`; `build` is called on a miss only. One thread at a time."""
+
+    def __init__(self, disassembler: Disassembler, build: Callable[[Instruction], Handler]) -> None:
+        self._disassembler = disassembler
+        self._build = build
+        self._windows: dict[bytes, Handler] = {}
+        self._handlers: dict[bytes, Handler] = {}
 
     def handler(self, window: bytes) -> Handler | None:
         """The handler of the instruction that `window` begins with, or None where it is no (whole) instruction."""
@@ -117,7 +127,7 @@ class Decoder(Generic[Handler]):
         return found if found is not None else self._miss(window)
 
     def _miss(self, window: bytes) -> Handler | None:
-        decoded = next(self._engine.disasm(window, 0, 1), None)
+        decoded = self._disassembler.first(window)
         if decoded is None:
             return None
         code = bytes(decoded.bytes)

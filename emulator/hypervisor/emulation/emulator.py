@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from emulator.hypervisor.emulation.decoding import Decoder
+from emulator.hypervisor.emulation.decoding import Decoder, Disassembler
 from emulator.hypervisor.emulation.msrs import MISC_FEATURES_CPUID_FAULTING, MSR_MISC_FEATURES_ENABLES
 from emulator.hypervisor.emulation.privileged import PrivilegedHandler, answer_cpuid, compile_privileged, iopl_ok
 from emulator.hypervisor.emulation.stackfault import StackTest, compile_stack_test
@@ -31,9 +31,10 @@ class Emulator:
     """Belongs to one thread at a time (a domain's worker); holds nothing of a guest but decoded instructions."""
 
     def __init__(self) -> None:
-        self._privileged: dict[int, Decoder[PrivilegedHandler]] = {bits: Decoder(bits, compile_privileged) for bits in (64, 32)}
-        self._store: Decoder[StoreHandler] = Decoder(64, compile_store)
-        self._stack: Decoder[StackTest] = Decoder(64, compile_stack_test)
+        long, compatible = Disassembler(64), Disassembler(32)
+        self._privileged: dict[int, Decoder[PrivilegedHandler]] = {64: Decoder(long, compile_privileged), 32: Decoder(compatible, compile_privileged)}
+        self._store: Decoder[StoreHandler] = Decoder(long, compile_store)
+        self._stack: Decoder[StackTest] = Decoder(long, compile_stack_test)
 
     def privileged(self, state: EmulationState) -> Outcome:
         """After a #GP with error code 0 at `state.rip`: Xen's pv_emulate_privileged_op()."""
