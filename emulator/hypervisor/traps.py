@@ -108,6 +108,8 @@ class Traps:
             memory, info = domain.memory.bytes, vcpu.info
             if memory[info] and not memory[info + VI_UPCALL_MASK]:
                 vcpu.deliver_events()
+            # That was the look at what happened in here. Left over, it would be made again at the next cut, and those are the host's.
+            domain.rotation.fresh = vcpu.nmi_pending and not vcpu.nmi_masked
             if by_sysret and core.env[ENV_EFLAGS] & TF and vcpu.can_run:
                 self._stepped(vcpu)  # unlike IRET, SYSRET with TF traps before another instruction
         except DomainCrash as crash:

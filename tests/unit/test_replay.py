@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from emulator.abi.xen import VIRQ_TIMER
+from emulator.abi.xen import VI_UPCALL_MASK, VIRQ_TIMER
 from emulator.hypervisor.mailbox import Stage, ToBackend
 from emulator.hypervisor.replay import replay
-from tests.unit.domains import Tiny, tiny
+from tests.unit.domains import CODE, DATA, SHARED, STACK, Tiny, tiny, va
+
+
+def at(address: int) -> str:
+    return struct.pack("<I", address).hex()
 
 
 @contextmanager
@@ -38,3 +43,29 @@ def test_a_turn_that_had_begun_when_a_message_came_begins_before_it_again() -> N
         assert second.domain.current.number == 1
         second.domain.choose()
         assert [second.domain.time.runstate(vcpu) for vcpu in second.domain.vcpus] == [domain.time.runstate(vcpu) for vcpu in domain.vcpus]
+
+
+def test_no_event_is_delivered_for_a_cut_alone() -> None:
+    """Linux unmasks by a store, looks for what is pending and asks for it by a hypercall. A cut between the two is the host's: what was
+    looked at when the event came is not looked at again there."""
+    with tiny() as guest:
+        domain = guest.domain
+        vcpu, info = domain.vcpus[0], va(SHARED)
+        spin, handler = "ebfe", guest.put(CODE, "ebfe", 0x400)
+        assert guest.call_with("callback_op", 0, "HHxxxxQ", 0, 0, handler) == 0
+        assert guest.call_with("event_channel_op", 7, "II", 0, 0) == 0  # EVTCHNOP_bind_ipi
+        (port,) = struct.unpack("<I", guest.get(DATA, 4, 4))
+        vcpu.upcall_masked = True
+        guest.put(DATA, struct.pack("<I", port))
+        domain.core.regs[4] = va(STACK, 4096)
+        # mov edi, EVTCHNOP_send; mov esi, its argument; mov eax, event_channel_op; syscall; mov byte [evtchn_upcall_mask], 0; jmp to itself
+        send = f"bf04000000 be{at(va(DATA))} b820000000 0f05 c60425{at(info + VI_UPCALL_MASK)}00"
+        guest.run(send + spin)
+        spinning = va(CODE, len(bytes.fromhex(send)))
+        assert (domain.core.rip, vcpu.upcall_masked, domain.memory.bytes[vcpu.info]) == (spinning, False, 1)
+        domain.slice(1000)
+        assert domain.core.rip == spinning
+        domain.post(ToBackend("nothing", b""))
+        domain.receivers["nothing"] = lambda data: None
+        domain.slice(1000)
+        assert domain.core.rip == handler, "a message has its place in the log"
