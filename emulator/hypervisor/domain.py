@@ -29,7 +29,7 @@ from emulator.hypervisor.grants.table import GrantTable
 from emulator.hypervisor.hypercalls.page import hypercall_page
 from emulator.hypervisor.layout import WINDOW_FRAMES, XenLayout, hypervisor_frames, permutation
 from emulator.hypervisor.ldt import drop_ldt
-from emulator.hypervisor.mailbox import Level, Logged, Mailbox, Message, PeerRequest, Rotate, Stage
+from emulator.hypervisor.mailbox import Cut, Level, Logged, Mailbox, Message, PeerRequest, Rotate, Stage
 from emulator.hypervisor.memory.descriptors import check_descriptor
 from emulator.hypervisor.memory.frames import L4, WRITABLE, FrameTable
 from emulator.hypervisor.memory.guestmem import GuestMemory
@@ -266,6 +266,8 @@ class Domain:
         if self.foreign_writes.count:
             self.foreign_writes.forget()
         crossing.allow(self)
+        if self.recording is not None and not (self.recording and self.recording[-1].count == self.clock.count):
+            self.recording.append(Logged(self.clock.count, Cut()))
         began = time.perf_counter_ns()
         error = self.core.run()
         spent = time.perf_counter_ns() - began

@@ -58,6 +58,14 @@ class Stopped:
 
 
 @dataclass(frozen=True, slots=True)
+class Cut:
+    """The guest stopped here and went on, for reasons of the host's or its own. It cannot tell, but the counts can: a block that a store of
+    its own has changed is begun again for one instruction, and that is forgotten where a stop comes between."""
+
+    def apply(self, domain: Domain) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
 class Rotate:
     """The vCPU that has the core held it long enough by the real clock."""
 

@@ -1,6 +1,6 @@
 """A recording played back: the same domain, built the same way and given the same log, runs the same instructions, bit for bit.
 
-A slice is cut at places that the guest cannot see, and a replay does not cut there. What a cut may leave half done is the beginning of
+It stops where the recorded one stopped (`Cut`), whether a message came there or not. What a stop may leave half done is the beginning of
 a turn (timers fired, a vCPU chosen, its events delivered, and then a message came before the first block ran): the log says how far
 it had come, and here it comes as far.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from emulator.hypervisor.mailbox import Logged, Stage
+from emulator.hypervisor.mailbox import Cut, Logged, Stage
 
 if TYPE_CHECKING:
     from emulator.hypervisor.domain import Domain
@@ -21,6 +21,8 @@ def replay(domain: Domain, log: list[Logged], end: int) -> None:
     try:
         for entry in log:
             _run_to(domain, entry.count)
+            if isinstance(entry.message, Cut):
+                continue
             if entry.stage is Stage.CHOSEN:
                 domain.choose()
             elif entry.stage is Stage.DELIVERED:

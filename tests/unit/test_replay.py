@@ -45,6 +45,24 @@ def test_a_turn_that_had_begun_when_a_message_came_begins_before_it_again() -> N
         assert [second.domain.time.runstate(vcpu) for vcpu in second.domain.vcpus] == [domain.time.runstate(vcpu) for vcpu in domain.vcpus]
 
 
+def test_a_stop_in_the_midst_of_a_block_that_changes_itself_replays() -> None:
+    """Unicorn begins the changing instruction again in a block of its own; where it was stopped before that, the whole block again."""
+    # again: inc eax; mov dword [idle], its own bytes; inc ecx; idle: nop; jmp again
+    code = f"ffc0 c70425{at(va(CODE, 15))}0f1f4000 ffc1 0f1f4000 ebeb"
+
+    with tiny() as first, tiny() as second:
+        domain = first.domain
+        log = domain.recording = []
+        domain.core.rip = first.put(CODE, code)
+        for number in range(200):
+            domain.advance(domain.clock.count + number % 61)
+        second.domain.core.rip = second.put(CODE, code)
+        replay(second.domain, log, domain.clock.count)
+        ends = [(domain.clock.count, domain.core.rip, *domain.core.regs) for domain in (first.domain, second.domain)]
+        assert ends[0] == ends[1]
+        assert domain.core.regs[1] > 5
+
+
 def test_no_event_is_delivered_for_a_cut_alone() -> None:
     """Linux unmasks by a store, looks for what is pending and asks for it by a hypercall. A cut between the two is the host's: what was
     looked at when the event came is not looked at again there."""
