@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,4 +28,7 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
             patch.delenv(name, raising=False)
         for name in ("CONFIG", "STATE", "DATA"):
             patch.setenv(f"XDG_{name}_HOME", str(home / name.lower()))
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):  # who runs the suite in the background has them ignored, in what it starts, too
+            if signal.getsignal(number) is signal.SIG_IGN:
+                signal.signal(number, signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL)
         yield
