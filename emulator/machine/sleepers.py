@@ -79,7 +79,7 @@ class IdleCpus:
 
     def able(self, seat: Seat) -> int | None:
         """One that may run it and likes it, if there is one, and rather not one that minds the deadlines."""
-        able = [cpu for cpu in self._alarms if cpu in seat.pool.cpus and seat.unit.may_run_on(cpu)]
+        able = [cpu for cpu in self._alarms if cpu in seat.pool.cpus and seat.pool.scheduler.may_pick(seat.unit, cpu)]
         return min(able, key=lambda cpu: (not seat.unit.likes(cpu), self._alarms[cpu] > 0)) if able else None
 
     def rouse(self, cpu: int) -> None:

@@ -12,7 +12,7 @@ from emulator.errors import UserError
 from emulator.hypervisor.scheduler import SCHEDULERS, Unit, make_scheduler
 from emulator.machine.physical_cpus import PhysicalCpus
 from emulator.machine.pools import MAIN_POOL
-from emulator.machine.seats import HELD, Actor
+from emulator.machine.seats import HELD, SLEEPING, Actor
 from tests.patience import PATIENCE_SECONDS, until
 
 
@@ -64,6 +64,21 @@ def seen_anew(*actors: Noted) -> tuple[set[int], ...]:
     turns = [actor.turns for actor in actors]
     until(lambda: all(actor.turns > before + 5 for actor, before in zip(actors, turns, strict=True)))
     return tuple(set(actor.cpus) for actor in actors)
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_each_wake_and_each_deadline_is_served_by_a_cpu_that_may(scheduler: str) -> None:
+    """Both CPUs idle, and under null one of them has nothing to say: each of two actors has a CPU of its own."""
+    cpus = PhysicalCpus(2, lambda actor, failure: pytest.fail(str(failure)), make_scheduler(scheduler, (0, 1)))
+    cpus.start()
+    try:
+        actors = [added(cpus, Noted(number, lambda actor: time.monotonic_ns() + 1_000_000 if actor.turns % 2 else None)) for number in (1, 2)]
+        for turns in range(2, 60, 2):
+            for actor in actors:
+                until(lambda actor=actor, turns=turns: actor.turns == turns and cpus.seat(actor)[2] == SLEEPING)  # type: ignore[misc,index]
+                cpus.wake(actor)
+    finally:
+        cpus.stop()
 
 
 def test_a_sleeper_runs_when_woken_and_at_its_deadline(cpus: PhysicalCpus) -> None:

@@ -229,6 +229,10 @@ class Scheduler(ABC):
         cpu = self.victim(unit, now)
         return cpu, max(now, self.spared_until(cpu)) if cpu >= 0 else now
 
+    def may_pick(self, unit: Unit, cpu: int) -> bool:
+        """Whether it is any use to rouse an idle `cpu` for the unit."""
+        return unit.may_run_on(cpu)
+
     def pick(self, cpu: int, now: int) -> tuple[Unit, int] | None:
         """What `cpu` runs next. Look at `called` afterwards."""
         chosen = self._claims.pop(cpu, None) or self._choose(cpu, now)

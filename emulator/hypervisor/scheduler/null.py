@@ -43,6 +43,9 @@ class Null(Scheduler):
     def _better(self, unit: Unit, cpu: int) -> int:
         return -1
 
+    def may_pick(self, unit: Unit, cpu: int) -> bool:
+        return self._owner.get(cpu) is unit
+
     def enqueue(self, unit: Unit, now: int, woken: bool) -> None:
         pass
 
