@@ -20,7 +20,7 @@ HOLD_BYTES: Final = 1 << 17
 """With `hold`, a domain this far ahead of its reader is paused, and goes on when the reader has come within half of it."""
 GATHER_SECONDS: Final = 0.002
 """Pause after a chunk, so that a guest's single bytes travel together; the first after a silence goes at once."""
-BURIAL_SECONDS: Final = 5.0
+BURIAL_SECONDS: Final = 60.0
 """How long a domain may be neither alive nor gone."""
 
 Run = Callable[[Callable[[int], None], int], Awaitable[None]]

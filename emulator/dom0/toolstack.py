@@ -330,8 +330,10 @@ class Toolstack:
             return
         obituary = self._remove(guest, reason, tell=not restart)
         if restart and obituary is not None:
-            self._restart(config, obituary)
-            self.tell("gone", domid)
+            try:
+                self._restart(config, obituary)
+            finally:
+                self.tell("gone", domid)  # also where no successor can be made: whoever follows the domain waits for it
 
     def _restart(self, config: DomainConfig, obituary: Obituary | None) -> None:
         domid = self.create(config, False, lambda text: None)

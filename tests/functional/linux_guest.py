@@ -81,6 +81,7 @@ class Session:
         command = [sys.executable, "-m", "xenconsole", "create", "-c", *map(str, arguments)]
         self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
         self.output = b""
+        self._errors = ""
 
     def __enter__(self) -> Session:
         return self
@@ -130,11 +131,15 @@ class Session:
         while chunk := os.read(self.process.stdout.fileno(), 65536):
             self.output += chunk
             assert time.monotonic() < deadline, "it does not end"
-        return self.process.wait(PATIENCE_SECONDS)
+        status = self.process.wait(PATIENCE_SECONDS)
+        print(self.errors())  # shown where the status is not the expected one
+        return status
 
     def errors(self) -> str:
+        """Standard error, which `ended` has read."""
         assert self.process.stderr is not None
-        return self.process.stderr.read().decode()
+        self._errors += self.process.stderr.read().decode()
+        return self._errors
 
 
 # --- in this process -----------------------------------------------------------------------------------------------------------

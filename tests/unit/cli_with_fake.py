@@ -11,7 +11,8 @@ import time
 from emulator.control.client import EngineClient
 from emulator.control.process import EngineOptions
 from emulator.control.server import Server
-from emulator.control.views import Overview
+from emulator.control.views import DomainDetail, Overview
+from emulator.errors import UserError
 from tests.unit.fake_host import FakeHost
 from xenconsole.cli import main, session
 
@@ -35,8 +36,24 @@ class Leaping(FakeHost):
         self.loop = asyncio.get_running_loop()
 
 
+class Burying(FakeHost):
+    """A guest that has ended is still listed when it is looked at, and gone when it is asked; only then is that told."""
+
+    def detail(self, domid: int, parts: tuple[str, ...], since_trace: int = 0) -> DomainDetail:
+        self.loop.call_soon_threadsafe(self.loop.call_later, 0.2, self.end, domid, "poweroff")
+        raise UserError(f"domain {domid} does not exist")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.get_running_loop()
+
+
+KINDS: dict[str, type[FakeHost]] = {"FAKE_LEAP": Leaping, "FAKE_BURIAL": Burying}
+
+
 async def start_fake(_options: EngineOptions | None = None, *, version: str = "") -> EngineClient:
-    host = Leaping() if "FAKE_LEAP" in os.environ else FakeHost()
+    kind = next((kind for name, kind in KINDS.items() if name in os.environ), FakeHost)
+    host = kind()
 
     async def ready() -> FakeHost:
         await asyncio.sleep(float(os.environ.get("FAKE_DELAY", "0")))

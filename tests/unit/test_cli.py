@@ -151,6 +151,11 @@ def test_a_guest_that_powers_off_is_status_0_with_its_exact_bytes(tmp_path: Path
     assert (done.returncode, done.stdout, done.stderr) == (0, b"\x1b]0;t\x07\xff then poweroff", b"")
 
 
+def test_a_guest_that_is_buried_while_it_is_looked_at_ended_as_it_ended(tmp_path: Path) -> None:
+    told = run([*FAKE, "create", "-c", cfg(tmp_path, "preserve")], FAKE_BURIAL="1")
+    assert (told.returncode, told.stdout, told.stderr) == (0, b"last words", b"")
+
+
 def test_a_flood_comes_out_whole(tmp_path: Path) -> None:
     done = run([*FAKE, "create", "-c", cfg(tmp_path, "flood")])
     assert done.returncode == 0 and done.stdout == FLOOD and done.stderr == b""

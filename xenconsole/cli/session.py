@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, Final
 
-from emulator.control.client import EngineClient, start_engine
+from emulator.control.client import EngineClient, EngineFault, start_engine
 from emulator.control.messages import CommandResult, ObituaryView
 from emulator.control.process import EngineOptions
 from emulator.control.views import DomainView
@@ -30,7 +30,7 @@ POWEROFF, OTHER, MISTAKE, CRASH, TIMEOUT = 0, 1, 2, 3, 4
 ESCAPE: Final = 0x1D  # Ctrl-]
 WATCH_SECONDS: Final = 1.0
 PROGRESS_SECONDS: Final = 1.0
-BURIAL_SECONDS: Final = 3.0
+BURIAL_SECONDS: Final = 60.0
 ENDING_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 Start = Callable[[], Coroutine[Any, Any, EngineClient]]
@@ -180,6 +180,8 @@ class Session:
             self._finish(OTHER, f"xenconsole: standard output: {error.strerror or error}")
         except UserError as error:
             self._finish(OTHER, f"xenconsole: {error.line()}")
+        except EngineFault as fault:
+            self._finish(OTHER, f"xenconsole: {fault}")
 
     async def _follow(self, client: EngineClient) -> None:
         """Show what the guest says, and what its successors say after a reboot."""
@@ -228,7 +230,10 @@ class Session:
             await asyncio.sleep(0.05)  # output comes by the chunk; looking once for many will do
 
     async def _left_in_place(self, client: EngineClient, domain: DomainView) -> None:
-        detail = await client.detail(domain.domid, ("crash", "config"))
+        try:
+            detail = await client.detail(domain.domid, ("crash", "config"))
+        except UserError:
+            return  # not left in place but being buried: the follower learns how it ended
         if detail.config.get(f"on_{domain.shutdown}", "preserve") == "preserve":  # else the host is about to act on it
             raise self._epitaph(ObituaryView(domain=domain, reason=domain.shutdown, crash=detail.crash))
 
