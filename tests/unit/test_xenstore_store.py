@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emulator.dom0.xenstore import Change, Perm, Store, wire
+from emulator.dom0.xenstore import Change, Connection, Perm, Store, wire
 from emulator.dom0.xenstore.tree import Node, Tree, find, walk
 from tests.patience import PATIENCE_SECONDS
 from tests.unit.xenstore_client import Client, introduced, nodes
@@ -373,3 +373,17 @@ def test_a_snapshot_never_changes(steps: list[tuple[bool, list[str], bytes]]) ->
     for root, then in taken:
         assert {path: node.value for path, node in walk("/", root)} == then
         assert all(find(root, path) is not None for path in then)
+
+
+def test_an_owner_may_leave_while_it_is_about_to_be_called(store: Store) -> None:
+    connection = store.connect(0)
+    looks = iter([lambda: None, None])  # what it is at the first look, and from then on
+
+    class Leaving(Connection):
+        on_output = property(lambda _self: next(looks))
+
+    connection.feed(wire.message(wire.XS_WATCH, 0, 0, b"/tool\0t\0"))
+    connection.take(4096)
+    connection.__class__ = Leaving
+    store.write("/tool/a", "b")
+    assert b"/tool/a" in connection.take(4096) and next(looks) is None

@@ -195,8 +195,9 @@ class Store(StoreReader):
                     ready = tuple(one for one in self._ready if one is not actor)
                     self._ready.clear()
         for connection in ready:
-            if connection.on_output is not None:
-                connection.on_output()
+            hear = connection.on_output
+            if hear is not None:  # else its owner has left meanwhile
+                hear()
 
     def announce(self, connection: Connection) -> None:
         self._ready[connection] = None
