@@ -221,14 +221,15 @@ class Host:
 
     def overview(self, since_log: int = 0) -> Overview:
         tools = self._tools
-        guests = list(tools.guests.values())
         log = tuple(LogLine(e.seq, e.time_unix, e.domid, e.level, e.text, e.name) for e in list(tools.log) if e.seq > since_log)
-        domains = (self._domain0(), *(self._row(guest) for guest in guests))
+        with tools.looking:
+            domains = (self._domain0(), *(self._row(guest) for guest in list(tools.guests.values())))
         return Overview(self._host_view(), domains, log, tools.log_seq)
 
     def overhead(self) -> Overhead:
         """What domains cost beside their memory. Some ten ms with a thousand of them."""
-        return overhead.measure(list(self._tools.guests.values()), self._empty_kib)
+        with self._tools.looking:
+            return overhead.measure(list(self._tools.guests.values()), self._empty_kib)
 
     def _host_view(self) -> HostView:
         pool, cpus = self._tools.pool, self._tools.cpus
@@ -327,7 +328,8 @@ class Host:
         autopsy = self._tools.autopsies.get(domid)
         if "crash" in parts and autopsy is not None:
             filled["crash"] = self._crash(autopsy, guest.transcript.tail(2000))
-        return DomainDetail(self._domain_view(guest), **filled)
+        with self._tools.looking:
+            return DomainDetail(self._domain_view(self._tools.guest(domid)), **filled)  # it may have gone while its answers came
 
     def frame(self, domid: int, pfn: int) -> FrameView:
         """One frame looked at closely: what it is and who maps it where."""
@@ -359,11 +361,12 @@ class Host:
 
     def _runnable(self, of: Queued) -> list[QueuedView]:
         """The vCPUs of a domain that could run, the one its turn begins with first."""
-        guest = self._tools.guests.get(of.name)
-        if guest is None or guest.domain.ended:
-            return []
-        first = guest.domain.current
-        vcpus = [first, *(vcpu for vcpu in guest.domain.vcpus if vcpu is not first and vcpu.can_run)]
+        with self._tools.looking:
+            guest = self._tools.guests.get(of.name)
+            if guest is None or guest.domain.ended:
+                return []
+            first = guest.domain.current
+            vcpus = [first, *(vcpu for vcpu in guest.domain.vcpus if vcpu is not first and vcpu.can_run)]
         shares = of.credit, of.priority, of.weight, of.cap
         return [QueuedView(of.name, *shares, vcpu.last_hypercall, vcpu.number, vcpu is not first) for vcpu in vcpus]
 

@@ -49,18 +49,19 @@ class Autoballoon:
             self.round(policy)
 
     def round(self, policy: BalloonPolicy) -> None:
-        members = [self._member(guest) for guest in self._alive()]
-        for order in policy.decide(members, self._tools.pool.free * 4):
+        for order in policy.decide([member for _name, member in self._members()], self._tools.pool.free * 4):
             try:
                 self._tools.set_memory(order.domid, order.target)
             except UserError as error:  # it has just ended, or another took what was free
                 self._tools.say("info", order.domid, f"balloon policy: {error.line()}")
 
     def report(self) -> PolicyReport:
-        return PolicyReport(self.is_on, tuple((guest.name, self._member(guest)) for guest in self._alive()))
+        return PolicyReport(self.is_on, self._members())
 
-    def _alive(self) -> list[Guest]:
-        return [guest for guest in list(self._tools.guests.values()) if not guest.domain.ended]
+    def _members(self) -> tuple[tuple[str, Member], ...]:
+        """Those that live, with their names."""
+        with self._tools.looking:
+            return tuple((guest.name, self._member(guest)) for guest in list(self._tools.guests.values()) if not guest.domain.ended)
 
     def _member(self, guest: Guest) -> Member:
         """A domain that is below its least already, by mem-set, keeps what it has."""

@@ -159,7 +159,7 @@ def order(tools: Toolstack, wanted: SchedOrder) -> str:
 
 def _vcpus(guest: Guest, named: str, *, alone: bool) -> list[int]:
     """xl's VCPU: a number, or all. `alone`: whether it may be one of several, whose terms and affinity belong to all of them. Raises UserError."""
-    count = len(guest.domain.vcpus)
+    count = guest.domain.spec.vcpus
     if named == "all":
         return list(range(count))
     if not named.isdecimal() or len(named) > 5 or int(named) >= count:
@@ -170,7 +170,7 @@ def _vcpus(guest: Guest, named: str, *, alone: bool) -> list[int]:
 
 
 def _check_shares(guest: Guest, values: Mapping[str, int]) -> None:
-    weight, cap, most = values.get("weight", 1), values.get("cap", 0), 100 * len(guest.domain.vcpus)
+    weight, cap, most = values.get("weight", 1), values.get("cap", 0), 100 * guest.domain.spec.vcpus
     if not 1 <= weight <= MAX_WEIGHT:
         raise UserError(f"a weight of {weight}", fix=f"1 to {MAX_WEIGHT}; {DEFAULT_WEIGHT} is usual")
     if not 0 <= cap <= most:
@@ -207,7 +207,7 @@ def _head(pool: Pool) -> str:
 def _listed(tools: Toolstack, pool: Pool, verb: Verb, each: bool) -> list[str]:
     """`each`: a row for every vCPU."""
     seats = [(guest, seat.unit) for _domid, seat in sorted(pool.domains.items()) if (guest := tools.guests.get(seat.unit.name)) is not None]
-    rows = [row for guest, unit in seats for row in verb.rows(guest, unit, list(range(len(guest.domain.vcpus))) if each else None)]
+    rows = [row for guest, unit in seats for row in verb.rows(guest, unit, list(range(guest.domain.spec.vcpus)) if each else None)]
     return [_head(pool), verb.heading(each), *rows]
 
 
@@ -256,7 +256,7 @@ def pin(tools: Toolstack, domid: int, vcpu: str, hard: str, soft: str = "-") -> 
 def set_vcpus(tools: Toolstack, domid: int, count: int) -> None:
     """xl vcpu-set: xenstore says which vCPUs should be online; the guest does it."""
     guest = tools.guest(domid)
-    most = len(guest.domain.vcpus)
+    most = guest.domain.spec.vcpus
     if not 1 <= count <= most:
         raise UserError(f"{count} vCPUs", why=f"{guest.name} has at most {most}", fix="maxvcpus= in its cfg says how many")
     for number in range(most):

@@ -79,6 +79,8 @@ class Toolstack:
         self._listeners: list[Callable[[str, int], None]] = []
         self._next_domid = 1
         self._lock = threading.RLock()
+        self.looking = threading.RLock()
+        """Whoever holds it finds the domains of `guests` whole: none is taken away meanwhile. Taken before all other locks."""
         self._ends: queue.Queue[Guest | None] = queue.Queue()
         self._quick: dict[str, int] = {}
         self._janitor = threading.Thread(target=self._clean_up, name="toolstack", daemon=True)
@@ -235,13 +237,15 @@ class Toolstack:
 
     def set_memory(self, domid: int, kib: int) -> None:
         """mem-set: see memoryverbs."""
-        self.guest(domid).memory.set(kib)
+        with self.looking:  # what is set aside for one that has gone would never come back
+            self.guest(domid).memory.set(kib)
         self.say("info", domid, f"memory target set to {kib >> 10} MiB")
         self.tell("state", domid)
 
     def set_max_memory(self, domid: int, kib: int) -> None:
         """mem-max: see memoryverbs."""
-        self.guest(domid).memory.set_most(kib, self.store)
+        with self.looking:
+            self.guest(domid).memory.set_most(kib, self.store)
         self.say("info", domid, f"memory maximum set to {kib >> 10} MiB")
         self.tell("state", domid)
 
@@ -357,7 +361,7 @@ class Toolstack:
     def _remove(self, guest: Guest, reason: str, tell: bool = True) -> Obituary | None:
         """Take a domain off its CPU, keep its obituary, give everything back."""
         domid = guest.domid
-        with self._lock:
+        with self.looking, self._lock:
             if self.guests.get(domid) is not guest:
                 return None
             last = self.last_view(guest)

@@ -19,7 +19,7 @@ from typing import Any
 
 from emulator.errors import UserError
 from emulator.machine.pools import MAIN_POOL, Pool, Pools, Schedules
-from emulator.machine.seats import GONE, HELD, MOVING, READY, SLEEPING, Actor, Seat, Stint
+from emulator.machine.seats import GONE, HELD, MOVING, READY, SLEEPING, Actor, Seat, Seats, Stint
 from emulator.machine.sleepers import IdleCpus, Sleepers, seconds
 
 _GRACE_NS = 5_000_000
@@ -42,7 +42,7 @@ class PhysicalCpus:
         self._tick = threading.Condition(self._lock)
         self._released = threading.Condition(self._lock)
         self.pools = Pools(count, scheduler)
-        self._seats: dict[int, Seat] = {}  # by id of the actor
+        self._seats = Seats()
         self._sleepers = Sleepers()
         self._clock_at = 0  # when the clock thread looks next by itself, 0 for not at all
         self._turn_ends = [0] * count
@@ -140,15 +140,15 @@ class PhysicalCpus:
             seat.pool.domains.pop(seat.unit.name, None)
 
     def adjust(self, actor: Actor, **terms: int) -> None:
-        """New terms (Scheduler.adjust), from now on."""
+        """New terms (Scheduler.adjust), from now on. Raises UserError, as `pin` and `move` do, when it has gone."""
         with self._lock:
-            seat = self._seats[id(actor)]
+            seat = self._seats.of(actor)
             seat.pool.scheduler.adjust(seat.unit, time.monotonic_ns(), **terms)
 
     def pin(self, actor: Actor, affinity: frozenset[int] | None, soft: frozenset[int] | None) -> None:
         """Hard and soft affinity, from its next turn on. Raises UserError when its pool has none of the former."""
         with self._lock:
-            seat = self._seats[id(actor)]
+            seat = self._seats.of(actor)
             self.pools.check_affinity(seat.pool, affinity)
             seat.pool.scheduler.pin(seat.unit, time.monotonic_ns(), affinity, soft)
             if seat.state == HELD:
@@ -217,7 +217,7 @@ class PhysicalCpus:
     def move(self, actor: Actor, name: str) -> None:
         """Its affinity is forgotten, as Xen does."""
         with self._lock:
-            seat, pool = self._seats[id(actor)], self.pools.find(name)
+            seat, pool = self._seats.of(actor), self.pools.find(name)
             self.pools.check_home(pool)
             self._released.wait_for(lambda: seat.state != MOVING)
             if seat.pool is pool or seat.state == GONE:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from emulator.errors import UserError
 from emulator.machine.pools import Pool
 
 SLEEPING, READY, HELD, GONE, MOVING = range(5)
@@ -36,6 +37,17 @@ class Seat:
     state: int = SLEEPING
     again: bool = False  # woken while held
     wake_at: int = 0
+
+
+class Seats(dict[int, Seat]):
+    """By id of the actor."""
+
+    def of(self, actor: Actor) -> Seat:
+        """Raises UserError when it has gone."""
+        seat = self.get(id(actor))
+        if seat is None:
+            raise UserError(f"domain {actor.domid} is gone")
+        return seat
 
 
 class Stint(msgspec.Struct, frozen=True, gc=False):
