@@ -80,6 +80,30 @@ def test_a_domain_that_wakes_rarely_runs_at_once_beside_spinning_ones(name: str)
     assert waits[len(waits) * 99 // 100] <= (2 * MS if name.startswith("credit") else 12 * MS)
 
 
+@pytest.mark.parametrize(("name", "slices"), [("credit2", {}), ("credit", {}), ("bvt", {}), ("bvt", {"allowance_us": 50_000})])
+def test_a_sleeper_within_its_share_waits_for_none_of_128_spinning_domains(name: str, slices: dict[str, int]) -> None:
+    sim = simulation(name, 2, MS // 3)
+    sim.scheduler.tune(**slices)
+    for number in range(128):
+        sim.add(number, start=7 * number * MS)
+    typist = sim.add(999, burst=3 * MS // 10, pause=30 * MS, start=7_000 * MS)
+    sim.run(14_000 * MS)
+    assert len(typist.waits) > 200
+    assert max(typist.waits) <= MS
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_one_that_sleeps_often_has_its_share_however_long_the_slices(name: str) -> None:
+    sim = simulation(name, late=MS // 10)
+    for parameter in {"allowance_us", "tslice_ms"} & set(sim.scheduler.parameters()):
+        sim.scheduler.tune(**{parameter: 50_000 if parameter.endswith("us") else 50})
+    for number in range(3):
+        sim.add(number)
+    waker = sim.add(9, burst=9 * MS, pause=MS // 10)
+    sim.run(20_000 * MS)
+    assert waker.unit.spent / (20_000 * MS) == pytest.approx(0.25, rel=0.03)
+
+
 @pytest.mark.parametrize("name", ["credit2", "credit"])
 @pytest.mark.parametrize("cap", [10, 25, 50])
 def test_a_cap_is_kept_with_idle_cpus_and_with_rivals(name: str, cap: int) -> None:

@@ -2,7 +2,8 @@
 
 A unit's virtual time moves on by its CPU time over its weight; the smallest runs. Who wakes takes up the scheduler's virtual time, so that
 sleep saves nothing, less its warp: what it borrows from its future to be served at once. A running unit keeps the CPU for a context-switch
-allowance (the paper's slice: 5 ms)."""
+allowance (the paper's slice: 5 ms). The warp is as long: virtual time stands still until all who wait have had their allowance, and until then a
+sleeper's share of the CPUs is an allowance too. With less it would wait for the slices of all of them, though it has used less than its share."""
 
 from __future__ import annotations
 
@@ -11,16 +12,15 @@ from collections.abc import Iterable
 from emulator.hypervisor.scheduler.base import DEFAULT_WEIGHT, Queued, RunQueue, Scheduler, Unit
 
 ALLOWANCE = 5_000_000
-WARP = 3_000_000
 
 
 class Bvt(Scheduler):
     name = "bvt"
 
-    def __init__(self, cpus: Iterable[int], *, allowance_ns: int = ALLOWANCE, warp_ns: int = WARP) -> None:
+    def __init__(self, cpus: Iterable[int], *, allowance_ns: int = ALLOWANCE) -> None:
         super().__init__(cpus)
         self._queue = RunQueue()
-        self._allowance, self._warp = allowance_ns, warp_ns
+        self._allowance = allowance_ns
         self._time = 0
 
     def add(self, unit: Unit, now: int) -> None:
@@ -35,7 +35,7 @@ class Bvt(Scheduler):
         super().tune(**parameters)
 
     def _effective(self, unit: Unit) -> int:
-        return unit.credit - (self._warp if unit.boosted else 0)
+        return unit.credit - (self._allowance if unit.boosted else 0)
 
     def enqueue(self, unit: Unit, now: int, woken: bool) -> None:
         if woken:

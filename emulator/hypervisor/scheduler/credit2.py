@@ -17,10 +17,11 @@ from collections.abc import Iterable
 from emulator.hypervisor.scheduler.base import Queued, RunQueue, Scheduler, Unit
 
 CREDIT_INIT = 10_000_000
-CARRYOVER = 500_000
 MIN_TURN, MAX_TURN = 5_000_000, 10_000_000
 RATELIMIT = 1_000_000
 """A turn costs some 50 µs here, hence longer turns than Xen's 500 µs; who wakes interrupts a turn after the rate limit, as in Xen."""
+CARRYOVER = MIN_TURN
+"""As in Xen. With less, a sleeper that has used a little waits for a turn of everybody who has not run since the reset."""
 PERIOD = 10_000_000
 
 
