@@ -316,8 +316,7 @@ class Host:
         asked = [part for part in parts if part in portraits.QUESTIONS]
         if asked:
             filled |= in_turn(guest, lambda: {part: portraits.QUESTIONS[part](guest) for part in asked}, _ASK_SECONDS)
-        if "trace" in parts and guest.domain.trace is not None:
-            trace = guest.domain.trace
+        if "trace" in parts and (trace := guest.domain.trace) is not None:
             filled["trace"] = in_turn(guest, lambda: portraits.trace(guest.domain, trace, since_trace), _ASK_SECONDS)
         if "rings" in parts:
             filled["flows"] = portraits.flows(guest)

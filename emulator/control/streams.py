@@ -20,8 +20,6 @@ HOLD_BYTES: Final = 1 << 17
 """With `hold`, a domain this far ahead of its reader is paused, and goes on when the reader has come within half of it."""
 GATHER_SECONDS: Final = 0.002
 """Pause after a chunk, so that a guest's single bytes travel together; the first after a silence goes at once."""
-BURIAL_SECONDS: Final = 60.0
-"""How long a domain may be neither alive nor gone."""
 
 Run = Callable[[Callable[[int], None], int], Awaitable[None]]
 """Runs a blocking call with a domid in a thread."""
@@ -67,21 +65,14 @@ class ConsoleStream:
 
     async def _pump(self, host: HostApi, run: Run) -> None:
         number, domid, offset = self._request.stream, self._request.domid, self._request.offset
-        self._gone, known = host.obituary(domid) is not None, False
+        self._gone = host.obituary(domid) is not None
         while not self._detached:
             self._awake.clear()
             gone = self._gone  # looked at before reading: what it said last is there by then
             state = self._side.streams.get(number)
             if state is None:
                 return
-            try:
-                chunk = host.console_read(domid, offset, min(state.credit, CHUNK_BYTES))
-            except UserError:
-                if not known or gone:
-                    raise
-                await self._burial()
-                continue
-            known = True
+            chunk = host.console_read(domid, offset, min(state.credit, CHUNK_BYTES))
             if chunk.data:
                 offset = chunk.offset + len(chunk.data)
                 await self._send(StreamData(stream=number, chunk=chunk))
@@ -97,13 +88,6 @@ class ConsoleStream:
                 return
             else:
                 await self._awake.wait()
-
-    async def _burial(self) -> None:
-        """The domain lived a moment ago and its obituary is not written yet: that is told as gone."""
-        try:
-            await asyncio.wait_for(self._awake.wait(), BURIAL_SECONDS)
-        except TimeoutError:
-            self._gone = True
 
     async def _hold(self, hold: bool, host: HostApi, run: Run) -> None:
         self._held = hold

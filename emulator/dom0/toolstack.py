@@ -364,12 +364,12 @@ class Toolstack:
         with self.looking, self._lock:
             if self.guests.get(domid) is not guest:
                 return None
-            last = self.last_view(guest)
+            obituary = Obituary(domid, guest.config, reason, guest.transcript, self.autopsies.get(domid), -1, self.last_view(guest))
+            self.obituaries[domid] = obituary  # first: at no moment is it neither alive nor known to be gone
             del self.guests[domid], self._names[guest.name]
+        self.autopsies.pop(domid, None)
         guest.domain.core.stop()
         self.cpus.remove(guest)
-        obituary = Obituary(domid, guest.config, reason, guest.transcript, self.autopsies.pop(domid, None), -1, last)
-        self.obituaries[domid] = obituary
         while len(self.obituaries) > _OBITUARIES:
             self.obituaries.popitem(last=False)
         guest.close()

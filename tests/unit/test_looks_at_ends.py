@@ -117,3 +117,18 @@ def test_terms_are_shown_of_a_domain_that_goes(host: Host, monkeypatch: pytest.M
     leaving.at(host._tools.cpus.pools, "find")
     assert host.sched(SchedOrder("credit2", 1, vcpu="all")).count("\na ") == 1
     leaving.wait()
+
+
+def test_at_no_moment_is_a_domain_neither_alive_nor_known_to_be_gone(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    domid = host.create(named("a"))
+    core, told = host._tools.guests[domid].domain.core, list[object]()
+    stop = core.stop
+
+    def looked() -> None:
+        kept = host.obituary(domid)
+        told.extend((domid in host._tools.guests, kept is not None and kept.reason, host.console_read(domid, 0).offset))
+        stop()
+
+    monkeypatch.setattr(core, "stop", looked)
+    host.destroy(domid)
+    assert told == [False, "destroyed", 0]
