@@ -24,7 +24,7 @@ from emulator.dom0.storage import DiskWorker, Done, OverlayImage, RawImage, clon
 from emulator.dom0.storage.pagecache import PageCache
 from emulator.dom0.storage.pool import base_chain
 from emulator.errors import UserError
-from tests.patience import PATIENCE_SECONDS
+from tests.patience import PATIENCE_SECONDS, until
 
 SIZE = 64 * 4096 + 512
 
@@ -282,6 +282,20 @@ def test_nobody_waits_for_a_slow_disk_and_reads_do_not_overtake_writes(base: Pat
     assert sorted(done.tag for done in answers) == [1, 2, 3, 4] and not any(done.failure for done in answers)
     assert next(done.data for done in answers if done.tag == 3) == b"n" * 512
     worker.close()
+
+
+def test_an_image_is_not_closed_under_the_disks_hands(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its descriptor would be another file's by the time the write is done."""
+    monkeypatch.setattr("emulator.dom0.storage.worker._DRAIN_SECONDS", 0.05)
+    image = Slow(base)
+    worker = DiskWorker(image, "disk", lambda done: None)
+    worker.submit([Job(1, 1, 0, 512, b"n" * 512)])
+    with pytest.raises(OSError, match="does not answer"):
+        worker.close()
+    assert image.descriptor >= 0
+    image.gate.set()
+    until(lambda: image.descriptor < 0)
+    assert base.read_bytes()[:512] == b"n" * 512
 
 
 def test_a_failing_disk_is_an_answer(base: Path) -> None:

@@ -6,6 +6,7 @@ came together are answered together.
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -55,6 +56,7 @@ class DiskWorker:
         self._changed = threading.Condition()
         self._busy = False
         self._stopping = False
+        self._failure: OSError | None = None  # why the image was not closed well
         self._thread: threading.Thread | None = None
 
     @property
@@ -102,15 +104,28 @@ class DiskWorker:
                 raise UserError("the host's disk does not answer", where=self.image.path, why=f"nothing for {_DRAIN_SECONDS:.0f} s")
 
     def close(self) -> None:
-        """Finish what was submitted, flush, and let the image go."""
+        """Finish what was submitted, flush, and let the image go. OSError when that fails, or lasts: the image is let go all the same,
+        but not while the disk is at work on it."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join(_DRAIN_SECONDS)
-        self.image.close()
+        if self._thread is None:
+            self.image.close()
+            return
+        self._thread.join(_DRAIN_SECONDS)
+        if self._thread.is_alive():
+            raise OSError(errno.ETIMEDOUT, f"the host's disk does not answer for {_DRAIN_SECONDS:.0f} s, and is waited for")
+        if self._failure is not None:
+            raise self._failure
 
     def _work(self) -> None:
+        self._serve()
+        try:
+            self.image.close()
+        except OSError as bad:
+            self._failure = bad
+
+    def _serve(self) -> None:
         while True:
             with self._changed:
                 self._busy = False
