@@ -1,12 +1,11 @@
 """The toolstack: domains come, run, end and come again, as xl and libxl would have it.
 
-Domains run on the physical CPUs' threads; what follows an end (restart, removal) is done by the toolstack's own thread, so
+Domains run on the physical CPUs' threads; what follows an end (restart, removal) is done by a thread of its own (`ends`), so
 that no CPU waits for it. All public methods may be called from any thread and raise UserError.
 """
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections import OrderedDict, deque
@@ -14,15 +13,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from emulator.dom0 import coredump, scheduling
+from emulator.dom0 import scheduling
 from emulator.dom0.autoballoon import Autoballoon
 from emulator.dom0.config import MAX_NAME, DomainConfig, is_name
 from emulator.dom0.cpupools import CpuPools
+from emulator.dom0.ends import Ends
 from emulator.dom0.guest import Guest, build_guest
 from emulator.dom0.memoryverbs import DomainMemory
 from emulator.dom0.network import Networks
 from emulator.dom0.obituaries import Autopsy, Obituary
-from emulator.dom0.resting import LOOK_SECONDS, REST_AFTER_SECONDS, Rests
+from emulator.dom0.resting import Rests
 from emulator.dom0.snapshots import Snapshot
 from emulator.dom0.storage.pool import StoragePool
 from emulator.dom0.turns import in_turn
@@ -30,7 +30,6 @@ from emulator.dom0.xenstore import Store
 from emulator.dom0.xenstore.socket import StoreSocket, serve
 from emulator.errors import UserError
 from emulator.hypervisor.domain import Domain
-from emulator.hypervisor.inspect import vcpu_state
 from emulator.hypervisor.mailbox import ToBackend
 from emulator.hypervisor.scheduler import DEFAULT_SCHEDULER, make_scheduler
 from emulator.machine.memory import trim_heap
@@ -41,7 +40,6 @@ from emulator.machine.seats import Actor
 MAX_DOMAINS = 2000
 _FIRST_RESERVED = 0x7FF0
 _OBITUARIES, _LOG_LINES = 64, 2000
-_QUICK_NS, _QUICK_ENDS = 2_000_000_000, 5
 
 
 @dataclass(frozen=True)
@@ -78,26 +76,30 @@ class Toolstack:
         self.last_view: Callable[[Guest], object] = lambda guest: None
         self._listeners: list[Callable[[str, int], None]] = []
         self._next_domid = 1
+        self._stopping = False
         self._lock = threading.RLock()
         self.looking = threading.RLock()
         """Whoever holds it finds the domains of `guests` whole: none is taken away meanwhile. Taken before all other locks."""
-        self._ends: queue.Queue[Guest | None] = queue.Queue()
-        self._quick: dict[str, int] = {}
-        self._janitor = threading.Thread(target=self._clean_up, name="toolstack", daemon=True)
+        self._leaving = 0  # taken from `guests`, and not given back yet
+        self._left = threading.Condition(self._lock)
+        self._ends = Ends(self)
 
     def start(self) -> None:
         self.cpus.start()
-        self._janitor.start()
+        self._ends.start()
 
     def stop(self) -> None:
-        """Destroy all domains and join the threads."""
+        """Destroy all domains, wait for those that end by themselves, and join the threads."""
         self.autoballoon.turn(False)
+        with self._lock:
+            self._stopping = True  # none is made any more, none restarted
         for guest in list(self.guests.values()):
-            self._remove(guest, "destroyed")  # nothing when it has just ended by itself
+            self.take_away(guest, "destroyed")  # nothing when it has just ended by itself
+        self._ends.stop()
+        with self._left:
+            self._left.wait_for(lambda: not self._leaving)
         if self.xenstored is not None:
             self.xenstored.close()
-        self._ends.put(None)
-        self._janitor.join(5)
         self.cpus.stop()
         self.networks.close()
 
@@ -179,17 +181,19 @@ class Toolstack:
         guest.on_output = lambda: self.tell("console", domid)
         guest.on_ended = self._ends.put
         guest.connection.on_output = lambda: domain.post(ToBackend("xenstore", b""))
-        domain.wake = lambda _domain: self.cpus.wake(guest)
         domain.paused = int(paused)
         guest.memory = DomainMemory(guest, self.pool)
         try:
-            scheduling.register(self, guest, config)
-        except UserError:  # its pool changed meanwhile
+            with self._lock:
+                if self._stopping:
+                    raise UserError("the host is ending")
+                scheduling.register(self, guest, config)
+                self.guests[domid] = guest
+        except UserError:  # or its pool changed meanwhile
             guest.close()
             self._give_back(domid, config.name)
             raise
-        with self._lock:
-            self.guests[domid] = guest
+        domain.wake = lambda _domain: self.cpus.wake(guest)  # no sooner: it could end before anybody knows it
         self.say("info", domid, f"{config.name} created from {config.file}" + (", paused" if paused else ""))
         self.tell("state", domid)
         self.cpus.wake(guest)
@@ -250,7 +254,7 @@ class Toolstack:
         self.tell("state", domid)
 
     def destroy(self, domid: int) -> None:
-        self._remove(self.guest(domid), "destroyed")
+        self.take_away(self.guest(domid), "destroyed")
 
     def snapshot(self, domid: int, name: str) -> Snapshot:
         guest = self.guest(domid)
@@ -291,75 +295,13 @@ class Toolstack:
         if guest is not None:
             guest.fail(f"hypervisor bug: {type(failure).__name__}: {failure}")
 
-    def _clean_up(self) -> None:
-        while True:
-            try:
-                guest = self._ends.get(timeout=LOOK_SECONDS)
-            except queue.Empty:
-                self.rests.look(REST_AFTER_SECONDS)
-                continue
-            if guest is None:
-                return
-            try:
-                self._follow_up(guest)
-            except UserError as error:
-                self.say("error", guest.domid, error.line())
-            except Exception as failure:  # noqa: BLE001 - our own bug, or the host's lack: other ends are followed up all the same
-                self.say("error", guest.domid, f"the toolstack failed: {type(failure).__name__}: {failure}")
+    def keep_autopsy(self, guest: Guest, autopsy: Autopsy) -> None:
+        with self._lock:
+            if self.guests.get(guest.domid) is guest:
+                self.autopsies[guest.domid] = autopsy
 
-    def _follow_up(self, guest: Guest) -> None:
-        """What the configuration wants after an end."""
-        domain, domid = guest.domain, guest.domid
-        if self.guests.get(domid) is not guest or not domain.ended:  # gone, or restored before we came to it
-            return
-        reason = domain.ended
-        self.store.shut_down(domid)
-        if reason == "crash":
-            self.autopsies[domid] = in_turn(guest, lambda: self._autopsy(domain))
-        action = guest.config.action_on(reason)
-        why = f" ({domain.crash_reason})" if domain.crash_reason else ""
-        self.say("info" if reason != "crash" else "error", domid, f"{guest.name} ended: {reason}{why}")
-        self.tell("state", domid)
-        if action == "preserve":
-            return
-        if action.startswith("coredump-"):
-            coredump.keep(self, guest)
-        restart = action in ("restart", "rename-restart", "coredump-restart", "soft-reset")
-        if restart and not self._may_restart(guest):
-            restart = False
-        config = guest.config
-        if action == "rename-restart":
-            self.rename(domid, f"{guest.name}-{domid}")
-            self._restart(config, None)
-            return
-        obituary = self._remove(guest, reason, tell=not restart)
-        if restart and obituary is not None:
-            try:
-                self._restart(config, obituary)
-            finally:
-                self.tell("gone", domid)  # also where no successor can be made: whoever follows the domain waits for it
-
-    def _restart(self, config: DomainConfig, obituary: Obituary | None) -> None:
-        domid = self.create(config, False, lambda text: None)
-        if obituary is not None:
-            obituary.restarted_as = domid
-
-    def _may_restart(self, guest: Guest) -> bool:
-        """A guest that keeps ending within two seconds is not restarted for ever (libxl's minimum restart time)."""
-        quick = guest.domain.clock.now() < _QUICK_NS
-        self._quick[guest.name] = self._quick.get(guest.name, 0) + 1 if quick else 0
-        if self._quick[guest.name] >= _QUICK_ENDS:
-            self.say("error", guest.domid, f"{guest.name} ended {_QUICK_ENDS} times within two seconds: not restarted again")
-            return False
-        return True
-
-    def _autopsy(self, domain: Domain) -> Autopsy:
-        vcpu = domain.current
-        return Autopsy(domain.crash_reason or "the guest asked for it (SHUTDOWN_crash)", vcpu_state(domain, vcpu),
-                       vcpu.accounting.last_trap, vcpu.last_hypercall, time.time())  # fmt: skip
-
-    def _remove(self, guest: Guest, reason: str, tell: bool = True) -> Obituary | None:
-        """Take a domain off its CPU, keep its obituary, give everything back."""
+    def take_away(self, guest: Guest, reason: str, tell: bool = True) -> Obituary | None:
+        """Take a domain off its CPU, keep its obituary, give everything back. None when that is being done already."""
         domid = guest.domid
         with self.looking, self._lock:
             if self.guests.get(domid) is not guest:
@@ -367,19 +309,28 @@ class Toolstack:
             obituary = Obituary(domid, guest.config, reason, guest.transcript, self.autopsies.get(domid), -1, self.last_view(guest))
             self.obituaries[domid] = obituary  # first: at no moment is it neither alive nor known to be gone
             del self.guests[domid], self._names[guest.name]
-        self.autopsies.pop(domid, None)
-        guest.domain.core.stop()
-        self.cpus.remove(guest)
-        while len(self.obituaries) > _OBITUARIES:
-            self.obituaries.popitem(last=False)
-        guest.close()
-        trim_heap()
-        guest.domain.remnants.watch(partial(self.pool.resize, domid))
+            self.autopsies.pop(domid, None)
+            while len(self.obituaries) > _OBITUARIES:
+                self.obituaries.popitem(last=False)
+            self._leaving += 1
+        try:
+            self._give_all_back(guest)
+        finally:
+            with self._left:
+                self._leaving -= 1
+                self._left.notify_all()
         if reason == "destroyed":
             self.say("info", domid, f"{guest.name} destroyed")
         if tell:
             self.tell("gone", domid)
         return obituary
+
+    def _give_all_back(self, guest: Guest) -> None:
+        guest.domain.core.stop()
+        self.cpus.remove(guest)
+        guest.close()
+        trim_heap()
+        guest.domain.remnants.watch(partial(self.pool.resize, guest.domid))
 
     def _take_domid(self) -> int:
         """The next number; after the last, those that are free come again."""
