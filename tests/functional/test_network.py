@@ -86,7 +86,7 @@ def host() -> Iterator[Host]:
 
 
 def ours(name: str, extra: str, vif: str = "bridge=net0") -> str:
-    return f'name="{name}"\nkernel="images/{name}.elf"\nextra="{extra}"\nmemory=4\nvif=["{vif}"]\non_crash="preserve"\n'
+    return f'name="{name}"\nkernel="images/{name}.elf"\nextra="{extra}"\nmemory=4\nvif=["{vif}"]\non_poweroff="preserve"\non_crash="preserve"\n'
 
 
 def test_ping_and_pong_lose_nothing_and_tell_how_long_it_took(host: Host, tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_rate_limit_holds(host: Host) -> None:
     """500 kb/s are 3,125 bytes every 50 ms, the first of them when the interface is made: 100 datagrams of 1,442 bytes wait for 46 of these."""
     host.pong()
     began = time.monotonic()
-    host.create(ours("ping", "ip=10.7.0.1 peer=10.7.0.2 count=100 size=1400 rounds=2", "bridge=net0,rate=500Kb/s"))
+    host.create(ours("ping", "ip=10.7.0.1 peer=10.7.0.2 count=100 size=1400 rounds=1", "bridge=net0,rate=500Kb/s"))
     host.until("ping", "100 sent, 0 lost")
     assert time.monotonic() - began > (100 * 1442 // 3125 - 1) * 0.05
     assert networkverbs.reports(host.tools.guests[host.domids["ping"]])[0].throttled > 0

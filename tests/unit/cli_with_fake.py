@@ -7,12 +7,14 @@ import os
 import socket
 import sys
 import time
+from pathlib import Path
 
 from emulator.control.client import EngineClient
 from emulator.control.process import EngineOptions
 from emulator.control.server import Server
 from emulator.control.views import DomainDetail, Overview
 from emulator.errors import UserError
+from tests.patience import soon
 from tests.unit.fake_host import FakeHost
 from xenconsole.cli import main, session
 
@@ -36,6 +38,17 @@ class Leaping(FakeHost):
         self.loop = asyncio.get_running_loop()
 
 
+class Losing(FakeHost):
+    """The connection breaks when its guest is told to lose it."""
+
+    serving: asyncio.Task[None]
+
+    def console_write(self, domid: int, data: bytes) -> int:
+        if b"lose" in data:
+            self.serving.get_loop().call_soon_threadsafe(self.serving.cancel)
+        return super().console_write(domid, data)
+
+
 class Burying(FakeHost):
     """A guest that has ended is still listed when it is looked at, and gone when it is asked; only then is that told."""
 
@@ -48,7 +61,7 @@ class Burying(FakeHost):
         self.loop = asyncio.get_running_loop()
 
 
-KINDS: dict[str, type[FakeHost]] = {"FAKE_LEAP": Leaping, "FAKE_BURIAL": Burying}
+KINDS: dict[str, type[FakeHost]] = {"FAKE_LEAP": Leaping, "FAKE_BURIAL": Burying, "FAKE_LOSE": Losing}
 
 
 async def start_fake(_options: EngineOptions | None = None, *, version: str = "") -> EngineClient:
@@ -56,7 +69,8 @@ async def start_fake(_options: EngineOptions | None = None, *, version: str = ""
     host = kind()
 
     async def ready() -> FakeHost:
-        await asyncio.sleep(float(os.environ.get("FAKE_DELAY", "0")))
+        if gate := os.environ.get("FAKE_GATE"):  # a file: it is not ready before that is there
+            await soon(Path(gate).exists)
         return host
 
     server = Server(ready())
@@ -65,8 +79,8 @@ async def start_fake(_options: EngineOptions | None = None, *, version: str = ""
     client = EngineClient(*await asyncio.open_unix_connection(sock=ours), None, version)
     await client.greeted()
     client.server = serving  # type: ignore[attr-defined]  # kept alive with it
-    if lose := float(os.environ.get("FAKE_LOSE", "0")):
-        asyncio.get_running_loop().call_later(lose, serving.cancel)
+    if isinstance(host, Losing):
+        host.serving = serving
     return client
 
 

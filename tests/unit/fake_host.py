@@ -1,7 +1,8 @@
 """A host of scripted guests for the control tests: thread-safe like the real one, no emulation.
 
 What a guest does follows its name's first word: echo (says what is typed), mute (reads nothing), flood (says 4 MiB of numbered
-lines), poweroff, crash, reboot (ends so, once), preserve (crashes and stays), spin (never ends).
+lines), held (too, but waits for its reader, or to be paused, before it says what would drive unread lines out), poweroff, crash,
+reboot (ends so, once), preserve (crashes and stays), spin (never ends).
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ class Guest:
     name: str
     transcript: bytearray = field(default_factory=bytearray)
     cut: int = 0  # bytes of the transcript that are no longer kept
+    read: int = 0  # how far somebody has read
     typed: bytearray = field(default_factory=bytearray)
     shutdown: str = ""
     running: threading.Event = field(default_factory=threading.Event)
@@ -142,11 +144,13 @@ class FakeHost:
 
     def _live(self, guest: Guest) -> None:
         what = guest.name.split("-")[0]
-        if what == "flood":
+        if what in ("flood", "held"):
             for at in range(0, len(FLOOD), 8192):
+                while what == "held" and at - guest.read > KEPT // 2 and guest.running.is_set() and not self.stopped:
+                    time.sleep(0.002)
                 guest.running.wait()
                 self.say(guest.domid, FLOOD[at : at + 8192])
-                time.sleep(0.002)  # 4 MB/s at most: a busy machine has a quarter of a second to pause it
+                time.sleep(0.002)
             self.end(guest.domid, "poweroff")
         elif what == "preserve":
             self.say(guest.domid, b"last words")
@@ -240,6 +244,7 @@ class FakeHost:
             guest = self.dead[domid][1] if domid in self.dead else self._guest(domid)
             start = max(offset, guest.cut)
             data = bytes(guest.transcript[start - guest.cut : start - guest.cut + limit])
+            guest.read = max(guest.read, start + len(data))
             return ConsoleChunk(domid, start, data, guest.cut + len(guest.transcript))
 
     def sched(self, order: Any) -> str:

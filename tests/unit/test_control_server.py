@@ -182,7 +182,7 @@ async def test_attaching_to_nothing_is_a_mistake() -> None:
 
 async def test_a_held_flood_arrives_whole_at_a_slow_reader() -> None:
     async with engine() as (host, client):
-        chunks = await asyncio.wait_for(collect(client, host.add("flood"), hold=True, nap=0.6), PATIENCE_SECONDS)
+        chunks = await asyncio.wait_for(collect(client, host.add("held"), hold=True, nap=0.6), PATIENCE_SECONDS)
         assert b"".join(chunk.data for chunk in chunks) == FLOOD
         assert "pause" in host.calls and len(FLOOD) > 3 * KEPT
 
