@@ -1,13 +1,12 @@
 /*
  * Sends UDP datagrams to pong, one at a time, and tells how long each took there and back as a histogram of powers of two.
  *
- * Command line: ip=10.7.0.1 peer=10.7.0.2 count=1000 size=56 rounds=0 (0: for ever)
+ * Command line: ip=10.7.0.1 peer=10.7.0.2 count=1000 size=56 rounds=0 (0: for ever) wait=2 (seconds for an answer)
  */
 #include "drivers.h"
 
 #define ECHO_PORT 7
 #define OUR_PORT 4000
-#define WAIT (2 * NSEC)
 #define BUCKETS 32
 #define MAX_SIZE 1400
 
@@ -56,6 +55,7 @@ void guest_main(void)
     uint32_t address = parse_ip(option("ip", "10.7.0.1", own, sizeof(own)));
     uint32_t peer = parse_ip(option("peer", "10.7.0.2", other, sizeof(other)));
     unsigned long count = option_number("count", "1000", 1000000), size = option_number("size", "56", MAX_SIZE), rounds = option_number("rounds", "0", 1000000);
+    uint64_t wait = option_number("wait", "2", 1000000) * NSEC;
     if (!address || !peer)
         panic("ip=%s peer=%s: no addresses", own, other);
     if (size < sizeof(uint64_t))
@@ -67,7 +67,7 @@ void guest_main(void)
     expected = 1;
     while (!udp_send(peer, ECHO_PORT, OUR_PORT, &expected, sizeof(expected))) /* until ARP is answered */
         sleep_until(now_ns() + NSEC / 10, NULL);
-    sleep_until(now_ns() + WAIT, is_answered);
+    sleep_until(now_ns() + 2 * NSEC, is_answered);
     for (unsigned long round = 1; !rounds || round <= rounds; round++) {
         unsigned buckets[BUCKETS] = {0};
         uint64_t spent[3] = {~0UL, 0, 0}; /* least, most, sum */
@@ -76,7 +76,7 @@ void guest_main(void)
             memcpy(data, (const void *)&(uint64_t){++expected}, sizeof(uint64_t));
             uint64_t began = now_ns();
             udp_send(peer, ECHO_PORT, OUR_PORT, data, size);
-            if (!sleep_until(began + WAIT, is_answered) && !is_answered()) {
+            if (!sleep_until(began + wait, is_answered) && !is_answered()) {
                 lost++;
                 continue;
             }

@@ -93,7 +93,7 @@ def test_ping_and_pong_lose_nothing_and_tell_how_long_it_took(host: Host, tmp_pa
     pong = host.pong()
     assert f"vif{pong.domid}.0 is captured to {tmp_path}/pong-vif{pong.domid}.0-" in networkverbs.toggle_capture(pong, "", str(tmp_path))
     assert (pong.vifs.devices[0].capture or pytest.fail("no capture")).path.stat().st_mode & 0o77 == 0
-    host.create(ours("ping", "ip=10.7.0.1 peer=10.7.0.2 count=300 rounds=1"))
+    host.create(ours("ping", "ip=10.7.0.1 peer=10.7.0.2 count=300 rounds=1 wait=300"))
     host.until("ping", r"300 sent, 0 lost; min \d+, mean \d+, max \d+ us\n +\d+ us +\d+ #+")
     (report,) = networkverbs.reports(pong)
     assert report.rx_frames == report.tx_frames >= 302 and report.rx_dropped == report.tx_errors == 0
@@ -120,7 +120,7 @@ def test_a_capture_overwrites_nothing_and_stops_at_its_limit(host: Host, tmp_pat
     networkverbs.toggle_capture(pong, "0", str(tmp_path / "a.pcapng"), 4096)
     with pytest.raises(UserError, match=r"is captured to .*a\.pcapng already \(end that"):
         networkverbs.toggle_capture(pong, "0", str(tmp_path / "b.pcapng"))
-    host.create(ours("ping", "ip=10.7.0.1 peer=10.7.0.2 count=40 rounds=1"))
+    host.create(ours("ping", "ip=10.7.0.1 peer=10.7.0.2 count=40 rounds=1 wait=300"))
     host.until("ping", "40 sent, 0 lost")
     assert "its limit of 4 KiB is reached" in networkverbs.toggle_capture(pong, "0", "")
     assert 3900 < (tmp_path / "a.pcapng").stat().st_size <= 4096
@@ -132,7 +132,7 @@ def test_a_capture_overwrites_nothing_and_stops_at_its_limit(host: Host, tmp_pat
 def test_tcpdump_reads_a_capture_and_says_what_our_tail_says(host: Host, tmp_path: Path) -> None:
     pong = host.pong()
     networkverbs.toggle_capture(pong, "", str(tmp_path / "pong.pcapng"))
-    host.create(ours("ping", "ip=10.7.0.1 peer=10.7.0.2 count=5 rounds=1"))
+    host.create(ours("ping", "ip=10.7.0.1 peer=10.7.0.2 count=5 rounds=1 wait=300"))
     host.until("ping", "5 sent, 0 lost")
     networkverbs.toggle_capture(pong, "", "")
     read = subprocess.run(["tcpdump", "-n", "-t", "-r", str(tmp_path / "pong.pcapng")], capture_output=True, text=True, check=True)
@@ -147,7 +147,7 @@ def test_a_hostile_frontend_is_closed_with_a_reason_and_its_neighbours_lose_noth
     host.pong()
     host.create('name="evil"\nkernel="images/pong.elf"\nextra="ip=10.7.0.3"\nmemory=4\nvif=["bridge=net0"]\non_crash="preserve"\n')
     host.until("evil", "pong: 10.7.0.3")
-    host.create(ours("ping", "ip=10.7.0.1 peer=10.7.0.2 count=300 rounds=1"))
+    host.create(ours("ping", "ip=10.7.0.1 peer=10.7.0.2 count=300 rounds=1 wait=300"))
     host.until("ping", "datagrams")
     evil = host.tools.guests[host.domids["evil"]]
     vif = evil.vifs.devices[0]
@@ -171,7 +171,7 @@ def test_a_rate_limit_holds(host: Host) -> None:
     """500 kb/s are 3,125 bytes every 50 ms, the first of them when the interface is made: 100 datagrams of 1,442 bytes wait for 46 of these."""
     host.pong()
     began = time.monotonic()
-    host.create(ours("ping", "ip=10.7.0.1 peer=10.7.0.2 count=100 size=1400 rounds=1", "bridge=net0,rate=500Kb/s"))
+    host.create(ours("ping", "ip=10.7.0.1 peer=10.7.0.2 count=100 size=1400 rounds=1 wait=300", "bridge=net0,rate=500Kb/s"))
     host.until("ping", "100 sent, 0 lost")
     assert time.monotonic() - began > (100 * 1442 // 3125 - 1) * 0.05
     assert networkverbs.reports(host.tools.guests[host.domids["ping"]])[0].throttled > 0
@@ -294,7 +294,7 @@ def test_an_uplink_gives_a_linux_its_address_and_answers_it(host: Host, linux_cf
     host.create(f'name="a"\nvif=["bridge=net0"]\n{linux_cfg}')
     host.until("a", "root@guest")
     script = "echo 'test $1 != bound || ip addr add $ip/24 dev eth0' | sed '1i#!/bin/sh' >/tmp/s; chmod +x /tmp/s"
-    said = host.run("a", f"{script}; ip link set eth0 up; udhcpc -n -q -s /tmp/s -x hostname:web -i eth0")
+    said = host.run("a", f"{script}; ip link set eth0 up; udhcpc -n -t 1000 -q -s /tmp/s -x hostname:web -i eth0")
     assert "lease of 10.0.2.2 obtained" in said
     assert " 0% packet loss" in host.run("a", "ping -q -A -c 20 10.0.2.1")
     assert "10.0.2.2" in host.run("a", "nslookup web.xen 10.0.2.1")
@@ -320,7 +320,7 @@ def test_a_linux_reaches_the_services_it_was_granted_and_is_reached(host: Host, 
     host.create(f'name="a"\nvif=["bridge=net0,uplink={services}"]\n{linux_cfg}')
     host.until("a", "root@guest")
     script = "echo 'test $1 != bound || ip addr add $ip/24 dev eth0' | sed '1i#!/bin/sh' >/tmp/s; chmod +x /tmp/s"
-    host.run("a", f"{script}; ip link set eth0 up; udhcpc -n -q -s /tmp/s -i eth0")
+    host.run("a", f"{script}; ip link set eth0 up; udhcpc -n -t 1000 -q -s /tmp/s -i eth0")
     assert hashlib.md5(data).hexdigest() in host.run("a", "wget -q -O /tmp/x http://10.0.2.1:8000/x; md5sum /tmp/x")
     received = hashlib.md5()
 
