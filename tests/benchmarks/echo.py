@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import random
 import statistics
@@ -24,9 +25,15 @@ async def create(client: EngineClient, guest: str, name: str) -> int:
     return result.domid
 
 
-async def latencies(spinners: int, keys: int = KEYS, clock: Callable[[int], float] = lambda pid: time.monotonic()) -> list[float]:
+def wall(_pid: int) -> Callable[[], float | None]:
+    """A stopwatch for `latencies`."""
+    began = time.monotonic()
+    return lambda: time.monotonic() - began
+
+
+async def latencies(spinners: int, keys: int = KEYS, stopwatch: Callable[[int], Callable[[], float | None]] = wall) -> list[float]:
     """Seconds from each key to its echo. The keys come at random moments, as a person's do; each line is emptied now and then.
-    `clock` is asked with the engine's process."""
+    `stopwatch` is started with the engine's process; a key for which it gives no time is typed again."""
     client = await start_engine()
     try:
         typed = await create(client, "shell", "typed")
@@ -49,14 +56,17 @@ async def latencies(spinners: int, keys: int = KEYS, clock: Callable[[int], floa
         await until(1)
         await asyncio.sleep(2)  # the guests are up and the spinners spin
         chance = random.Random(1)
-        times = []
-        for number in range(keys):
+        times: list[float] = []
+        for key in itertools.cycle((b"x", b"\x7f")):
             await asyncio.sleep(chance.uniform(0.005, 0.06))
             before = len(output)
-            began = clock(client.engine_pid)
-            await client.console_write(typed, b"\x7f" if number % 2 else b"x")
+            spent = stopwatch(client.engine_pid)
+            await client.console_write(typed, key)
             await until(before + 1)
-            times.append(clock(client.engine_pid) - began)
+            if (took := spent()) is not None:
+                times.append(took)
+            if len(times) == keys:
+                break
         listener.cancel()
         return times
     finally:
