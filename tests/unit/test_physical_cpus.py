@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import pytest
 
@@ -98,9 +100,15 @@ def test_deadlines_are_kept_beside_spinning_actors(cpus: PhysicalCpus) -> None:
     if cpus.scheduler == "rtds":
         pytest.skip("these actors spend no budget, and RTDS owes nothing to those who come beside an overload")
     spinners = [added(cpus, Noted(number, spin)) for number in range(1, 5)]
-    timed = added(cpus, Noted(9, lambda actor: time.monotonic_ns() + 10_000_000))
-    until(lambda: timed.turns >= 25)
-    assert sum(spinner.turns for spinner in spinners) < 400, "a second of theirs on two CPUs"
+    others: list[int] = []  # turns of the spinners, at each turn of the timed one
+
+    def note(actor: Noted) -> int:
+        others.append(sum(spinner.turns for spinner in spinners))
+        return time.monotonic_ns() + 10_000_000
+
+    timed = added(cpus, Noted(9, note))
+    until(lambda: timed.turns > 25)
+    assert statistics.median(after - before for before, after in pairwise(others)) < 16, "40 ms of theirs on two CPUs"
 
 
 def test_a_removed_actor_never_runs_again_and_leaves_nothing(cpus: PhysicalCpus) -> None:
@@ -242,7 +250,8 @@ def test_soft_affinity_is_found_and_left_for_an_idle_cpu(cpus: PhysicalCpus) -> 
 
 
 def test_a_thousand_sleepers_cost_a_wake_nothing() -> None:
-    assert wake_seconds(4000) < 5 * wake_seconds(400)
+    small, large = (min(wake_seconds(sleepers) for _ in range(3)) for sleepers in (400, 4000))
+    assert large < 5 * small
 
 
 def wake_seconds(sleepers: int) -> float:
