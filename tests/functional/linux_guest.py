@@ -114,7 +114,7 @@ class Session:
             assert left > 0, f"nothing like {pattern!r} after: {plain(self.output[start:])[-500:]}"
             if select.select([self.process.stdout], [], [], left)[0]:
                 chunk = os.read(self.process.stdout.fileno(), 65536)
-                assert chunk, f"ended with status {self.process.wait()} after: {plain(self.output[start:])[-500:]}"
+                assert chunk, f"ended with status {self.process.wait()} after: {plain(self.output[start:])[-500:]}\n{self.errors()}"
                 self.output += chunk
 
     def command(self, text: str) -> str:

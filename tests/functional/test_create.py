@@ -6,6 +6,7 @@ import gzip
 import os
 import pty
 import random
+import select
 import signal
 import subprocess
 import sys
@@ -21,8 +22,11 @@ GUESTS = ROOT / "guests"
 CREATE = [sys.executable, "-m", "xenconsole", "create", "-c"]
 
 
-def create(*args: str | Path, typed: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([*CREATE, *map(str, args), "--timeout", "3000"], input=typed, capture_output=True, cwd=ROOT, timeout=PATIENCE_SECONDS)
+def create(*args: str | Path, typed: bytes = b"", timeout: str = "3000") -> subprocess.CompletedProcess[bytes]:
+    command = [*CREATE, *map(str, args), "--timeout", timeout]
+    done = subprocess.run(command, input=typed, capture_output=True, cwd=ROOT, timeout=PATIENCE_SECONDS)
+    print(done.returncode, done.stdout[-1000:], done.stderr[-4000:])  # shown where a test fails
+    return done
 
 
 def engines_of(parent: int) -> list[int]:
@@ -82,7 +86,7 @@ def test_a_reboot_goes_on_and_may_be_refused() -> None:
 
 
 def test_a_guest_that_spins_deaf_is_ended_by_the_timeout() -> None:
-    done = subprocess.run([*CREATE, str(GUESTS / "shell.cfg"), "--timeout", "2"], input=b"spin 60 masked\n", capture_output=True, cwd=ROOT)
+    done = create(GUESTS / "shell.cfg", typed=b"spin 60 masked\n", timeout="2")
     assert done.returncode == 4 and done.stderr.count(b"\n") == 1
 
 
@@ -157,6 +161,15 @@ class OnTerminal:
     def until(self, text: bytes) -> None:
         self.seen = read_until(self.master, text, self.seen)
 
+    def ended(self) -> int:
+        """Exit status; the terminal must be as it was."""
+        status = self.process.wait(PATIENCE_SECONDS)
+        while select.select([self.master], [], [], 0)[0]:
+            self.seen += os.read(self.master, 65536)
+        print(self.seen)  # shown where the status is not the expected one
+        assert termios.tcgetattr(self.slave) == self.before
+        return status
+
 
 def test_on_a_terminal_keys_are_echoed_by_the_guest_and_all_is_restored() -> None:
     terminal = OnTerminal()
@@ -167,8 +180,7 @@ def test_on_a_terminal_keys_are_echoed_by_the_guest_and_all_is_restored() -> Non
     os.write(terminal.master, b"\x1d")
     terminal.until(b"y/n")
     os.write(terminal.master, b"y")
-    assert terminal.process.wait(PATIENCE_SECONDS) == 1
-    assert termios.tcgetattr(terminal.slave) == terminal.before
+    assert terminal.ended() == 1
     until(lambda: gone(engine))
 
 
@@ -178,8 +190,7 @@ def test_a_killed_engine_is_told_and_the_terminal_restored() -> None:
     (engine,) = engines_of(terminal.process.pid)
     os.kill(engine, signal.SIGKILL)
     terminal.until(b"the engine was killed by SIGKILL")
-    assert terminal.process.wait(PATIENCE_SECONDS) == 1
-    assert termios.tcgetattr(terminal.slave) == terminal.before
+    assert terminal.ended() == 1
 
 
 def test_killing_the_session_leaves_no_engine() -> None:

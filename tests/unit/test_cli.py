@@ -30,7 +30,9 @@ def cfg(folder: Path, name: str) -> str:
 
 
 def run(command: list[str], *, typed: bytes = b"", **environment: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(command, input=typed, capture_output=True, cwd=ROOT, timeout=PATIENCE_SECONDS, env={**os.environ, **environment})
+    done = subprocess.run(command, input=typed, capture_output=True, cwd=ROOT, timeout=PATIENCE_SECONDS, env={**os.environ, **environment})
+    print(done.returncode, done.stdout[-1000:], done.stderr[-4000:])  # shown where a test fails
+    return done
 
 
 class OnTerminal:
