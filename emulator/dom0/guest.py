@@ -49,7 +49,7 @@ class Guest:
         self._told = False
         self.turns = 0
         self.last_view: tuple[object, object] | None = None  # what the last overview said, and what it depended on
-        self._epoch = time.monotonic_ns()
+        self._epoch = time.monotonic_ns() - max(0, time.time_ns() - domain.spec.wallclock_ns)  # its creation, by the real clock
         self._rate = _FIRST_RATE
         self.idle_since = time.monotonic_ns()  # when its last turn ended
         self.rest_wanted = False  # give the core's instance back at the end of the next turn, if there is nothing to run

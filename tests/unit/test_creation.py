@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import gc
 import sys
+import time
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import pytest
 
+from emulator.dom0.builder import write_domain
 from emulator.dom0.config import DomainConfig, parse_config
 from emulator.dom0.toolstack import Toolstack
 from emulator.errors import UserError
@@ -104,3 +107,20 @@ def test_a_name_is_one_domains_from_its_creation_to_its_end() -> None:
     with pytest.raises(UserError, match="no domain is called 'a'"):
         tools.find("a")
     tools.destroy(first)
+
+
+def test_the_time_that_the_building_takes_is_the_guests_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its wall clock lagged behind by that, a second for a large kernel."""
+    built = 300_000_000
+
+    def slowly(*given: Any) -> Any:
+        time.sleep(built / 1e9)
+        return write_domain(*given)
+
+    monkeypatch.setattr("emulator.dom0.guest.write_domain", slowly)
+    tools = Toolstack(pool_kib=64 << 10, cpus=1)
+    guest = tools.guest(tools.create(named("a"), False, lambda said: None))
+    present = time.time_ns()
+    guest.turn(0, 1)
+    assert guest.domain.spec.wallclock_ns + guest.domain.clock.now() > present - built // 2
+    tools.destroy(guest.domid)
