@@ -84,7 +84,7 @@ class Guest:
     # --- the actor -----------------------------------------------------------------------------------------------------------
 
     def turn(self, cpu: int, slice_ns: int) -> int | None:
-        """See machine.physical_cpus.Actor."""
+        """See machine.seats.Actor."""
         domain = self.domain
         now = time.monotonic_ns()
         stolen = now - self._left_at if self._left_at else 0
@@ -120,7 +120,7 @@ class Guest:
         self._tell_end()
 
     def preempt(self) -> None:
-        """See machine.physical_cpus.Actor."""
+        """See machine.seats.Actor."""
         self.domain.interrupt()
 
     # --- backends --------------------------------------------------------------------------------------------------------------

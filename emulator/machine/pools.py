@@ -1,6 +1,6 @@
 """Pools of physical CPUs (xen/common/sched/cpupool.c): each has its own scheduler, a domain is in one of them, a CPU in one or in none.
 
-The books only: who holds a CPU and what must stop first is `physical_cpus`' matter. Refusals are Xen's and name its error."""
+The books only: who holds a CPU and what must stop first is `workers`' and `physical_cpus`' matter. Refusals are Xen's and name its error."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class Actor(Protocol):
 
     def turn(self, cpu: int, slice_ns: int) -> int | None:
         """Serve what waits and run for about `slice_ns`. Returns 0 to run again, a monotonic time (ns) to be woken at, None to
-        sleep until `PhysicalCpus.wake`."""
+        sleep until `Workers.wake`."""
 
     def preempt(self) -> None:
         """End the running turn soon. Any thread; lost when none is running."""

@@ -83,6 +83,25 @@ def test_each_wake_and_each_deadline_is_served_by_a_cpu_that_may(scheduler: str)
         cpus.stop()
 
 
+@pytest.mark.parametrize("act", ["sleeps", "spins"])
+@pytest.mark.parametrize("goes", ["removed", "moved"])
+def test_under_null_who_waits_gets_the_cpu_of_who_goes(act: str, goes: str) -> None:
+    cpus = PhysicalCpus(3, lambda actor, failure: pytest.fail(str(failure)), make_scheduler("null", (0, 1, 2)))
+    cpus.take_cpus(MAIN_POOL, (2,))
+    cpus.create_pool("side", make_scheduler("credit2", ()), (2,))
+    cpus.start()
+    try:
+        owners = [added(cpus, Noted(number, spin if act == "spins" else lambda actor: None)) for number in (1, 2)]
+        until(lambda: all(owner.turns for owner in owners))
+        waiting = added(cpus, Noted(3, lambda actor: None))
+        time.sleep(0.01)
+        assert not waiting.turns
+        cpus.remove(owners[0]) if goes == "removed" else cpus.move(owners[0], "side")
+        until(lambda: waiting.turns == 1)
+    finally:
+        cpus.stop()
+
+
 def test_a_sleeper_runs_when_woken_and_at_its_deadline(cpus: PhysicalCpus) -> None:
     sleeper = added(cpus, Noted(1, lambda actor: None))
     until(lambda: sleeper.turns == 1)

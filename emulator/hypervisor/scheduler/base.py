@@ -1,7 +1,7 @@
 """What every scheduler speaks: units, which are domains, and a clock that is handed in.
 
 A domain has one core, so its vCPUs share one physical CPU at a time (`rotation`), and it is the domain that is scheduled. A scheduler is a
-pure object: no thread, no clock, no lock. Whoever drives it (`machine.physical_cpus`, or a test on a simulated clock) keeps the order
+pure object: no thread, no clock, no lock. Whoever drives it (`machine.workers`, or a test on a simulated clock) keeps the order
 
     add → wake → pick → ran(runnable) → … → remove          times in ns, `now` never going back
 
