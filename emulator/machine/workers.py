@@ -5,9 +5,10 @@ releases the GIL while guest code runs, so as many actors run at once as there a
 
     sleeping --wake, deadline--> ready --pick--> held --turn--> ready or sleeping
 
-Nothing here is linear in the number of sleepers. One of the CPUs that idle minds the deadlines; while none does, a clock thread does, and cuts
-turns short for those that woke and for those that last too long (a guest that spins on PAUSE is slow in counts). A wake is to rouse no thread
-but the one that serves it: who minded the deadlines and takes up the sleeper minds them again after a turn no longer than the next one is away."""
+Nothing here is linear in the number of sleepers. One of the CPUs that idle minds the deadlines; while none idles, a clock thread does. It also cuts
+turns short while somebody waits: for those that woke, and those that last too long (a guest that spins on PAUSE is slow in counts). A wake is to
+rouse no thread but the one that serves it: who minded the deadlines and takes up the sleeper minds them again after a turn no longer than the next
+one is away. Should it last longer, the clock thread has another CPU mind them."""
 
 from __future__ import annotations
 
@@ -26,6 +27,8 @@ _LOOK_NS, _LOOKS = 2_000_000, 10
 """Where CPUs idle for moments, as when two guests talk, the clock thread looks now and then and is not woken each time."""
 _SHORTEST_NS, _UNMINDED_NS = 500_000, 2_000_000
 """A turn in which nobody minds the deadlines: no shorter, else another thread had better mind them, and no longer."""
+_GUARD_NS = 50_000_000
+"""While there are such turns, the clock thread looks whether one lasts longer than it should."""
 _HISTORY = 4096
 
 
@@ -46,6 +49,7 @@ class Workers:
         self._clock_at = 0  # when the clock thread looks next by itself, 0 for not at all
         self._turn_ends = [0] * count
         self._cuts = [0] * count  # when a turn is to end for somebody who woke
+        self._unguarded = False  # a turn in which nobody minds the deadlines began since the clock thread looked
         self._holding: list[Seat | None] = [None] * count
         self._stopping = False
         self.running = [-1] * count
@@ -90,24 +94,24 @@ class Workers:
         if seat.state == HELD:
             seat.again = True
         elif seat.state == SLEEPING:
-            self._announce(seat, *self._ready(seat, now), now)
+            self._ready(seat, now)
+            self._announce(seat, now)
 
-    def _ready(self, seat: Seat, now: int) -> tuple[int, int]:
-        """A sleeper wakes. The CPU to interrupt for it where none idles, and when (Scheduler.wake)."""
+    def _ready(self, seat: Seat, now: int) -> None:
         seat.state, seat.wake_at = READY, 0
-        victim, at = seat.pool.scheduler.wake(seat.unit, now)
-        return victim, at
+        seat.pool.scheduler.wake(seat.unit, now)
 
-    def _announce(self, seat: Seat, victim: int, at: int, now: int) -> None:
-        if self._signal(seat) or victim < 0:
+    def _announce(self, seat: Seat, now: int, woke: bool = True) -> None:
+        """It waits. An idle CPU is roused; where none may run it, who woke may interrupt somebody."""
+        victim, at = seat.pool.scheduler.tickle(seat.unit, now) if woke else (-1, now)
+        if self._signal(seat):
             return
-        if at <= now:
+        if victim >= 0 and at <= now:
             self._call(victim)
         else:
-            self._cuts[victim] = at
-            if not self._clock_at or at < self._clock_at:
-                self._clock_at = at
-                self._tick.notify()
+            if victim >= 0:
+                self._cuts[victim] = at
+            self._end_turns()
 
     def _signal(self, seat: Seat) -> bool:
         """Rouse an idle CPU that may run it."""
@@ -151,21 +155,28 @@ class Workers:
         with self._lock:
             while not self._stopping:
                 now = time.monotonic_ns()
-                woken = [(seat, *self._ready(seat, now)) for seat in self._sleepers.due(now)]
-                if left is not None:
-                    woken.append((left, -1, now))
+                woken = []
+                for seat in self._sleepers.due(now):
+                    self._ready(seat, now)
+                    woken.append(seat)
                 pool = self.pools.of_cpu[cpu]
                 chosen = self._pick(pool, cpu, now) if pool is not None else None
-                for seat, victim, at in woken:
+                for seat in woken:
                     if seat.state == READY:
-                        self._announce(seat, victim, at, now)
+                        self._announce(seat, now)
+                if left is not None and left.state == READY:
+                    self._announce(left, now, woke=False)
                 if chosen is not None:
-                    held, turn = chosen[0], self._pass_on(now, chosen[1], rested)
+                    turn = self._pass_on(now, chosen[1], rested)
                     self._turn_ends[cpu] = now + turn
-                    return held, turn
+                    if not self._idle or self._waiting():
+                        self._end_turns()
+                    return chosen[0], turn
                 event = pool.scheduler.next_event(now) if pool is not None else 0
                 at = self._unminded() or event
                 left, rested = None, True
+                if self._waiting():
+                    self._end_turns()
                 self._idle.wait(cpu, min(at, event or at), now)
             return None
 
@@ -188,12 +199,16 @@ class Workers:
         """How long a CPU's turn is to be so that it need not have another thread mind the deadlines meanwhile; when that is too short, or
         it goes from turn to turn, one is told."""
         first = self._unminded()
-        if rested and (not first or first - now > _SHORTEST_NS):
+        if rested and not self._waiting() and (not first or first - now > _SHORTEST_NS):
+            if first:
+                self._unguarded = True
+                if not self._clock_at:
+                    self._look_by(now + _GUARD_NS)
             return min(turn, _UNMINDED_NS, first - now if first else turn)
-        if not self._idle:
-            self._alert()
-        elif first:
+        if first and self._idle:
             self._idle.ring_one()
+        elif first:
+            self._look_by(first)
         return turn
 
     def _work(self, cpu: int) -> None:
@@ -230,36 +245,58 @@ class Workers:
 
     # --- the clock -------------------------------------------------------------------------------------------------------------
 
-    def _alert(self) -> None:
-        """No CPU idles any more: the clock thread minds the deadlines. One that looks again soon is left alone."""
-        if not self._clock_at or 0 < self._sleepers.first() < self._clock_at:
+    def _waiting(self) -> bool:
+        """For a CPU, though one may idle: in another pool, or one that it may not run on."""
+        return any(pool.scheduler.waiting() for pool in self.pools)
+
+    def _end_turns(self) -> None:
+        """The clock thread is to cut turns short when it is time."""
+        ends = [self._cut_at(cpu) for cpu, held in enumerate(self._holding) if held is not None]
+        if ends:
+            self._look_by(min(ends))
+
+    def _cut_at(self, cpu: int) -> int:
+        ends = self._turn_ends[cpu] + _GRACE_NS
+        return min(ends, self._cuts[cpu] or ends)
+
+    def _look_by(self, at: int) -> None:
+        if not self._clock_at or at < self._clock_at:
+            self._clock_at = at
             self._tick.notify()
 
     def _mind_clock(self) -> None:
         looks = 0
         with self._lock:
             while not self._stopping:
-                if self._idle:
+                now = time.monotonic_ns()
+                if self._idle and not self._waiting():
                     looks += 1
-                    self._clock_at = time.monotonic_ns() + _LOOK_NS if looks <= _LOOKS else 0
-                    self._tick.wait(_LOOK_NS / 1e9 if self._clock_at else None)
-                    continue
-                looks, now = 0, time.monotonic_ns()
-                for seat in self._sleepers.due(now):
-                    self._announce(seat, *self._ready(seat, now), now)
-                at = self._sleepers.first()
-                for cpu in range(self.count):
-                    held, ends = self._holding[cpu], self._turn_ends[cpu] + _GRACE_NS
-                    if held is None:
-                        continue
-                    if self._cuts[cpu]:
-                        ends, self._cuts[cpu] = min(ends, self._cuts[cpu]), self._cuts[cpu] * (self._cuts[cpu] > now)
-                    if ends <= now:
-                        held.actor.preempt()
-                        ends = now + _GRACE_NS
-                    at = min(at or ends, ends)
-                for pool in self.pools:
-                    event = pool.scheduler.next_event(now)
-                    at = min(at or event, event or at) if event > now else at
-                self._clock_at = max(now + 1_000_000, at) if at else 0
-                self._tick.wait(seconds(self._clock_at - now) if at else None)
+                    self._clock_at = self._look_aside(now, looks)
+                else:
+                    looks = 0
+                    self._clock_at = self._mind_turns(now)
+                self._tick.wait(seconds(self._clock_at - now) if self._clock_at else None)
+
+    def _look_aside(self, now: int, looks: int) -> int:
+        """While CPUs mind the deadlines and nobody waits. When to look again, 0 for not before it is called."""
+        if 0 < self._sleepers.first() < now - _GRACE_NS:
+            self._idle.ring_one()
+        again, self._unguarded = looks <= _LOOKS or self._unguarded, False
+        return now + (_LOOK_NS if looks <= _LOOKS else _GUARD_NS) if again else 0
+
+    def _mind_turns(self, now: int) -> int:
+        """Likewise."""
+        at = 0
+        if not self._idle:
+            for seat in self._sleepers.due(now):
+                self._ready(seat, now)
+                self._announce(seat, now)
+            at = self._sleepers.first()
+        for cpu, held in enumerate(self._holding):
+            if held is not None:
+                ends = self._cut_at(cpu)
+                if ends <= now:
+                    held.actor.preempt()
+                    ends = now + _GRACE_NS
+                at = min(at or ends, ends)
+        return max(now + 1_000_000, at) if at else 0

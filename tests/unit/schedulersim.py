@@ -63,7 +63,8 @@ class Simulation:
 
     def _wake(self, work: Work) -> None:
         work.woke_at = self.now
-        victim, at = self.scheduler.wake(work.unit, self.now)
+        self.scheduler.wake(work.unit, self.now)
+        victim, at = self.scheduler.tickle(work.unit, self.now)
         if victim >= 0 and at <= self.now:
             self._end(victim)
         elif victim >= 0:

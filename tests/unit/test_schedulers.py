@@ -93,6 +93,25 @@ def test_a_sleeper_within_its_share_waits_for_none_of_128_spinning_domains(name:
 
 
 @pytest.mark.parametrize("name", WEIGHTED)
+def test_a_free_cpu_is_for_one_of_those_that_wake_at_once(name: str) -> None:
+    scheduler = make_scheduler(name, (0, 1))
+    spinner, *woken = (Unit(number) for number in range(4))
+    for unit in (spinner, *woken):
+        scheduler.add(unit, 0)
+    scheduler.wake(spinner, 0)
+    scheduler.pick(1, 0)
+    scheduler.ran(spinner, 50 * MS, 50 * MS, True)
+    scheduler.pick(1, 50 * MS)
+    asked = []
+    for unit in woken:
+        scheduler.wake(unit, 60 * MS)
+        asked.append(scheduler.tickle(unit, 60 * MS)[0])
+    assert asked == [-1, 1, 1]
+    scheduler.pick(0, 60 * MS)
+    assert scheduler.tickle(woken[2], 60 * MS)[0] == 1, "the free CPU was taken"
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
 def test_one_that_sleeps_often_has_its_share_however_long_the_slices(name: str) -> None:
     sim = simulation(name, late=MS // 10)
     for parameter in {"allowance_us", "tslice_ms"} & set(sim.scheduler.parameters()):

@@ -3,7 +3,7 @@
 A domain has one core, so its vCPUs share one physical CPU at a time (`rotation`), and it is the domain that is scheduled. A scheduler is a
 pure object: no thread, no clock, no lock. Whoever drives it (`machine.workers`, or a test on a simulated clock) keeps the order
 
-    add → wake → pick → ran(runnable) → … → remove          times in ns, `now` never going back
+    add → wake → tickle → pick → ran(runnable) → … → remove          times in ns, `now` never going back
 
 and CPU time is what a unit spent on a CPU, not the instructions it executed.
 """
@@ -149,6 +149,8 @@ class Scheduler(ABC):
         self.began: dict[int, int] = {}  # when
         self._claims: dict[int, tuple[Unit, int]] = {}  # CPU -> the unit it is to run next, and for how long
         self._called: list[int] = []
+        self._roused: set[int] = set()  # idle CPUs that somebody who woke is to have, until they look
+        self._queues: tuple[RunQueue, ...] = ()
 
     # --- what is asked of a scheduler ------------------------------------------------------------------------------------------
 
@@ -218,14 +220,23 @@ class Scheduler(ABC):
             unit.runnable = False
         self.units.pop(unit.name, None)
 
-    def wake(self, unit: Unit, now: int) -> tuple[int, int]:
-        """It has something to do. Returns the CPU that should be interrupted for it, -1 for none, and when (ns)."""
-        if unit.runnable:
-            return -1, now
-        unit.runnable = True
-        self.enqueue(unit, now, True)
-        if any(cpu not in self.running and unit.may_run_on(cpu) for cpu in self.cpus):
-            return -1, now
+    def wake(self, unit: Unit, now: int) -> None:
+        """It has something to do."""
+        if not unit.runnable:
+            unit.runnable = True
+            self.enqueue(unit, now, True)
+
+    def waiting(self) -> int:
+        """How many units have no CPU, though they may run now."""
+        return len(self._claims) + sum(map(len, self._queues))
+
+    def tickle(self, unit: Unit, now: int) -> tuple[int, int]:
+        """It woke and waits yet. Returns the CPU that should be interrupted for it, -1 for none, and when (ns). None when one is free for it, but
+        each such CPU is for one unit (the mask `tickled` in Xen)."""
+        for cpu in self.cpus:
+            if cpu not in self.running and cpu not in self._roused and unit.may_run_on(cpu):
+                self._roused.add(cpu)
+                return -1, now
         cpu = self.victim(unit, now)
         return cpu, max(now, self.spared_until(cpu)) if cpu >= 0 else now
 
@@ -235,6 +246,7 @@ class Scheduler(ABC):
 
     def pick(self, cpu: int, now: int) -> tuple[Unit, int] | None:
         """What `cpu` runs next. Look at `called` afterwards."""
+        self._roused.discard(cpu)
         chosen = self._claims.pop(cpu, None) or self._choose(cpu, now)
         if chosen is not None:
             unit = chosen[0]

@@ -20,6 +20,7 @@ class Bvt(Scheduler):
     def __init__(self, cpus: Iterable[int], *, allowance_ns: int = ALLOWANCE) -> None:
         super().__init__(cpus)
         self._queue = RunQueue()
+        self._queues = (self._queue,)
         self._allowance = allowance_ns
         self._time = 0
 

@@ -37,7 +37,7 @@ class Credit(Scheduler):
 
     def __init__(self, cpus: Iterable[int], *, turn_ns: int = TURN, ratelimit_ns: int = RATELIMIT) -> None:
         super().__init__(cpus)
-        self._classes = (RunQueue(), RunQueue(), RunQueue())
+        self._queues = (RunQueue(), RunQueue(), RunQueue())
         self._parked: dict[int, Unit] = {}
         self._active: dict[int, Unit] = {}
         self._dealt_at = 0
@@ -62,14 +62,14 @@ class Credit(Scheduler):
 
     def _push(self, unit: Unit, since: int) -> None:
         unit.level, unit.deadline = self._class(unit), since
-        self._classes[unit.level].push(unit, -unit.credit * DEFAULT_WEIGHT // unit.weight if unit.level == OVER else since)
+        self._queues[unit.level].push(unit, -unit.credit * DEFAULT_WEIGHT // unit.weight if unit.level == OVER else since)
 
     @staticmethod
     def _class(unit: Unit) -> int:
         return BOOST if unit.boosted else UNDER if unit.credit > 0 else OVER
 
     def dequeue(self, unit: Unit) -> None:
-        self._classes[unit.level].discard(unit)
+        self._queues[unit.level].discard(unit)
         self._parked.pop(unit.name, None)
 
     def remove(self, unit: Unit) -> None:
@@ -104,7 +104,7 @@ class Credit(Scheduler):
 
     def choose(self, cpu: int, now: int) -> tuple[Unit, int] | None:
         self._account(now)
-        for queue in self._classes:
+        for queue in self._queues:
             unit = queue.pop(cpu, TURN)
             if unit is not None:
                 turn = min(self._turn, BOOST_TURN if unit.boosted else max(SHORTEST_TURN, unit.credit))
@@ -179,9 +179,9 @@ class Credit(Scheduler):
         return most * min(unit.cap, 100) // 100 if unit.cap else most
 
     def _reclass(self) -> None:
-        waiting = [unit for queue in self._classes[UNDER:] for unit in queue.units()]
+        waiting = [unit for queue in self._queues[UNDER:] for unit in queue.units()]
         for unit in waiting:
-            self._classes[unit.level].discard(unit)
+            self._queues[unit.level].discard(unit)
         for unit in waiting:
             self._push(unit, unit.deadline)
 
@@ -189,4 +189,4 @@ class Credit(Scheduler):
         return Queued(unit.name, unit.credit, "parked" if unit.name in self._parked else _NAMES[self._class(unit)], unit.weight, unit.cap)
 
     def queued(self) -> list[Queued]:
-        return [self.describe(unit) for queue in self._classes for unit in queue.units()] + [self.describe(unit) for unit in self._parked.values()]
+        return [self.describe(unit) for queue in self._queues for unit in queue.units()] + [self.describe(unit) for unit in self._parked.values()]

@@ -31,6 +31,7 @@ class Credit2(Scheduler):
     def __init__(self, cpus: Iterable[int], *, ratelimit_ns: int = RATELIMIT) -> None:
         super().__init__(cpus)
         self._queue = RunQueue()
+        self._queues = (self._queue,)
         self._weights: Counter[int] = Counter()  # how many units have each
         self._heaviest = 1
         self._resets = 0

@@ -20,6 +20,7 @@ class Rtds(Scheduler):
     def __init__(self, cpus: Iterable[int]) -> None:
         super().__init__(cpus)
         self._queue = RunQueue()
+        self._queues = (self._queue,)
         self._depleted: list[tuple[int, int, Unit]] = []
 
     def add(self, unit: Unit, now: int) -> None:
