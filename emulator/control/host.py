@@ -324,8 +324,7 @@ class Host:
             filled["config"] = portraits.config(guest.config)
         if "xenstore" in parts:
             filled["xenstore"] = tuple(self._tools.store.subtree(f"/local/domain/{domid}"))
-        autopsy = self._tools.autopsies.get(domid)
-        if "crash" in parts and autopsy is not None:
+        if "crash" in parts and (autopsy := self._tools.autopsy(guest)) is not None:
             filled["crash"] = self._crash(autopsy, guest.transcript.tail(2000))
         with self._tools.looking:
             return DomainDetail(self._domain_view(self._tools.guest(domid)), **filled)  # it may have gone while its answers came

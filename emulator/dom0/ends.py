@@ -8,9 +8,8 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from emulator.dom0 import coredump
-from emulator.dom0.obituaries import Obituary, examined
+from emulator.dom0.obituaries import Obituary
 from emulator.dom0.resting import LOOK_SECONDS, REST_AFTER_SECONDS
-from emulator.dom0.turns import in_turn
 from emulator.errors import UserError
 
 if TYPE_CHECKING:
@@ -109,8 +108,6 @@ class Ends:
     def _examine(self, guest: Guest) -> None:
         """Keep how a crashed domain lies. What its configuration wants is done without that as well."""
         try:
-            autopsy = in_turn(guest, lambda: examined(guest.domain))
+            self._tools.autopsy(guest)
         except UserError as error:  # destroyed meanwhile, or the machine is stalled
             self._tools.say("warning", guest.domid, f"{guest.name} is not examined: {error.line()}")
-        else:
-            self._tools.keep_autopsy(guest, autopsy)

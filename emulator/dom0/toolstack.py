@@ -21,7 +21,7 @@ from emulator.dom0.ends import Ends
 from emulator.dom0.guest import Guest, build_guest
 from emulator.dom0.memoryverbs import DomainMemory
 from emulator.dom0.network import Networks
-from emulator.dom0.obituaries import Autopsy, Obituary
+from emulator.dom0.obituaries import Autopsy, Obituary, examined
 from emulator.dom0.resting import Rests
 from emulator.dom0.snapshots import Snapshot
 from emulator.dom0.storage.pool import StoragePool
@@ -266,11 +266,15 @@ class Toolstack:
     def restore(self, domid: int, name: str) -> Snapshot:
         """Back to a snapshot; returns the snapshot of the present that was taken first. A crashed domain comes to life again."""
         guest = self.guest(domid)
-        present = in_turn(guest, lambda: guest.album.restore(name))
-        self.autopsies.pop(domid, None)
+        present = in_turn(guest, partial(self._restore, guest, name))
         self.say("info", domid, f"restored to {name}; the present is kept as {present.name}")
         self.tell("state", domid)
         self.cpus.wake(guest)
+        return present
+
+    def _restore(self, guest: Guest, name: str) -> Snapshot:
+        present = guest.album.restore(name)
+        self.autopsies.pop(guest.domid, None)
         return present
 
     def forget(self, domid: int, name: str) -> None:
@@ -295,10 +299,17 @@ class Toolstack:
         if guest is not None:
             guest.fail(f"hypervisor bug: {type(failure).__name__}: {failure}")
 
-    def keep_autopsy(self, guest: Guest, autopsy: Autopsy) -> None:
+    def autopsy(self, guest: Guest) -> Autopsy | None:
+        """How a crashed domain lies, examined when it is asked for first; None of one that has not crashed. UserError."""
+        if guest.domain.ended == "crash" and guest.domid not in self.autopsies:
+            in_turn(guest, partial(self._examine, guest))
+        return self.autopsies.get(guest.domid)
+
+    def _examine(self, guest: Guest) -> None:
+        """In a turn of its, as a restore is: nothing is kept of a crash that was undone."""
         with self._lock:
-            if self.guests.get(guest.domid) is guest:
-                self.autopsies[guest.domid] = autopsy
+            if guest.domain.ended == "crash" and self.guests.get(guest.domid) is guest:
+                self.autopsies[guest.domid] = examined(guest.domain)
 
     def take_away(self, guest: Guest, reason: str, tell: bool = True) -> Obituary | None:
         """Take a domain off its CPU, keep its obituary, give everything back. None when that is being done already."""

@@ -116,3 +116,27 @@ def test_a_host_that_ends_waits_for_who_is_leaving_and_takes_nobody_in(monkeypat
     stopping.join()
     leaving.join()
     clear(tools)
+
+
+def test_of_a_crash_that_is_undone_while_it_is_examined_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    tools = Toolstack(pool_kib=64 << 10, cpus=1)
+    guest = add(tools, "a", "preserve")
+    ask = guest.domain.ask
+
+    def served(question: Callable[[], object]) -> object:
+        future = ask(question)
+        guest.domain.serve()
+        return future
+
+    def undone(question: Callable[[], object]) -> object:
+        monkeypatch.setattr(guest.domain, "ask", served)
+        future = served(question)
+        tools.restore(guest.domid, "up")
+        return future
+
+    monkeypatch.setattr(guest.domain, "ask", served)
+    tools.snapshot(guest.domid, "up")
+    monkeypatch.setattr(guest.domain, "ask", undone)
+    end(tools, guest, "crash")
+    assert not guest.domain.ended and not tools.autopsies
+    clear(tools)

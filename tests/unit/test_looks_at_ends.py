@@ -132,3 +132,21 @@ def test_at_no_moment_is_a_domain_neither_alive_nor_known_to_be_gone(host: Host,
     monkeypatch.setattr(core, "stop", looked)
     host.destroy(domid)
     assert told == [False, "destroyed", 0]
+
+
+def test_how_a_crashed_domain_lies_is_told_before_its_end_is_followed_up(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`xenconsole create -c` ended without it when it was the first to look."""
+    domid = host.create(named("a"))
+    guest = host._tools.guest(domid)
+    ask = guest.domain.ask
+
+    def served(question: Callable[[], object]) -> object:
+        future = ask(question)
+        guest.domain.serve()
+        return future
+
+    monkeypatch.setattr(guest.domain, "ask", served)
+    assert host.detail(domid, ("crash",)).crash is None
+    guest.domain.crash("here")
+    crash = host.detail(domid, ("crash",)).crash
+    assert crash is not None and crash.reason == "here" and crash.vcpu.registers["rip"]
