@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from textual.screen import ModalScreen
 
+from emulator.control.client import NO_ANSWER
 from emulator.control.messages import CommandResult
 from emulator.errors import UserError
 from xenconsole.command import Command, Confirm
@@ -188,7 +189,7 @@ class Actions:
         name = self.app.name_of(domid)
         try:
             taken = {snap.name for snap in await self.app.client.snapshots(domid)}
-        except (ConnectionError, UserError):
+        except NO_ANSWER:
             taken = set()  # the engine says what is wrong when the command reaches it
         return next(f"{name}-{n}" for n in range(1, len(taken) + 2) if f"{name}-{n}" not in taken)
 
@@ -228,14 +229,14 @@ class Actions:
             return
         try:
             self._disk_names = tuple(disk.name for disk in (await self.app.client.storage.pool()).disks)
-        except (ConnectionError, UserError):
+        except NO_ANSWER:
             pass  # completion does without
         chosen = next((view for view in self.app.overview.domains if view.domid == self.app.chosen), None)
         if chosen is None or not chosen.snapshots:
             return
         try:
             self._snapshot_names = tuple(snap.name for snap in await self.app.client.snapshots(chosen.domid))
-        except (ConnectionError, UserError):
+        except NO_ANSWER:
             return  # completion does without
 
     def prompt(self, line: str = "") -> Work:
@@ -348,8 +349,7 @@ class Actions:
 
         async def leave() -> None:
             if answer is None or await answer is True:
-                await app.navigator.settled()
-                app.exit(0)
+                await app.leave(0)
 
         return leave()
 

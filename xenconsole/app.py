@@ -15,7 +15,7 @@ from textual.app import App
 from textual.geometry import Size
 from textual.screen import ModalScreen, Screen
 
-from emulator.control.client import start_engine
+from emulator.control.client import NO_ANSWER, start_engine
 from emulator.control.messages import CommandResult
 from emulator.control.process import EngineOptions
 from emulator.control.views import HostView, Overview
@@ -150,6 +150,9 @@ class ConsoleApp(App[int], inherit_bindings=False):
             overview = await self.client.overview(self.overview.log_seq)
         except ConnectionError:
             self.lookout.lose()
+            return
+        except NO_ANSWER as error:
+            self.lookout.miss(str(error))
             return
         names = {view.domid: view.name for view in overview.domains}
         for line in overview.log:
@@ -340,6 +343,11 @@ class ConsoleApp(App[int], inherit_bindings=False):
         await self.actions.perform(name, args)
         return CommandResult(ok=True)
 
+    async def leave(self, status: int) -> None:
+        """End the app: not while a view is half put up, which would find its widgets missing."""
+        await self.navigator.settled()
+        self.exit(status)
+
     def start(self, work: Coroutine[Any, Any, object]) -> None:
         """Run something that may wait for a dialog beside the app's own messages."""
         self.run_worker(work, group="commands")
@@ -355,7 +363,7 @@ async def run(files: tuple[Path, ...], options: EngineOptions) -> int:
     app = ConsoleApp(await engine(), settings=settings, problems=problems, files=files, restart=engine, history=History(history_path()))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, app.exit, 1)
+        loop.add_signal_handler(number, lambda: app.start(app.leave(1)))
     try:
         status = await app.run_async()
     finally:

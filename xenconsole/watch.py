@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from emulator.control.client import NO_ANSWER
 from emulator.control.views import DomainView, Overview
-from emulator.errors import UserError
 from xenconsole.screens.confirm import LostScreen
 from xenconsole.terminal.session import Mourner
 from xenconsole.units import printable
@@ -33,12 +33,14 @@ class Watch:
 
     def __init__(self, app: ConsoleApp) -> None:
         self.app = app
-        self._told_lost = False
+        self._told_lost = self._restarting = False
+        self._fault = ""
 
     # guests
 
     def look(self, before: Overview, now: Overview) -> None:
         """Tell of guests that crashed or went since the overview before, but not of one whose console is in front."""
+        self._fault = ""
         old = {view.domid: view for view in before.domains if view.domid}
         front = {domid for screen in self.app.visible_screens() for domid in getattr(screen, "domids", ())}
         for view in now.domains:
@@ -57,7 +59,7 @@ class Watch:
             return
         try:
             obituary = await client.obituary(view.domid)
-        except (ConnectionError, UserError):
+        except NO_ANSWER:
             return  # a lost engine is told by itself
         if obituary is None or obituary.reason == "destroyed":
             return
@@ -73,10 +75,16 @@ class Watch:
         """There is an engine, the first or another one."""
         self._told_lost = False
 
+    def miss(self, fault: str) -> None:
+        """The engine lives and had no overview to give: tell it once, and go on asking."""
+        if fault != self._fault:
+            self._fault = fault
+            self.app.report(fault, "error")
+
     def lose(self) -> None:
         """The engine is gone: tell it once, and offer what can be done."""
         app = self.app
-        if self._told_lost or not app.is_running:
+        if self._told_lost or not app.is_running or app.return_code is not None:
             return
         self._told_lost = True
         why = printable(app.client.lost or "the engine does not answer")
@@ -91,7 +99,7 @@ class Watch:
         if choice == "restart":
             await self.restart()
         elif choice == "quit":
-            self.app.exit(1)
+            await self.app.leave(1)
 
     async def restart(self) -> None:
         """Another engine with the guests of the start; says what went with the old one."""
@@ -99,10 +107,14 @@ class Watch:
         if not app.client.lost or not app.can_restart:
             app.notify("the engine lives" if not app.client.lost else "it cannot be started again from here", severity="warning")
             return
-        lost = guests_in_words(app.overview.domains)
+        if self._restarting:
+            return
+        self._restarting, lost = True, guests_in_words(app.overview.domains)
         try:
             await app.take_new_engine()
         except ConnectionError as error:
             app.report(f"the engine did not start: {error}", "error")
             return
+        finally:
+            self._restarting = False
         app.report(f"a new engine runs; lost with the old one: {lost or 'no guest'}", "warning")

@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
+from typing import Final
 
 from emulator.control.consolereader import ConsoleReader
 from emulator.control.memoryviews import FrameView
@@ -346,9 +347,16 @@ class EngineFault(Exception):
     """The engine could not answer a request through a fault of ours; its log has more."""
 
 
+NO_ANSWER: Final = (ConnectionError, UserError, EngineFault)
+"""What a question may come back with instead of an answer: the engine is lost, the domain is gone, a fault of ours."""
+
+
 async def start_engine(options: EngineOptions | None = None, *, version: str = "") -> EngineClient:
     """Start an engine as a process of its own and connect to it. Raises ConnectionError, with what the engine left, when it does not come up."""
-    process, end = EngineProcess.start(options)
+    try:
+        process, end = EngineProcess.start(options)
+    except OSError as error:
+        raise ConnectionError(f"the engine cannot be started: {error.strerror or error}") from error
     return await open_client(end, process, version)
 
 

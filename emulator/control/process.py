@@ -21,7 +21,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final
 
-EPITAPH_SECONDS: Final = 2.0
+EPITAPH_SECONDS: Final = 10.0
 END_SECONDS: Final = 5.0
 TAIL_BYTES: Final = 4096
 

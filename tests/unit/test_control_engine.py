@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from emulator.control.client import EngineClient, connect, open_client
+from emulator.control.client import EngineClient, connect, open_client, start_engine
 from emulator.control.process import EngineOptions, EngineProcess
 from emulator.errors import UserError
 from tests.patience import PATIENCE_SECONDS, soon, until
@@ -184,3 +185,12 @@ async def test_it_takes_the_place_of_one_that_was_killed(tmp_path: Path) -> None
 async def test_nobody_at_a_path_is_the_users_mistake(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no engine answers"):
         await connect(tmp_path / "none.sock")
+
+
+async def test_a_process_that_cannot_be_made_is_an_engine_that_did_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*given: object, **named: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(subprocess, "Popen", refused)
+    with pytest.raises(ConnectionError, match="the engine cannot be started: Resource temporarily unavailable"):
+        await start_engine()

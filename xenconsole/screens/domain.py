@@ -18,7 +18,7 @@ from textual.binding import BindingType
 from textual.css.query import NoMatches
 from textual.widgets import Input
 
-from emulator.control.client import EngineFault
+from emulator.control.client import NO_ANSWER, EngineFault
 from emulator.control.views import DomainDetail, DomainView
 from emulator.errors import UserError
 from xenconsole.app_protocol import Client, EngineNotice, OverviewArrived, shell
@@ -139,7 +139,7 @@ class DomainScreen(FilteredScreen):
         """The domain is gone: keep what is shown and say what became of it."""
         obituary = None
         if isinstance(self.client, Remembers):
-            with suppress(ConnectionError, UserError):  # none kept, or no one left to ask
+            with suppress(*NO_ANSWER):  # none kept, or no one left to ask
                 obituary = await self.client.obituary(domid)
         if domid != self.domid or not self.is_attached:
             return
@@ -172,6 +172,8 @@ class DomainScreen(FilteredScreen):
         if message.kind == "gone":
             self._ended.add(message.domid)
         if message.domid == self.domid and message.kind in ("gone", "state"):
+            if self.gone:  # buried by its absence, before it was told whether it runs again
+                self.run_worker(self._bury(self.domid), group="bury", exclusive=True)
             self._wake.set()
 
     def on_screen_resume(self) -> None:
@@ -331,10 +333,11 @@ class DomainScreen(FilteredScreen):
             snapshots.ask(snapshots.chosen.name)
 
     async def _ask_when_listed(self) -> None:
+        domid = self.domid
         await self.pull()
-        snapshots = self.query_one(SnapshotList)
-        if snapshots.chosen is not None:
-            snapshots.ask(snapshots.chosen.name)
+        for snapshots in self.query(SnapshotList):  # none when the screen was taken down meanwhile
+            if snapshots.chosen is not None and self.domid == domid:
+                snapshots.ask(snapshots.chosen.name)
 
     def action_agree(self) -> None:
         snapshots = self.query_one(SnapshotList)

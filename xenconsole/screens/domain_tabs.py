@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 
-from emulator.control.client import EngineFault
+from emulator.control.client import NO_ANSWER
 from emulator.control.memoryviews import FrameView
 from emulator.control.messages import ObituaryView
 from emulator.control.views import CrashView, DomainDetail, DomainView, FlowView, RingView, SnapshotView
-from emulator.errors import UserError
 from xenconsole.app_protocol import Client, shell
 from xenconsole.flow_history import Flows
 from xenconsole.widgets.config_panel import ConfigPane, XenstorePane
@@ -162,7 +161,7 @@ class DomainTabs:
         self.flow_views: tuple[FlowView, ...] = ()
         self.crash = None
         self._fed: dict[str, float] = {}
-        self._tail: tuple[int, bytes] = (-1, b"")
+        self._tail: tuple[tuple[int, int], bytes] = (-1, -1), b""  # whose, and where it ends
 
     def reset(self) -> None:
         """Another domain comes: forget, and empty the panes."""
@@ -171,6 +170,7 @@ class DomainTabs:
         screen.query_one(TracePanel).clear()
         screen.query_one(VcpuList).cursor = 0
         screen.query_one(RingList).forget()
+        screen.query_one(SnapshotList).forget()
         self.unpick()
 
     @property
@@ -188,9 +188,9 @@ class DomainTabs:
             return await client.snapshots(domid)
         if tab == "summary":
             end = detail.domain.console_end
-            if end != self._tail[0]:
+            if self._tail[0] != (domid, end):
                 chunk = await client.console_read(domid, max(end - TAIL_BYTES, 0), TAIL_BYTES)
-                self._tail = (end, chunk.data)
+                self._tail = (domid, end), chunk.data
             return self._tail[1]
         return None
 
@@ -255,13 +255,15 @@ class DomainTabs:
         if not isinstance(client, LooksAtFrames):
             return
         try:
-            view = await client.frame(domid, pfn)
-        except (ConnectionError, UserError, EngineFault) as error:
-            pane.show(None, str(error))
-            return
-        if chart.picked == pfn and self.screen.domid == domid:
+            view: FrameView | None = await client.frame(domid, pfn)
+            why = ""
+        except NO_ANSWER as error:
+            view, why = None, str(error)
+        if chart.picked != pfn or self.screen.domid != domid:
+            return  # another was picked meanwhile
+        pane.show(view, why)
+        if view is not None:
             chart.tell(summary(view))
-            pane.show(view)
 
     def unpick(self) -> bool:
         """Let go of the picked frame; False when there was none."""

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Protocol, cast, runtime_checkable
 
+from emulator.control.client import NO_ANSWER
 from emulator.control.views import ConsoleChunk, DomainView
-from emulator.errors import UserError
 from xenconsole.app_protocol import Client
 from xenconsole.terminal.bittty_core import BitttyCore
 from xenconsole.terminal.core import TerminalCore
@@ -132,7 +132,7 @@ class ConsoleSession:
         try:
             async for chunk in self.client.console_attach(self.domid, 0):
                 self.take(chunk)
-        except (ConnectionError, UserError) as error:
+        except NO_ANSWER as error:
             reason = str(error)
         self.ending = await self._cause(reason)
         self._typed.clear()
@@ -148,7 +148,7 @@ class ConsoleSession:
         if isinstance(self.client, Mourner):
             try:
                 obituary = await self.client.obituary(self.domid)
-            except (ConnectionError, UserError) as error:
+            except NO_ANSWER as error:
                 return Ending(reason or str(error))
             if obituary is not None:
                 crash = obituary.domain.crash
@@ -263,7 +263,7 @@ class ConsoleSession:
                 data = bytes(self._typed[:16384])
                 try:
                     taken = await cast(_Typist, self.client).console_write(self.domid, data)
-                except (ConnectionError, UserError):  # the guest or the engine is gone: the stream's end says so
+                except NO_ANSWER:  # most often the guest or the engine is gone: the stream's end says so
                     self._typed.clear()
                     break
                 taken = len(data) if taken is None else taken

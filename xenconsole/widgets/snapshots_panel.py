@@ -42,6 +42,12 @@ class SnapshotList(ListPane):
             self.asking = ""
         self.rebuild()
 
+    def forget(self) -> None:
+        """Another domain comes: nothing of this one's may be agreed to any more."""
+        self.asking = self._chosen_name = ""
+        self.cursor = 0
+        self.show((), self.now_unix)
+
     @property
     def chosen(self) -> SnapshotView | None:
         return self.snapshots[self.cursor] if self.cursor < len(self.snapshots) else None
