@@ -146,6 +146,21 @@ def test_rtds_gives_every_unit_its_budget_in_every_period() -> None:
         assert work.unit.spent == pytest.approx(400 * MS, rel=0.02)
 
 
+@pytest.mark.parametrize("extra", [True, False])
+@pytest.mark.parametrize("late", [MS, 5 * MS, 7 * MS])
+@pytest.mark.parametrize("phase", [0, 1, 4, 9])
+def test_under_rtds_turns_that_end_late_take_nobodys_budget(extra: bool, late: int, phase: int) -> None:
+    sim = simulation("rtds", late=late)
+    works = [sim.add(1)]
+    sim.run(phase * MS)
+    works.append(sim.add(2))
+    for work in works:
+        work.unit.allowance = extra
+    sim.run(3_000 * MS)
+    assert all(work.unit.spent >= 0.39 * 3_000 * MS for work in works)
+    assert extra or all(work.unit.spent <= 0.41 * 3_000 * MS for work in works)
+
+
 def test_null_gives_a_cpu_for_good() -> None:
     sim = simulation("null", cpus=2)
     works = [sim.add(number) for number in range(3)]

@@ -1,7 +1,8 @@
 """RTDS (xen/common/sched/rt.c): every unit has a budget in every period; the earliest deadline goes first.
 
 A budget is kept while its unit sleeps (deferrable server) and renewed at the period's end. A unit whose budget is spent waits for that, or,
-with extra time (xl's default), goes on behind all that have budget: its level rises and it gets another budget."""
+with extra time (xl's default), goes on behind all that have budget: its level rises and it gets another budget. In Xen a turn ends in time.
+Here it ends late, and what it took beyond a budget is owed (`credit`): the next budgets pay it, or the others would not have theirs."""
 
 from __future__ import annotations
 
@@ -24,14 +25,16 @@ class Rtds(Scheduler):
         self._depleted: list[tuple[int, int, Unit]] = []
 
     def add(self, unit: Unit, now: int) -> None:
-        unit.deadline, unit.budget, unit.level = now + unit.period, unit.reserved, 0
+        unit.deadline, unit.budget, unit.level, unit.credit = now + unit.period, unit.reserved, 0, 0
         super().add(unit, now)
 
     def _renew(self, unit: Unit, now: int) -> None:
         """update_deadline."""
         if now >= unit.deadline:
-            unit.deadline += ((now - unit.deadline) // unit.period + 1) * unit.period
-            unit.budget, unit.level = unit.reserved, 0
+            periods = (now - unit.deadline) // unit.period + 1
+            left = unit.credit + periods * unit.reserved
+            unit.deadline += periods * unit.period
+            unit.budget, unit.credit, unit.level = max(0, min(left, unit.reserved)), min(0, left), 0
 
     def enqueue(self, unit: Unit, now: int, woken: bool) -> None:
         self._renew(unit, now)
@@ -82,11 +85,11 @@ class Rtds(Scheduler):
         late = [unit for unit in self._queue.units() if unit.deadline <= now]
         for unit in late:
             self._queue.discard(unit)
-            self._renew(unit, now)
-            self._queue.push(unit, self._key(unit))
+            self.enqueue(unit, now, False)
 
     def charge(self, unit: Unit, ns: int, now: int) -> None:
         unit.budget -= ns
+        unit.credit += min(0, unit.budget)
         self._renew(unit, now)
 
     def describe(self, unit: Unit) -> Queued:
