@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from emulator.abi.xenbus import XENBUS_INITIALISED
-from emulator.dom0.backends.block.device import BlockDevice
+from emulator.dom0.backends.block.device import BlockDevice, Tags
 from emulator.dom0.diskspec import parse_disk
 from emulator.dom0.grants import GrantLook
 from emulator.dom0.storage import Done, RawImage
@@ -29,6 +29,7 @@ class Side:
         self.memory = memoryview(bytearray(FRAMES * 4096))
         self.plain = PlainGrants()
         self.grants: GrantLook = self.plain
+        self.tags = Tags()
         self.bound: set[int] = set()
         self.events = 0
         self.late: list[str] = []
@@ -67,9 +68,13 @@ class Plugged:
         nodes = standard_nodes(DOMID, name="g", uuid="0" * 36, memory_kib=4, maxmem_kib=4, vcpus=1, console_gfn=1, console_port=1,
                                store_gfn=2, store_port=2)  # fmt: skip
         self.store.introduce(DOMID, "g", nodes=nodes)
+        self.watch = FrontendWatch(self.store, Holder(), "vbd-states")
+        self.plug(path, access)
+
+    def plug(self, path: Path, access: str = "rw") -> None:
+        """Another disk, perhaps in the place of the one that has gone."""
         spec = parse_disk(f"vdev=xvda,access={access},target={path}")
         self.device = BlockDevice(spec, RawImage(path, readonly=spec.readonly), self.side, self.store, self.gone.append)
-        self.watch = FrontendWatch(self.store, Holder(), "vbd-states")
         self.device.advertise()
         self.watch.watch(f"{FRONT}/state", self.device.frontend_changed)
 

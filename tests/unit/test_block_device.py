@@ -11,7 +11,7 @@ from emulator.abi.xenbus import XENBUS_CLOSED, XENBUS_CLOSING, XENBUS_CONNECTED,
 from emulator.dom0.backends.block.queue import PersistentGrants
 from emulator.dom0.grants import GrantError
 from emulator.dom0.xenstore import Perm
-from tests.unit.plugged_disk import BACK, FRONT, Plugged, request
+from tests.unit.plugged_disk import BACK, FRONT, Plugged, SlowDisk, request
 
 
 @pytest.fixture
@@ -101,6 +101,30 @@ def test_force_asks_nobody_and_a_removed_frontend_removes_the_device(tmp_path: P
     other.store.remove(FRONT)
     assert other.gone and other.side.plain.held == 0
     other.close()
+
+
+def test_what_a_disk_that_was_pulled_out_answers_late_is_not_its_successors(tmp_path: Path, plugged: Plugged) -> None:
+    memory, first, slow = plugged.side.memory, plugged.device, SlowDisk(plugged.device)
+    plugged.connect()
+    memory[4096 + 64 :][:112] = request(1, 5, 120)
+    memory[4096] = 1
+    first.kick()
+    first.detach(force=True)
+    (tmp_path / "other.img").write_bytes(bytes(1 << 20))
+    plugged.watch.unwatch(f"{FRONT}/state")
+    plugged.plug(tmp_path / "other.img")
+    memory[4096 : 2 * 4096] = bytes(4096)
+    second = SlowDisk(plugged.device)
+    plugged.connect()
+    memory[4096 + 64 :][:112] = request(1, 6, 120)
+    memory[4096] = 1
+    plugged.device.kick()
+    slow.held.set()
+    first.close()
+    for done in plugged.side.posted:
+        plugged.device.answered(done)
+    assert plugged.side.posted and plugged.device.queues[0].ring.in_flight == 1 and memory[4096 + 8] == 0
+    second.held.set()
 
 
 def test_a_raw_disk_that_is_written_cannot_go_back(plugged: Plugged) -> None:

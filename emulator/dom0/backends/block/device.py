@@ -31,12 +31,27 @@ MOST_HASTE: Final = 256
 """Large requests that are done at once, at most, before it is tried again to await others."""
 
 
+class Tags:
+    """Numbers for jobs, counted up for as long as the guest is there: the late answer of a disk that was pulled out finds nobody."""
+
+    def __init__(self) -> None:
+        self.next = 1
+
+    def __iter__(self) -> Tags:
+        return self
+
+    def __next__(self) -> int:
+        self.next += 1
+        return self.next - 1
+
+
 class GuestSide(Protocol):
     """What a device needs of its guest."""
 
     domid: int
     memory: memoryview
     grants: GrantLook
+    tags: Tags
 
     @property
     def recorded(self) -> bool:
@@ -62,20 +77,6 @@ class GuestSide(Protocol):
     def log(self, level: str, text: str) -> None: ...
 
 
-class Tags:
-    """Numbers for jobs, counted up for as long as the device is there."""
-
-    def __init__(self) -> None:
-        self.next = 1
-
-    def __iter__(self) -> Tags:
-        return self
-
-    def __next__(self) -> int:
-        self.next += 1
-        return self.next - 1
-
-
 @dataclass(frozen=True)
 class DeviceState:
     """A saved device; the image's contents by its mark (None: it cannot go back)."""
@@ -99,7 +100,6 @@ class BlockDevice(XenbusBackend):
         self.worker = DiskWorker(image, f"{self.name}-{side.domid}", lambda done: side.post(self.name, done))
         self.queues: list[Queue] = []  # none while it is not connected
         self.counters = RingCounters()
-        self._tags = Tags()
         self.live = True
         self._at_once = 0  # bytes of these that are left
         self._haste = self._hasty = 0  # large requests that are not to be put off, and how many were the last time
@@ -164,7 +164,7 @@ class BlockDevice(XenbusBackend):
 
     def _queue(self, grefs: tuple[int, ...], frames: tuple[int, ...], port: int, persistent: PersistentGrants | None) -> Queue:
         side = self._side
-        ring = BlockRing(side.memory, frames, persistent or side.grants, self.image.size, self.spec.readonly, self._tags, side.written)
+        ring = BlockRing(side.memory, frames, persistent or side.grants, self.image.size, self.spec.readonly, side.tags, side.written)
         ring.counters = self.counters
         return Queue(ring, grefs, frames, port, persistent)
 
@@ -265,7 +265,7 @@ class BlockDevice(XenbusBackend):
         except UserError as bad:
             why = bad.line()
         queues = tuple(queue.save() for queue in self.queues)
-        return DeviceState(self.spec, self.handshake.save(), queues, self._tags.next, mark, why)
+        return DeviceState(self.spec, self.handshake.save(), queues, self._side.tags.next, mark, why)
 
     def load(self, state: DeviceState) -> None:
         """The guest's memory, grants and event channels are those of `state` already. Without `live` the disk stays as it is."""
@@ -273,7 +273,7 @@ class BlockDevice(XenbusBackend):
             self.worker.drain()
             self.image.rewind(state.mark)
         else:
-            self._tags.next = state.next_tag
+            self._side.tags.next = state.next_tag
         self.handshake.load(state.handshake)
         self.queues = []
         for saved in state.queues:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, cast
 
 from emulator.abi.grant_table import GTF_permit_access, GTF_readonly, GTF_type_mask
-from emulator.dom0.backends.block.device import BlockDevice, DeviceState, DiskAnswer
+from emulator.dom0.backends.block.device import BlockDevice, DeviceState, DiskAnswer, Tags
 from emulator.dom0.diskspec import DiskSpec, device_number
 from emulator.dom0.grants import GrantAccess, GrantError, GrantLook
 from emulator.dom0.storage import Done, Image, open_image
@@ -139,6 +139,7 @@ class DiskSide(DomainSide):
     def __init__(self, domain: Domain) -> None:
         super().__init__(domain)
         self.grants = DomainGrants(domain)
+        self.tags = Tags()
         self._addresses = (ctypes.c_uint64 * _TOGETHER)()
 
     def written(self, frames: Sequence[int]) -> None:

@@ -83,7 +83,7 @@ class RingCounters:
 class BlockRing(BackRing):
     """`memory`: the guest's machine memory. `frames`: the ring's machine frames, which the caller keeps granted.
 
-    `capacity`: bytes of the disk. `tags`: numbers never used before with this disk, whose late answers must find nobody.
+    `capacity`: bytes of the disk. `tags`: numbers never used before with this guest: late answers must find nobody.
     `written` hears of the guest's frames that were written."""
 
     def __init__(self, memory: memoryview, frames: Sequence[int], grants: GrantLook, capacity: int, readonly: bool,
