@@ -227,16 +227,17 @@ class Toolstack:
     def rename(self, domid: int, name: str) -> None:
         if not is_name(name):
             raise UserError(f"{ascii(name)[:100]} will not do as a name", fix=f"1 to {MAX_NAME} printable characters, no '/'")
-        with self._lock:
-            guest = self.guest(domid)
-            if self._names.get(name, domid) != domid:
-                raise UserError(f"a domain called {name!r} exists")
-            del self._names[guest.name]
-            self._names[name] = domid
-            guest.name = guest.domain.name = name
-            guest.config = replace(guest.config, name=name)
-        for top in (f"/local/domain/{domid}", f"/vm/{guest.config.uuid}"):
-            self.store.write(f"{top}/name", name)
+        with self.looking:  # nodes of one that has gone would stay
+            with self._lock:
+                guest = self.guest(domid)
+                if self._names.get(name, domid) != domid:
+                    raise UserError(f"a domain called {name!r} exists")
+                del self._names[guest.name]
+                self._names[name] = domid
+                guest.name = guest.domain.name = name
+                guest.config = replace(guest.config, name=name)
+            for top in (f"/local/domain/{domid}", f"/vm/{guest.config.uuid}"):
+                self.store.write(f"{top}/name", name)
         self.tell("state", domid)
 
     def set_memory(self, domid: int, kib: int) -> None:

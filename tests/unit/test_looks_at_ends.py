@@ -101,6 +101,16 @@ def test_no_memory_is_set_aside_for_a_domain_that_goes(host: Host, monkeypatch: 
     assert host._tools.pool.free == free
 
 
+def test_no_node_is_written_for_a_domain_that_goes(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, domid = host._tools.store, host.create(named("a"))
+    before = [path for path, _value in store.subtree("/") if f"/{domid}" not in path and "/vm/" not in path]
+    leaving = Leaving(monkeypatch, host, domid)
+    leaving.at(store, "write")
+    host.rename(domid, "b")
+    leaving.wait()
+    assert [path for path, _value in store.subtree("/")] == before
+
+
 def test_its_share_of_the_cpus_is_refused_in_words(host: Host) -> None:
     guest, cpus = host._tools.guest(host.create(named("a"))), host._tools.cpus
     host.destroy(guest.domid)
