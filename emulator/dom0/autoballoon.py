@@ -27,25 +27,28 @@ class Autoballoon:
     def __init__(self, tools: Toolstack) -> None:
         self._tools = tools
         self._lock = threading.Lock()
-        self._stop: threading.Event | None = None
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
 
     @property
     def is_on(self) -> bool:
-        return self._stop is not None
+        return self._thread is not None
 
     def turn(self, on: bool) -> None:
-        """On or off; what targets there are stay."""
+        """On or off; what targets there are stay, and once it is off none is moved."""
         with self._lock:
-            if on and self._stop is None:
-                self._stop = threading.Event()
-                threading.Thread(target=self._run, args=(self._stop,), name="balloon", daemon=True).start()
-            elif not on and self._stop is not None:
+            if on and self._thread is None:
+                self._stop.clear()
+                self._thread = threading.Thread(target=self._run, name="balloon", daemon=True)
+                self._thread.start()
+            elif not on and self._thread is not None:
                 self._stop.set()
-                self._stop = None
+                self._thread.join()
+                self._thread = None
 
-    def _run(self, stop: threading.Event) -> None:
+    def _run(self) -> None:
         policy = BalloonPolicy()
-        while not stop.wait(_PERIOD_S):
+        while not self._stop.wait(_PERIOD_S):
             self.round(policy)
 
     def round(self, policy: BalloonPolicy) -> None:

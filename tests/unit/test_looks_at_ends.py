@@ -13,6 +13,7 @@ from emulator.dom0 import overhead
 from emulator.dom0.balloonpolicy import BalloonPolicy
 from emulator.dom0.scheduling import SchedOrder
 from emulator.errors import UserError
+from tests.patience import PATIENCE_SECONDS
 from tests.unit.test_creation import named
 
 _A_MOMENT = 0.3
@@ -71,6 +72,27 @@ def test_the_balloon_policy_outlives_who_leaves(host: Host, monkeypatch: pytest.
     leaving.at(host._tools.store, "read")
     host._tools.autoballoon.round(BalloonPolicy())
     leaving.wait()
+
+
+def test_the_balloon_policy_is_off_when_it_is_said_to_be(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A round that was under way moved a target after that."""
+    monkeypatch.setattr("emulator.dom0.autoballoon._PERIOD_S", 0.01)
+    deciding, go = threading.Event(), threading.Event()
+
+    def slow(policy: BalloonPolicy) -> None:
+        deciding.set()
+        go.wait(PATIENCE_SECONDS)
+
+    monkeypatch.setattr(host._tools.autoballoon, "round", slow)
+    host.set_balloon_policy(True)
+    deciding.wait(PATIENCE_SECONDS)
+    off = threading.Thread(target=host.set_balloon_policy, args=(False,))
+    off.start()
+    off.join(_A_MOMENT)
+    assert off.is_alive()
+    go.set()
+    off.join()
+    assert not host.balloon_policy().on
 
 
 def test_what_domains_cost_is_told_of_all_of_them(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
