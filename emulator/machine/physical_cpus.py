@@ -19,6 +19,7 @@ class PhysicalCpus(Workers):
         with self._lock:
             seat = self._seats.of(actor)
             seat.pool.scheduler.adjust(seat.unit, time.monotonic_ns(), **terms)
+            self._idle.ring(*seat.pool.cpus)  # without a cap, it may go on
 
     def pin(self, actor: Actor, affinity: frozenset[int] | None, soft: frozenset[int] | None) -> None:
         """Hard and soft affinity, from its next turn on. Raises UserError when its pool has none of the former."""

@@ -146,6 +146,20 @@ def test_rtds_gives_every_unit_its_budget_in_every_period() -> None:
         assert work.unit.spent == pytest.approx(400 * MS, rel=0.02)
 
 
+@pytest.mark.parametrize("name", ["credit2", "credit"])
+@pytest.mark.parametrize(("before", "after"), [(10, 0), (10, 50), (0, 10), (50, 10)])
+def test_a_new_cap_counts_at_once_also_for_who_has_none_left(name: str, before: int, after: int) -> None:
+    sim = simulation(name, late=MS // 10)
+    work = sim.add(1, cap=before)
+    sim.run(1_000 * MS)
+    while before and work.unit.cpu >= 0:  # until it is parked
+        sim.run(sim.now + MS)
+    spent = work.unit.spent
+    sim.scheduler.adjust(work.unit, sim.now, cap=after)
+    sim.run(sim.now + 3_000 * MS)
+    assert (work.unit.spent - spent) / (3_000 * MS) == pytest.approx(after / 100 or 1, rel=0.04)
+
+
 @pytest.mark.parametrize("extra", [True, False])
 @pytest.mark.parametrize("late", [MS, 5 * MS, 7 * MS])
 @pytest.mark.parametrize("phase", [0, 1, 4, 9])

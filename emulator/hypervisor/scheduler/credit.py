@@ -78,6 +78,8 @@ class Credit(Scheduler):
 
     def adjusted(self, unit: Unit, now: int) -> None:
         unit.budget = unit.cap * PERIOD // 100
+        if self._parked.pop(unit.name, None) is not None:
+            self._push(unit, now)
 
     def parameters(self) -> dict[str, int]:
         return {"tslice_ms": self._turn // 1_000_000, "ratelimit_us": self._ratelimit // 1000}
