@@ -38,8 +38,9 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Toolstack, 
 
 def test_an_idle_linux_gives_to_a_hungry_neighbour_and_gets_more_when_it_is_hungry_itself(host: tuple[Toolstack, Guest]) -> None:
     tools, linux = host
+    node = f"/local/domain/{linux.domid}/data/meminfo_free"
     linux.type(AGENT.encode())
-    until(lambda: tools.store.read(f"/local/domain/{linux.domid}/data/meminfo_free") is not None)
+    until(lambda: tools.store.read(node))
     text = 'name="hungry"\nkernel="images/hello.elf"\nmemory=16\nmaxmem=64\n'
     hungry = tools.create(parse_config(text, file=str(ROOT / "guests" / "test.cfg")), False, lambda told: None)
     tools.store.write(f"/local/domain/{hungry}/data/meminfo_free", "0")
@@ -49,8 +50,12 @@ def test_an_idle_linux_gives_to_a_hungry_neighbour_and_gets_more_when_it_is_hung
     until(lambda: tools.guests[hungry].memory.target > 16 * 256)
     assert tools.pool.free >= 0
     tools.destroy(hungry)
+    until(lambda: linux.domain.reservation.owned == linux.memory.target)
     before = linux.domain.reservation.owned
-    available = int(tools.store.read(f"/local/domain/{linux.domid}/data/meminfo_free") or 0) // MIB
+    for _ in range(2):  # what is on its way may be of before
+        tools.store.write(node, "")
+        until(lambda: tools.store.read(node))
+    available = int(tools.store.read(node) or 0) // MIB
     linux.type(f"mkdir -p /m; mount -t tmpfs -o size=95% none /m; dd if=/dev/zero of=/m/eaten bs=1M count={available - 7}\r".encode())
     until(lambda: linux.domain.reservation.owned > before)
     tools.autoballoon.turn(False)

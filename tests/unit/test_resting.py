@@ -24,7 +24,7 @@ def host() -> Iterator[Rig]:
 def until_resting(host: Rig, guests: list[Guest]) -> None:
     def resting() -> bool:
         host.tools.rests.look(0.05)
-        return all(guest.domain.core.resting for guest in guests)
+        return all(guest.domain.core.resting and not guest.rest_wanted for guest in guests)  # else the turn that comes ends in a rest
 
     until(resting, pause=0.05)
 
