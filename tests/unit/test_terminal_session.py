@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
@@ -177,13 +178,21 @@ async def test_the_hub_parses_the_visible_first_and_the_hidden_in_the_end() -> N
     assert not hub.sessions
 
 
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody types as long as the test lasts, and parsing costs the time that it computes: a machine that stalls changes neither."""
+    monkeypatch.setattr("xenconsole.terminal.session.ECHO_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr("xenconsole.terminal.hub.perf_counter", time.thread_time)
+
+
+@pytest.mark.usefixtures("unhurried")
 async def test_echoes_beside_a_flood_do_not_wait_for_the_floods_turn() -> None:
     client = ScriptedClient()
     hub = ConsoleHub(cast(Client, client))
     flood, typed = hub.session(1), hub.session(2)
     hub.show((1, 2))
     flood.take(chunk(0, b"f\r\n" * 100_000))
-    resting = asyncio.create_task(hub._rest(5.0))  # as between two turns, only longer
+    resting = asyncio.create_task(hub._rest(PATIENCE_SECONDS))  # as between two turns, only longer
     hub._pump.cancel()  # type: ignore[union-attr]
     await asyncio.sleep(0)
     waiting = flood.pending
@@ -209,6 +218,7 @@ async def test_echoes_beside_a_flood_do_not_wait_for_the_floods_turn() -> None:
     await hub.close()
 
 
+@pytest.mark.usefixtures("unhurried")
 async def test_while_one_is_typed_to_the_others_are_parsed_in_smaller_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     client = ScriptedClient()
     hub = ConsoleHub(cast(Client, client))
