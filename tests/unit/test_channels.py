@@ -6,6 +6,7 @@ import struct
 
 import pytest
 
+from emulator.abi import grant_table as abi
 from emulator.abi.errno import EINVAL, ESRCH
 from emulator.hypervisor import channels
 from emulator.hypervisor.channels import Bind, Signal
@@ -22,6 +23,16 @@ SELF = 0x7FF0
 def offer(guest: Tiny, domid: int) -> int:
     assert guest.call_with("event_channel_op", ALLOC_UNBOUND, "HHI", SELF, domid, 0) == 0
     return int.from_bytes(guest.get(DATA, 4, 4), "little")
+
+
+def test_a_domain_that_comes_between_two_looks_was_not_there() -> None:
+    """It was told to be there and to grant nothing."""
+    with pair() as (one, _):
+        one.domain.peer = lambda domid: None  # looked up a moment before it came
+        assert one.domain.domid_exists(2)
+        assert one.map(9, 2)[0] == abi.GNTST_bad_domain and one.map(9, 0)[0] == abi.GNTST_bad_gntref
+        for remote, errno in ((2, ESRCH), (0, EINVAL)):
+            assert one.call_with("event_channel_op", BIND_INTERDOMAIN, "HxxII", remote, 1, 0) == -errno
 
 
 def bind(guest: Granter, peer: Granter, port: int) -> int:

@@ -193,6 +193,6 @@ def transfer(vcpu: Vcpu, at: int, data: bytes, _ahead: Ahead) -> None:
         raise GrantError(abi.GNTST_bad_page, f"frame {mfn:#x} is in use, or not the domain's: it cannot be transferred")
     domain.tables.stale = True
     if domain.peer_of(domid) is None:
-        status = abi.GNTST_general_error if domain.domid_exists(domid) else abi.GNTST_bad_domain
+        status = abi.GNTST_general_error if domid == 0 else abi.GNTST_bad_domain  # not asked for: a guest may come at this moment
         raise GrantError(status, f"domain {domid} takes no page")
     peers.ask(vcpu, peers.Ask(domid, key, Transfer(domain.domid, ref, contents)), tuple)
