@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -72,6 +73,7 @@ class Guest:
         self.vifs = GuestVifs(domain, store, networks)
         self.console_mfn, self.store_mfn = mfns
         self.console_port, self.store_port = ports
+        self._typing = threading.Lock()
         self._posted = 0  # bytes typed that the holder has not taken yet
         self._ring_seen = (0, 0, 0)
         self.album = Album(self)
@@ -131,14 +133,16 @@ class Guest:
 
     def type(self, data: bytes) -> int:
         """Input for the console from any thread; how many bytes were accepted (the queue is bounded)."""
-        accepted = data[: max(0, MAX_QUEUED_INPUT - self.console.waiting - self._posted)]
-        if accepted and not self.domain.ended:
-            self._posted += len(accepted)
-            self.domain.post(ToBackend("console", accepted))
+        with self._typing:
+            accepted = data[: max(0, MAX_QUEUED_INPUT - self.console.waiting - self._posted)]
+            if accepted and not self.domain.ended:
+                self._posted += len(accepted)
+                self.domain.post(ToBackend("console", accepted))
         return len(accepted)
 
     def _typed(self, data: bytes) -> None:
-        self._posted = max(0, self._posted - len(data))
+        with self._typing:
+            self._posted = max(0, self._posted - len(data))
         self.console.send(data)
 
     def _store_written(self, data: bytes) -> None:
