@@ -7,6 +7,7 @@ The file is written aside and renamed when it is whole; pages of zeros are holes
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from struct import Struct
@@ -79,7 +80,7 @@ def dump(domain: Domain, path: Path) -> int:
     """Write the core of a domain that stands still; bytes on the disk. Raises UserError, and leaves no part of a file then."""
     if not path.name:
         raise UserError("the core cannot be written", where=str(path), why="Is a directory")
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:

@@ -284,6 +284,12 @@ def test_nobody_waits_for_a_slow_disk_and_reads_do_not_overtake_writes(base: Pat
     worker.close()
 
 
+def test_what_an_engine_of_the_same_number_left_when_it_was_killed_bars_no_new_overlay(tmp_path: Path, base: Path) -> None:
+    (tmp_path / f"o.{os.getpid()}.new").touch()
+    create_overlay(tmp_path / "o", base=base, base_size=SIZE)
+    open_image(tmp_path / "o", "overlay", readonly=True).close()
+
+
 def test_an_image_is_not_closed_under_the_disks_hands(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its descriptor would be another file's by the time the write is done."""
     monkeypatch.setattr("emulator.dom0.storage.worker._DRAIN_SECONDS", 0.05)

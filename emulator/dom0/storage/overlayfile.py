@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import struct
 import zlib
 from dataclasses import dataclass
@@ -93,7 +94,7 @@ def create_overlay(path: str | Path, *, base: str | Path | None = None, base_for
                          BASE_FORMATS.index(base_format), len(name)) + name  # fmt: skip
     header = fields.ljust(HEADER_SIZE - 4, b"\0")
     header += zlib.crc32(header).to_bytes(4, "little")
-    aside = f"{where}.{os.getpid()}.new"
+    aside = f"{where}.{secrets.token_hex(4)}.new"
     try:
         descriptor = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
