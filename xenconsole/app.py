@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
 import time
@@ -356,6 +357,7 @@ class ConsoleApp(App[int], inherit_bindings=False):
 async def run(files: tuple[Path, ...], options: EngineOptions) -> int:
     """Start an engine, show the app on it until it is left, and end the engine whatever happens."""
     settings, problems = load_settings()
+    gc.freeze()  # the program itself is no garbage: a search through all of it keeps keys and repaints waiting for 60 ms
 
     async def engine() -> Client:
         return await start_engine(options, version=__version__)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
 
+from emulator.control.process import EngineOptions
 from tests.ui.fake_engine import FakeEngine
 from tests.ui.test_console_screen import picture, title, until
-from xenconsole.app import ConsoleApp
+from xenconsole.app import ConsoleApp, run
 from xenconsole.screens.console import ConsoleScreen
 from xenconsole.screens.overview import OverviewScreen
 from xenconsole.widgets.terminal_view import TerminalView
@@ -96,3 +98,23 @@ def test_picture_of_four_tiles(snap_compare: Any) -> None:
         await pilot.pause()
 
     assert snap_compare(app, terminal_size=(120, 40), run_before=prepare)
+
+
+async def test_the_program_itself_is_not_searched_for_garbage_while_keys_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    frozen: list[int] = []
+
+    async def engine(options: EngineOptions, version: str) -> FakeEngine:
+        return FakeEngine()
+
+    async def shown(app: ConsoleApp) -> int:
+        frozen.append(gc.get_freeze_count())
+        return 0
+
+    monkeypatch.setattr("xenconsole.app.start_engine", engine)
+    monkeypatch.setattr(ConsoleApp, "run_async", shown)
+    before = gc.get_freeze_count()
+    try:
+        assert await run((), EngineOptions()) == 0
+    finally:
+        gc.unfreeze()
+    assert frozen[0] - before > 10_000
