@@ -262,7 +262,8 @@ class EventChannels:
 
     def flush_late(self) -> None:
         while self.put_off:
-            look = self.unhurried.get(self.put_off.pop())
+            self.put_off.discard(name := min(self.put_off))  # a replay looks in the same order
+            look = self.unhurried.get(name)
             if look is not None:
                 look()
         if self.late:

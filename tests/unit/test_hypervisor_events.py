@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -76,6 +77,17 @@ def test_an_event_that_is_no_news_comes_with_the_next_look_at_the_clock_or_in_it
             Level(domain.clock.now() + 1).apply(domain)
         assert bits.pending(port) and not domain.events.lazy_until
         bits.clear(port)
+
+
+def test_backends_that_put_their_look_off_look_in_one_order(guest: Tiny) -> None:
+    """Of the names, not of a set: a replay in another process looks in the same."""
+    events, looked = guest.domain.events, list[str]()
+    names = [f"vbd-{number}" for number in range(51712, 51752)]
+    for name in reversed(names):
+        events.unhurried[name] = partial(looked.append, name)
+        events.put_off.add(name)
+    events.flush_late()
+    assert looked == names and not events.put_off
 
 
 @pytest.mark.parametrize("port", [0, EVENT_PORTS, EVENT_PORTS + 1, (1 << 32) - 1])
