@@ -81,6 +81,14 @@ class Tiny:
         """The guest's stack from RSP up."""
         return self.get(pfn, size, (self.domain.core.regs[4] - va(pfn)))
 
+    def frame(self, count: int) -> tuple[int, ...]:
+        """So many words of it: what the guest kernel was entered with."""
+        return struct.unpack(f"<{count}Q", self.stack(count * 8))
+
+    def masked(self) -> bool:
+        """Whether vCPU 0 has its events masked."""
+        return self.domain.vcpus[0].upcall_masked
+
     # --- hypercalls --------------------------------------------------------------------------------------------------------
 
     def call(self, name: str | int, *arguments: int) -> int:

@@ -32,14 +32,6 @@ def guest() -> Iterator[Tiny]:
         yield made
 
 
-def words(guest: Tiny, count: int) -> tuple[int, ...]:
-    return struct.unpack(f"<{count}Q", guest.stack(count * 8))
-
-
-def masked(guest: Tiny) -> bool:
-    return guest.domain.vcpus[0].upcall_masked
-
-
 def descriptors(guest: Tiny, *values: int, local: bool = False) -> None:
     """A GDT of one frame with these from index 1 on, or such an LDT."""
     page = 70
@@ -66,10 +58,10 @@ def test_iret_to_the_kernel(guest: Tiny) -> None:
     assert (core.rip, core.regs[RSP], core.regs[RCX], core.regs[R11]) == (va(CODE, 0x400), KERNEL_TOP, 3, 2)
     assert core.rflags & (0xD5 | IF | AC) == 0xD5 | IF | AC
     assert guest.domain.vcpus[0].kernel_mode
-    assert not masked(guest)
+    assert not guest.masked()
     assert core.segment(CS)[0] & 3 == 3
     iret(guest, rflags=2)
-    assert masked(guest), "IF in the frame is the upcall mask"
+    assert guest.masked(), "IF in the frame is the upcall mask"
 
 
 def test_iret_from_a_system_call_sets_what_sysret_would(guest: Tiny) -> None:
@@ -125,7 +117,7 @@ def test_what_iretq_refuses_is_a_fault_where_it_was_to_go(
         descriptors(guest, *table)
     iret(guest, cs=cs & ~3, ss=ss, rsp=KERNEL_TOP)
     assert core.rip == {TRAP_GP: HANDLER, TRAP_NP: va(CODE, 0x411), TRAP_SS: va(CODE, 0x412)}[vector]
-    frame = words(guest, 8)
+    frame = guest.frame(8)
     assert frame[:4] == (3, 2, error_code, va(CODE, 0x400))  # rcx, r11
     assert frame[4] & 0xFFFF == cs & 0xFFFC
     assert frame[6:] == (KERNEL_TOP, ss | 3)
@@ -139,7 +131,7 @@ def test_a_refusal_on_the_way_to_user_mode_is_a_fault_of_user_mode(guest: Tiny) 
     assert guest.domain.core.rip == HANDLER
     assert guest.domain.current.kernel_mode
     assert guest.domain.core.regs[RSP] == KERNEL_TOP - 64
-    assert words(guest, 8)[2:] == (0x1230, va(USER_CODE), 0x1233, IF | AC | STEP | 2, va(USER_STACK, 4096), SS64)
+    assert guest.frame(8)[2:] == (0x1230, va(USER_CODE), 0x1233, IF | AC | STEP | 2, va(USER_STACK, 4096), SS64)
 
 
 def test_the_whole_frame_of_a_gdt_counts_and_not_how_many_entries_were_named(guest: Tiny) -> None:
@@ -157,7 +149,7 @@ def test_a_page_of_the_ldt_is_mapped_for_an_iret(guest: Tiny) -> None:
     assert guest.extended(13, va(FREE_SLOT), 512) == 0
     iret(guest, cs=0xC, ss=0x17)
     assert guest.domain.core.rip == HANDLER
-    assert words(guest, 8)[2] == 0
+    assert guest.frame(8)[2] == 0
     vcpu = guest.domain.vcpus[0]
     assert guest.domain.memory.words[(vcpu.info + VI_CR2) >> 3] == va(FREE_SLOT, 8), "the guest knows its LDT at no other address"
 
@@ -191,7 +183,7 @@ def test_a_single_step_is_over_after_one_instruction_and_at_once_after_sysret(gu
         iret(guest, flags=flags, rip=va(CODE, 0x800), rflags=0x202 | STEP)
         guest.domain.slice(1_000_000)
         assert guest.domain.core.rip == HANDLER
-        assert words(guest, 7)[2] == rip
+        assert guest.frame(7)[2] == rip
         assert debug.dr6 == 0xFFFF4FF0
 
 
@@ -201,7 +193,7 @@ def test_a_single_step_over_a_hypercall_ends_behind_it(guest: Tiny) -> None:
     core.regs[RBX] = 0
     guest.run("0f05 ffc3 ffc3")  # RAX 0: set_trap_table, whose argument is no table
     assert core.rip == HANDLER
-    assert words(guest, 7)[2] == va(CODE, 2)
+    assert guest.frame(7)[2] == va(CODE, 2)
     assert core.regs[RBX] == 0
     assert guest.domain.stats.hypercalls
 
@@ -211,7 +203,7 @@ def test_a_single_step_over_cpuid_ends_behind_it(guest: Tiny) -> None:
     core.rflags = IF | STEP
     guest.run("0fa2 ffc3")
     assert core.rip == HANDLER
-    assert words(guest, 7)[2] == va(CODE, 2)
+    assert guest.frame(7)[2] == va(CODE, 2)
 
 
 @pytest.mark.parametrize("rip", [1 << 63, 1 << 47, 0xFFFF7FFFFFFFFFFF, 0xFFFF820000000000, 0xFFFF800000000000, 0])
@@ -248,5 +240,5 @@ def test_a_breakpoint_is_passed_with_the_resume_flag_and_met_again_without(guest
         assert core.rip == rip
         assert core.regs[RBX] == bool(resume)
         if not resume:
-            assert words(guest, 7)[2] == va(CODE, 0x800), "it is a fault"
+            assert guest.frame(7)[2] == va(CODE, 0x800), "it is a fault"
             assert debug.dr6 == 0xFFFF0FF1

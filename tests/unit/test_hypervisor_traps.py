@@ -29,14 +29,6 @@ def guest() -> Iterator[Tiny]:
         yield made
 
 
-def words(guest: Tiny, count: int) -> tuple[int, ...]:
-    return struct.unpack(f"<{count}Q", guest.stack(count * 8))
-
-
-def masked(guest: Tiny) -> bool:
-    return guest.domain.vcpus[0].upcall_masked
-
-
 # --- frames ----------------------------------------------------------------------------------------------------------------
 
 
@@ -46,7 +38,7 @@ def test_a_fault_of_the_kernel_without_error_code(guest: Tiny) -> None:
     guest.run("90 0f0b")
     assert core.rip == HANDLER
     assert core.regs[RSP] == (KERNEL_TOP - 0x108 & ~15) - 56
-    rcx, r11, rip, cs, flags, rsp, ss = words(guest, 7)
+    rcx, r11, rip, cs, flags, rsp, ss = guest.frame(7)
     assert (rcx, r11, rip) == (0xC0C0, 0xB0B0, va(CODE, 1))
     assert cs == KERNEL_CS | 1 << 32, "RPL 0 tells the kernel from user code; above it the saved upcall mask"
     assert flags & IF == 0, "IF shows the mask: events were masked"
@@ -57,13 +49,13 @@ def test_a_fault_with_error_code(guest: Tiny) -> None:
     guest.domain.vcpus[0].upcall_masked = False
     guest.domain.core.regs[RBX] = va(FREE_SLOT)
     guest.run("90 488b03")
-    _rcx, _r11, error, rip, cs, flags, rsp, ss = words(guest, 8)
+    _rcx, _r11, error, rip, cs, flags, rsp, ss = guest.frame(8)
     assert (error, rip, rsp, ss) == (0, va(CODE, 1), KERNEL_TOP, SS64), "the kernel's own fault: no user bit, though it runs in ring 3"
     assert cs == KERNEL_CS
     assert flags & IF
     assert guest.domain.memory.words[(guest.domain.vcpus[0].info + 16) >> 3] == va(FREE_SLOT)  # CR2
     assert guest.domain.core.regs[RSP] == KERNEL_TOP - 64
-    assert not masked(guest), "this entry does not mask events"
+    assert not guest.masked(), "this entry does not mask events"
 
 
 def test_a_fault_of_user_mode_switches_stack_tables_and_gs(guest: Tiny) -> None:
@@ -80,7 +72,7 @@ def test_a_fault_of_user_mode_switches_stack_tables_and_gs(guest: Tiny) -> None:
     assert guest.domain.current.kernel_mode
     assert core.segment(GS)[1] == 0x2222000
     assert core.regs[RSP] == va(STACK, 0xF00) - 64
-    rcx, r11, error, rip, cs, flags, rsp, ss = words(guest, 8)
+    rcx, r11, error, rip, cs, flags, rsp, ss = guest.frame(8)
     assert (rcx, r11) == (0xCC, 0x11)
     assert (error, rip, rsp, ss) == (4, va(USER_CODE, 1), va(USER_STACK, 4096), SS64)
     assert cs == CS64
@@ -93,7 +85,7 @@ def test_a_system_call_of_user_mode(guest: Tiny) -> None:
     core.regs[RAX] = 39
     guest.domain.slice(1_000_000)
     assert core.rip == SYSCALL
-    rcx, r11, rip, cs, flags, rsp, ss = words(guest, 7)
+    rcx, r11, rip, cs, flags, rsp, ss = guest.frame(7)
     assert rcx == rip == va(USER_CODE, 3)
     assert r11 & 0x201 == 0x201, "R11 has the flags as they were"
     assert flags & 0x201 == 0x201
@@ -106,7 +98,7 @@ def test_a_system_call_without_an_entry_is_an_invalid_opcode(guest: Tiny) -> Non
     guest.user("90 0f05")
     guest.domain.slice(1_000_000)
     assert guest.domain.core.rip == HANDLER
-    assert words(guest, 7)[2] == va(USER_CODE, 1)
+    assert guest.frame(7)[2] == va(USER_CODE, 1)
 
 
 def test_flags_that_a_handler_must_not_see_are_cleared(guest: Tiny) -> None:
@@ -114,7 +106,7 @@ def test_flags_that_a_handler_must_not_see_are_cleared(guest: Tiny) -> None:
     core.rflags = IF | AC | NT | DF | 0x100  # TF too
     guest.run("90 90")
     assert core.rip == HANDLER
-    flags = words(guest, 7)[4]
+    flags = guest.frame(7)[4]
     assert flags & (AC | NT | DF | 0x100) == AC | NT | DF | 0x100, "the frame has them as they were"
     assert core.rflags & (AC | NT | 0x100) == 0
 
@@ -123,7 +115,7 @@ def test_a_system_call_clears_the_direction_flag_as_syscall_mask_does(guest: Tin
     guest.user("fd 0f05")
     guest.domain.slice(1_000_000)
     assert guest.domain.core.rip == SYSCALL
-    assert words(guest, 7)[4] & DF
+    assert guest.frame(7)[4] & DF
     assert guest.domain.core.rflags & DF == 0
     assert guest.call("set_callbacks", EVENT, FAILSAFE, 0) == 0
     guest.user("fd 0f05")
@@ -142,9 +134,9 @@ def test_a_system_call_of_32_bit_code(guest: Tiny, masks: int) -> None:
     guest.domain.current.core.load_code(0x1B, 0x00CFFB000000FFFF, 0x23, 0x00CFF3000000FFFF)
     guest.domain.slice(1_000_000)
     assert guest.domain.core.rip == va(CODE, 0x710)
-    assert words(guest, 7)[2:4] == (va(USER_CODE, 2), 0xE023)
-    assert words(guest, 7)[6] == SS64
-    assert masked(guest) == bool(masks)
+    assert guest.frame(7)[2:4] == (va(USER_CODE, 2), 0xE023)
+    assert guest.frame(7)[6] == SS64
+    assert guest.masked() == bool(masks)
 
 
 def test_sysenter_keeps_neither_its_place_nor_its_stack(guest: Tiny) -> None:
@@ -152,14 +144,14 @@ def test_sysenter_keeps_neither_its_place_nor_its_stack(guest: Tiny) -> None:
     guest.domain.core.rflags = IF | AC
     guest.domain.slice(1_000_000)
     assert guest.domain.core.rip == HANDLER
-    assert words(guest, 8)[2:] == (0, 0, 3, IF | AC | 2, 0, SS64), "a #GP(0) where nothing is registered"
+    assert guest.frame(8)[2:] == (0, 0, 3, IF | AC | 2, 0, SS64), "a #GP(0) where nothing is registered"
     assert guest.call_with("callback_op", 0, "HHxxxxQ", 5, 1, SYSCALL) == 0
     guest.user("90 0f34")
     guest.domain.slice(1_000_000)
     assert guest.domain.core.rip == SYSCALL
-    assert words(guest, 7)[2:4] == (0, 3)
-    assert words(guest, 7)[5:] == (0, SS64)
-    assert masked(guest)
+    assert guest.frame(7)[2:4] == (0, 3)
+    assert guest.frame(7)[5:] == (0, SS64)
+    assert guest.masked()
 
 
 def test_the_time_stamp_counter_is_the_kernels_to_forbid(guest: Tiny) -> None:
@@ -168,7 +160,7 @@ def test_the_time_stamp_counter_is_the_kernels_to_forbid(guest: Tiny) -> None:
     guest.user("90 0f31")
     guest.domain.slice(1_000_000)
     assert guest.domain.core.rip == HANDLER
-    assert words(guest, 8)[2:4] == (0, va(USER_CODE, 1))
+    assert guest.frame(8)[2:4] == (0, va(USER_CODE, 1))
     guest.domain.core.regs[RSP] = KERNEL_TOP
     guest.run("0f20e0 4883e0fb 0f22e0 ebfe")
     guest.user("90 0f31 ebfe")
@@ -199,7 +191,7 @@ RF_OF = [("0f0b", True), ("488b042500000000", True),
 def test_faults_show_the_resume_flag_and_traps_do_not(guest: Tiny, code: str, resume: bool) -> None:
     guest.user(code)
     guest.domain.slice(1_000_000)
-    frame = words(guest, 8)
+    frame = guest.frame(8)
     flags = frame[5] if frame[4] == CS64 else frame[4]  # with and without an error code
     assert bool(flags & RESUME) == resume
     assert guest.domain.core.rflags & RESUME == 0
@@ -216,9 +208,9 @@ def test_software_interrupts_of_user_mode(guest: Tiny, code: str, vector: int, d
     assert guest.domain.ended == ""
     assert guest.domain.core.rip == HANDLER
     if dpl_ok:
-        assert words(guest, 7)[2] == va(USER_CODE, 1 + len(code) // 2)
+        assert guest.frame(7)[2] == va(USER_CODE, 1 + len(code) // 2)
     else:
-        assert words(guest, 8)[2:4] == (vector << 3 | 2, va(USER_CODE, 1)), "#GP names the entry of the table"
+        assert guest.frame(8)[2:4] == (vector << 3 | 2, va(USER_CODE, 1)), "#GP names the entry of the table"
 
 
 def test_int_80_asks_for_no_privilege_level(guest: Tiny) -> None:
@@ -227,15 +219,15 @@ def test_int_80_asks_for_no_privilege_level(guest: Tiny) -> None:
         guest.user(code)
         guest.domain.slice(1_000_000)
         assert guest.domain.core.rip == HANDLER
-        assert va(USER_CODE, rip) in words(guest, 8)[2:4]
+        assert va(USER_CODE, rip) in guest.frame(8)[2:4]
 
 
 def test_an_entry_may_mask_events(guest: Tiny) -> None:
     guest.user("cd82")
-    assert not masked(guest)
+    assert not guest.masked()
     guest.domain.slice(1_000_000)
-    assert masked(guest)
-    assert words(guest, 7)[3] >> 32 == 0, "the saved mask is that of before"
+    assert guest.masked()
+    assert guest.frame(7)[3] >> 32 == 0, "the saved mask is that of before"
 
 
 def test_privileged_instructions_of_user_mode_are_its_kernels_business(guest: Tiny) -> None:
@@ -243,7 +235,7 @@ def test_privileged_instructions_of_user_mode_are_its_kernels_business(guest: Ti
         guest.user(code)
         guest.domain.slice(1_000_000)
         assert guest.domain.core.rip == HANDLER
-        assert words(guest, 8)[2:5] == (0, va(USER_CODE), CS64)
+        assert guest.frame(8)[2:5] == (0, va(USER_CODE), CS64)
         guest.domain.core.regs[RSP] = KERNEL_TOP
 
 
@@ -319,9 +311,9 @@ def test_events_reach_the_callback_and_mask_themselves(guest: Tiny) -> None:
     assert domain.core.rip == va(CODE)
     assert guest.call_with("event_channel_op", 4, "I", port) == 0
     assert domain.core.rip == EVENT, "delivered on the way out of the hypercall"
-    _rcx, _r11, rip, cs, flags, rsp, ss = words(guest, 7)
+    _rcx, _r11, rip, cs, flags, rsp, ss = guest.frame(7)
     assert (rip, cs, rsp, ss) == (va(CODE, 2), KERNEL_CS, KERNEL_TOP, SS64)
     assert flags & IF
-    assert masked(guest)
+    assert guest.masked()
     assert domain.memory.bytes[info + VI_UPCALL_PENDING] == 1
     assert domain.memory.bytes[info + VI_UPCALL_MASK] == 1
