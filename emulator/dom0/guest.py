@@ -250,14 +250,19 @@ def build_guest(config: DomainConfig, domid: int, store: Store, progress: Callab
         for mfn in (state.console_mfn, state.store_mfn):
             domain.tables.get_type(mfn, WRITABLE)  # Domain-0 maps them, for good: no table may be made of what it writes into
         guest = Guest(domain, config, store, ports, (state.console_mfn, state.store_mfn), networks)
-        guest.ring.advertise()
-        for number, disk in enumerate(config.disks):
-            guest.disks.attach(disk, images[number])
-        for vif in config.vifs:
-            guest.vifs.attach(vif)
-        return guest
     except BaseException:
         close_images(images)
         domain.close()
         store.release(domid)
         raise
+    try:
+        guest.ring.advertise()
+        for number, disk in enumerate(config.disks):
+            guest.disks.attach(disk, images[number])
+        for vif in config.vifs:
+            guest.vifs.attach(vif)
+    except BaseException:
+        guest.close()  # what was attached has ports and watches
+        close_images(images)
+        raise
+    return guest

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import socket
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 from emulator.dom0.builder import write_domain
 from emulator.dom0.config import DomainConfig, parse_config
 from emulator.dom0.toolstack import Toolstack
+from emulator.dom0.vifspec import parse_vif
 from emulator.errors import UserError
 from emulator.hypervisor.scheduler import SCHEDULERS, Unit, make_scheduler
 from tests.benchmarks.paper import IMAGES
@@ -107,6 +110,20 @@ def test_a_name_is_one_domains_from_its_creation_to_its_end() -> None:
     with pytest.raises(UserError, match="no domain is called 'a'"):
         tools.find("a")
     tools.destroy(first)
+
+
+def test_nothing_is_left_of_a_domain_that_could_not_be_made() -> None:
+    tools = Toolstack(pool_kib=64 << 10, cpus=1)
+    config, connections = named("a"), set(tools.store.connections)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        services = f"in:{taken.getsockname()[1]}=80"
+        vifs = tuple(parse_vif(text, domain="a", number=number) for number, text in enumerate(("bridge=br7", f"bridge=br8,uplink={services}")))
+        with pytest.raises(UserError, match="cannot be had"):
+            tools.create(replace(config, vifs=vifs), False, lambda said: None)
+    assert all(tools.networks.get(name).empty for name in ("br7", "br8")) and set(tools.store.connections) == connections
+    assert tools.pool.free == tools.pool.total and tools.store.read("/local/domain/1/name") is None
+    tools.destroy(tools.create(config, False, lambda said: None))
 
 
 def test_the_time_that_the_building_takes_is_the_guests_too(monkeypatch: pytest.MonkeyPatch) -> None:
