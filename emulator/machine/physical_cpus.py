@@ -85,8 +85,7 @@ class PhysicalCpus(Workers):
             pool.scheduler.pin(seat.unit, now, None, seat.unit.soft)
         holder = self._holding[cpu]
         if holder is not None:
-            holder.actor.preempt()
-            self._released.wait_for(lambda: self._holding[cpu] is not holder)
+            self._evict(holder.actor, lambda: self._holding[cpu] is not holder)
         self._idle.ring(*pool.cpus)  # what waited for the one that went
         return tuple(seat.unit.name for seat in broken)
 
@@ -101,8 +100,7 @@ class PhysicalCpus(Workers):
             ready = seat.state in (READY, HELD)
             if seat.state == HELD:
                 seat.state = MOVING  # nobody takes it up again meanwhile
-                actor.preempt()
-                self._released.wait_for(lambda: seat not in self._holding)
+                self._evict(actor, lambda: seat not in self._holding)
                 self._released.notify_all()
                 if seat.state == GONE:
                     return  # removed while we waited

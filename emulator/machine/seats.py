@@ -24,7 +24,7 @@ class Actor(Protocol):
         sleep until `Workers.wake`."""
 
     def preempt(self) -> None:
-        """End the running turn soon. Any thread; lost when none is running."""
+        """End the running turn soon. Any thread; lost when none is running, or is only about to begin."""
 
 
 @dataclass(eq=False)

@@ -107,7 +107,7 @@ class Workers:
         if self._signal(seat):
             return
         if victim >= 0 and at <= now:
-            self._call(victim)
+            self._call(victim, now)
         else:
             if victim >= 0:
                 self._cuts[victim] = at
@@ -120,11 +120,13 @@ class Workers:
             self._idle.rouse(cpu)
         return cpu is not None
 
-    def _call(self, cpu: int) -> None:
+    def _call(self, cpu: int, now: int) -> None:
         """It has something better to run."""
         running = self._holding[cpu]
         if running is not None:
             running.actor.preempt()
+            self._cuts[cpu] = now + _GRACE_NS  # once more then: that was lost if its turn was about to begin
+            self._end_turns()
         else:
             self._idle.rouse(cpu)
 
@@ -136,10 +138,14 @@ class Workers:
                 return
             seat.again = False
             seat.state = GONE
-            if seat in self._holding:
-                actor.preempt()
-                self._released.wait_for(lambda: seat not in self._holding)
+            self._evict(actor, lambda: seat not in self._holding)
             self._leave_pool(seat)
+
+    def _evict(self, actor: Actor, gone: Callable[[], bool]) -> None:
+        """End its turn, again and again, until it is `gone` from its CPU."""
+        while not gone():
+            actor.preempt()
+            self._released.wait(_GRACE_NS / 1e9)
 
     def _leave_pool(self, seat: Seat) -> None:
         seat.pool.scheduler.remove(seat.unit)
@@ -183,7 +189,7 @@ class Workers:
     def _pick(self, pool: Pool, cpu: int, now: int) -> tuple[Seat, int] | None:
         chosen = pool.scheduler.pick(cpu, now)
         for other in pool.scheduler.called():
-            self._call(other)
+            self._call(other, now)
         if chosen is None:
             return None
         seat = pool.domains[chosen[0].name]

@@ -14,7 +14,7 @@ from emulator.machine.physical_cpus import PhysicalCpus
 from emulator.machine.pools import MAIN_POOL
 from emulator.machine.seats import HELD
 from tests.patience import PATIENCE_SECONDS, until
-from tests.unit.noted_actors import SHARING, Noted, added, spin, two_cpus
+from tests.unit.noted_actors import SHARING, Noted, added, hog, spin, two_cpus
 
 
 @pytest.fixture(params=SHARING)
@@ -40,6 +40,37 @@ def test_a_removed_actor_never_runs_again_and_leaves_nothing(cpus: PhysicalCpus)
     time.sleep(0.05)
     assert [actor.turns for actor in actors] == turns
     assert not cpus.standing()[1]
+
+
+@pytest.mark.parametrize("what", ["remove", "move", "take"])
+def test_who_is_to_leave_its_cpu_is_told_until_it_does(what: str) -> None:
+    """What a turn is told before it has begun is lost."""
+    cpus = PhysicalCpus(3, lambda actor, failure: pytest.fail(str(failure)), make_scheduler("credit2", (0, 1, 2)))
+    cpus.take_cpus(MAIN_POOL, (2,))
+    cpus.create_pool("side", make_scheduler("credit2", ()), (2,))
+    told = threading.Event()
+
+    def begin_late(actor: Noted) -> int:
+        actor.cut.wait(PATIENCE_SECONDS)
+        actor.cut.clear()
+        told.set()
+        return hog(actor)
+
+    cpus.start()
+    try:
+        actor = added(cpus, Noted(1, begin_late), frozenset({1}))
+        until(lambda: actor.turns == 1)
+        began = time.monotonic()
+        if what == "remove":
+            cpus.remove(actor)
+        elif what == "move":
+            cpus.move(actor, "side")
+        else:
+            cpus.take_cpus(MAIN_POOL, (1,))
+        assert told.is_set() and time.monotonic() - began < PATIENCE_SECONDS
+        cpus.remove(actor)
+    finally:
+        cpus.stop()
 
 
 def test_nobody_stands_in_two_places_of_one_look(cpus: PhysicalCpus) -> None:
