@@ -7,7 +7,7 @@ each key through the same queues, widget by widget up to the app; keys that come
 
 from __future__ import annotations
 
-import time
+import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 STUCK_SECONDS = 0.5
 """A mark can be lost with the widget that was to pass it on; keys do not wait longer than this for one."""
+BEATS = 10
+"""That time is counted in so many pieces, each begun when the one before was over: a machine that stalls for seconds costs one of them,
+and the mark has the others to arrive in."""
 MOST_WAITING = 4096
 
 
@@ -33,23 +36,30 @@ class TypeAhead:
         self._hand_out = hand_out
         self._waiting: deque[events.Event] = deque(maxlen=MOST_WAITING)
         self._number = 0
-        self._busy_until = 0.0
+        self._wait: asyncio.TimerHandle | None = None  # for a mark under way
 
     async def take(self, event: events.Event) -> None:
         """A key or a paste from the terminal."""
         self._waiting.append(event)
-        if time.monotonic() >= self._busy_until:
+        if self._wait is None:
             await self._next()
-        elif len(self._waiting) == 1:
-            self._app.set_timer(STUCK_SECONDS, self._unstick)
+
+    def _beat(self, left: int) -> None:
+        if left:
+            self._wait = asyncio.get_running_loop().call_later(STUCK_SECONDS / BEATS, self._beat, left - 1)
+        else:
+            self._wait = None
+            self._app.call_later(self._unstick)
 
     async def _unstick(self) -> None:
-        if self._waiting and time.monotonic() >= self._busy_until:
+        if self._wait is None:
             await self._next()
 
     async def _next(self) -> None:
-        self._busy_until = 0.0
-        while self._waiting and not self._busy_until:
+        if self._wait is not None:
+            self._wait.cancel()
+            self._wait = None
+        while self._waiting and self._wait is None:
             event = self._waiting.popleft()
             await self._app.navigator.settled()
             if self._app.return_code is not None or not self._app.screen_stack:
@@ -60,7 +70,7 @@ class TypeAhead:
                 await self._hand_out(event)
                 continue
             self._number += 1
-            self._busy_until = time.monotonic() + STUCK_SECONDS
+            self._beat(BEATS)
             await self._hand_out(event)
             self._pass_on(target, self._number)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -63,6 +64,36 @@ async def test_views_opened_and_left_in_one_burst() -> None:
         burst(app, "ji\x1bl\x1b??:\x1bt\x1bie\x1b5\x1b" * 3)
         await until(lambda: not app.type_ahead._waiting, pilot)
         await until(lambda: isinstance(app.screen, OverviewScreen), pilot)
+
+
+async def test_a_machine_that_stalls_sends_no_key_to_the_wrong_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = FakeEngine()
+    app = ConsoleApp(engine, delay=0)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await app.tick()
+        await pilot.pause()
+        pass_on = app.type_ahead._pass_on
+
+        def stalled(*given: Any) -> None:
+            time.sleep(1)  # longer than a lost mark is waited for
+            monkeypatch.setattr(app.type_ahead, "_pass_on", pass_on)
+            pass_on(*given)
+
+        monkeypatch.setattr(app.type_ahead, "_pass_on", stalled)
+        burst(app, ":pause shell\r")
+        await until(lambda: paused(engine) or not app.type_ahead._waiting, pilot)
+        await until(lambda: paused(engine), pilot)
+
+
+async def test_a_key_whose_mark_is_lost_holds_up_the_next_for_a_moment_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = ConsoleApp(FakeEngine(), delay=0)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await app.tick()
+        await pilot.pause()
+        cursor = app.base_table().cursor
+        monkeypatch.setattr(app.type_ahead, "_pass_on", lambda node, number: None)
+        burst(app, "jj")
+        await until(lambda: app.base_table().cursor == app.base_table().order[app.base_table().order.index(cursor) + 2], pilot)
 
 
 async def test_a_dialog_takes_one_answer() -> None:
