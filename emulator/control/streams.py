@@ -7,19 +7,22 @@ flooding guest fills nothing here: a reader that falls behind finds a gap, or, w
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 from emulator.control.hostapi import HostApi
 from emulator.control.messages import Attach, FromEngine, StreamData, StreamEnd
 from emulator.control.protocol import EngineSide
-from emulator.errors import UserError
+from emulator.errors import UserError, sendable
 
 CHUNK_BYTES: Final = 1 << 15
 HOLD_BYTES: Final = 1 << 17
 """With `hold`, a domain this far ahead of its reader is paused, and goes on when the reader has come within half of it."""
 GATHER_SECONDS: Final = 0.002
 """Pause after a chunk, so that a guest's single bytes travel together; the first after a silence goes at once."""
+
+log = logging.getLogger(__name__)
 
 Run = Callable[[Callable[[int], None], int], Awaitable[None]]
 """Runs a blocking call with a domid in a thread."""
@@ -57,6 +60,11 @@ class ConsoleStream:
             await self._pump(host, run)
         except UserError as mistake:
             error = mistake.line()
+        except ConnectionError:
+            raise  # the reader is gone: nobody is left to tell
+        except Exception as fault:
+            log.exception("the console of domain %d", self.domid)
+            error = f"engine fault: {type(fault).__name__}: {sendable(str(fault))}"
         finally:
             if self._held:
                 await self._hold(False, host, run)

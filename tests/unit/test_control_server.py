@@ -180,6 +180,18 @@ async def test_attaching_to_nothing_is_a_mistake() -> None:
             await collect(client, 5)
 
 
+async def test_a_fault_of_ours_ends_a_console_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with engine() as (host, client):
+        domid = host.add("spin")
+
+        def fails(*given: object) -> None:
+            raise RuntimeError("no such luck")
+
+        monkeypatch.setattr(host, "console_read", fails)
+        with pytest.raises(UserError, match="engine fault: RuntimeError: no such luck"):
+            await asyncio.wait_for(collect(client, domid), PATIENCE_SECONDS)
+
+
 async def test_a_held_flood_arrives_whole_at_a_slow_reader() -> None:
     async with engine() as (host, client):
         chunks = await asyncio.wait_for(collect(client, host.add("held"), hold=True, nap=0.6), PATIENCE_SECONDS)
