@@ -18,7 +18,8 @@ stays: slower, and as exact.
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
+
+from emulator.cpu.mappings import mappings
 
 _LEAST_BUFFER = 1 << 20
 
@@ -26,12 +27,7 @@ _LEAST_BUFFER = 1 << 20
 @cache
 def may_be_inlined() -> bool:
     """Whether translated code can be written where it lies: the pinned build maps its buffer so. Asked once an instance has one."""
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        bounds, rights = line.split()[:2]
-        low, high = (int(bound, 16) for bound in bounds.split("-"))
-        if rights == "rwxp" and high - low >= _LEAST_BUFFER - 4096:  # its last page is a guard
-            return True
-    return False
+    return any(found.rights == "rwxp" and found.high - found.low >= _LEAST_BUFFER - 4096 for found in mappings())  # its last page is a guard
 
 
 BLOCK_CODE = bytes.fromhex(

@@ -23,13 +23,13 @@ import ctypes
 import mmap
 import struct
 from functools import cache
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from emulator.cpu.layout import Prober, find_layout, refuse
 from emulator.cpu.libunicorn import LibUnicorn, load
+from emulator.cpu.mappings import rights_at
 from emulator.errors import UserError
 
 # void tlb_set_dirty(cpu, vaddr), void tlb_protect_code(uc, ram_addr). MMU_DATA_STORE and MMU_USER_IDX are 1: a guest runs in ring 3.
@@ -100,17 +100,9 @@ def import_slot(lib: LibUnicorn, prober: Prober, symbol: str) -> int:
     if len(named) != 1:
         raise refuse(f"{symbol} is imported {len(named)} times")
     slot: int = base + int(imports[named[0], 0])
-    if not _writable(slot):
+    if not rights_at(slot).startswith("rw"):
         raise refuse(f"the library's import of {symbol} cannot be changed")
     return slot
-
-
-def _writable(address: int) -> bool:
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        low, high = (int(bound, 16) for bound in line.split(maxsplit=1)[0].split("-"))
-        if low <= address < high:
-            return line.split(maxsplit=2)[1].startswith("rw")
-    return False
 
 
 @cache

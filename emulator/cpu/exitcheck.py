@@ -23,6 +23,7 @@ from pathlib import Path
 
 from emulator.cpu.layout import Prober, refuse
 from emulator.cpu.libunicorn import load
+from emulator.cpu.mappings import mappings
 from emulator.errors import UserError
 
 _NAME = b"check_exit_request_x86_64\0"
@@ -33,11 +34,9 @@ _NO_SIDE_EFFECTS = 4  # TCG_CALL_NO_SIDE_EFFECTS (tcg/tcg.h)
 def _find_row(prober: Prober, library: Path, function: int) -> int:
     """Address of the function's row. The table is data that the loader made read-only."""
     wanted = struct.pack("<Q", function)
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        bounds, rights, _offset, _device, _inode, *path = line.split(maxsplit=5)
-        if path != [str(library)] or not rights.startswith("r") or "x" in rights:
+    for low, high, rights, path in mappings():
+        if path != str(library) or not rights.startswith("r") or "x" in rights:
             continue
-        low, high = (int(bound, 16) for bound in bounds.split("-"))
         image = prober.read(low, high - low)
         at = image.find(wanted)
         while at >= 0:

@@ -10,6 +10,7 @@ import pytest
 
 from emulator.cpu import budget, native
 from emulator.cpu.core import RAX, RBX
+from emulator.cpu.mappings import mappings
 from tests.unit.cores import CODE, Bare
 from tests.unit.machinecode import check
 
@@ -37,11 +38,9 @@ def calls_left(bare: Bare) -> tuple[int, int]:
     """(calls of the budget, replaced ones) in the translated code of a core."""
     block, count = native.native_code().address["block"], ctypes.addressof(bare.core._control_owner)
     calls = replaced = 0
-    for line in open("/proc/self/maps", encoding="ascii"):  # noqa: SIM115 - read at once
-        bounds, rights = line.split()[:2]
+    for low, high, rights, _path in mappings():
         if rights != "rwxp":
             continue
-        low, high = (int(end, 16) for end in bounds.split("-"))
         image = ctypes.string_at(low, high - low)
         at = image.find(b"\xe8")
         while 0 <= at < len(image) - 5:
