@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from emulator.control.host import Host
 from emulator.dom0 import overhead
+from emulator.dom0.backends.block.disks import open_disk
 from emulator.dom0.balloonpolicy import BalloonPolicy
+from emulator.dom0.diskspec import parse_disk
 from emulator.dom0.scheduling import SchedOrder
+from emulator.dom0.vifspec import parse_vif
 from emulator.errors import UserError
 from tests.patience import PATIENCE_SECONDS
 from tests.unit.test_creation import named
@@ -121,6 +125,26 @@ def test_no_memory_is_set_aside_for_a_domain_that_goes(host: Host, monkeypatch: 
     host.set_memory(domid, 8 << 10)
     leaving.wait()
     assert host._tools.pool.free == free
+
+
+@pytest.mark.parametrize("kind", ["vifs", "disks"])
+def test_a_device_may_go_while_a_restore_pulls_out_another(host: Host, tmp_path: Path, kind: str) -> None:
+    guest = host._tools.guest(host.create(named("a")))
+    guest.album.take("then")
+    for name in "ab":
+        if kind == "vifs":
+            guest.vifs.attach(parse_vif(f"bridge=br{name}"))
+        else:
+            (path := tmp_path / name).write_bytes(bytes(512))
+            guest.disks.attach(spec := parse_disk(f"{path},raw,xvd{name},ro"), open_disk(spec))
+    devices: dict[int, Any] = getattr(guest, kind).devices
+    gone = tuple(devices.values())
+    for device in gone:  # a tool takes the nodes away, and the guest has not heard of it yet
+        tool = threading.Thread(target=host._tools.store.remove, args=(device.front,))
+        tool.start()
+        tool.join()
+    guest.album.restore("then")
+    assert not devices and all(device.handshake.removed for device in gone)
 
 
 def test_no_node_is_written_for_a_domain_that_goes(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

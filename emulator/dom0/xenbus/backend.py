@@ -150,6 +150,8 @@ class XenbusBackend(ABC):
 
     def forget(self) -> None:
         """The guest is back at a moment when this device was not there: nothing of it is in its memory or its nodes."""
+        if self.handshake.removed:
+            return  # somebody took its nodes away while another device was forgotten
         self.handshake.attached, self.handshake.removed = False, True
         self._store.remove(self.front)
         self.removed()
