@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -37,6 +39,24 @@ async def soon(reached: Callable[[], T], told: Callable[[], object] = _untold, *
         assert time.monotonic() < end, told()
         await asyncio.sleep(pause)
     return answer
+
+
+@contextmanager
+def meanwhile(act: Callable[[], object], pause: float = 0.02) -> Iterator[None]:
+    """Another thread acts every `pause` seconds: the first time may be too early where the machine stalls just then."""
+    done = threading.Event()
+
+    def work() -> None:
+        while not done.wait(pause):
+            act()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def read_until(fd: int, wanted: bytes, seen: bytes = b"") -> bytes:

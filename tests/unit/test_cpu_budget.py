@@ -11,7 +11,7 @@ import pytest
 
 from emulator.cpu import native
 from emulator.cpu.core import RAX, RBX, RCX, RSI
-from tests.patience import until
+from tests.patience import meanwhile, until
 from tests.unit.cores import CODE, DATA, STACK, UNMAPPED, Bare
 
 # Read-modify-writes, a call, a division, string stores, flags carried over blocks: what a cut in the wrong place would do twice.
@@ -174,5 +174,5 @@ def test_a_jump_to_itself_ends(bare: Bare) -> None:
 def test_a_lowered_limit_ends_a_block_chained_to_itself_soon(bare: Bare) -> None:
     bare.load("48ffc0 ebfb")
     bare.core.regs[RAX] = 0
-    threading.Timer(0.05, bare.core.stop).start()
-    assert bare.run(1 << 60) == 0, "it would run for years"
+    with meanwhile(bare.core.stop):
+        assert bare.run(1 << 60) == 0, "it would run for years"

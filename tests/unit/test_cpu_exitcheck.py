@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +12,7 @@ from emulator.cpu.layout import Prober
 from emulator.cpu.libunicorn import load
 from emulator.cpu.mappings import rights_at
 from emulator.errors import UserError
+from tests.patience import meanwhile
 from tests.unit.cores import CODE, Bare
 
 
@@ -53,15 +52,8 @@ def test_a_loop_that_never_leaves_its_block_ends_when_another_thread_lowers_the_
     bare = Bare()
     try:
         bare.load("48ffc0 ebfb")  # spin: inc rax; jmp spin
-
-        def lower() -> None:
-            time.sleep(0.02)
-            bare.core.stop()
-
-        thread = threading.Thread(target=lower)
-        thread.start()
-        assert bare.run(1 << 60) == 0
-        thread.join()
+        with meanwhile(bare.core.stop):
+            assert bare.run(1 << 60) == 0
         assert bare.core.rip == CODE
         assert bare.core.control[native.COUNT] == bare.core.regs[0] * 5  # one block of five bytes a round, each charged once
         assert not bare.traps

@@ -19,6 +19,7 @@ from emulator.hypervisor.channels import Signal
 from emulator.hypervisor.domain import Domain
 from emulator.hypervisor.mailbox import Cut, Level, Logged, ToBackend
 from emulator.hypervisor.trace import Trace
+from tests.patience import meanwhile
 from tests.unit.domains import CODE, DATA, FREE_SLOT, PT_L1, STACK, Tiny, tiny, va
 
 POPULATE, DECREASE, CURRENT, MAXIMUM = 6, 1, 3, 4
@@ -357,8 +358,8 @@ def test_questions_of_a_domain_that_closes_are_cancelled() -> None:
 def test_a_post_from_another_thread_ends_the_slice_soon(guest: Tiny) -> None:
     seen = threading.Event()
     guest.domain.receivers["test"] = lambda data: seen.set()
-    threading.Timer(0.05, lambda: guest.domain.post(ToBackend("test", b""))).start()
-    guest.run("ebfe", budget=1 << 60)
+    with meanwhile(lambda: guest.domain.post(ToBackend("test", b""))):
+        guest.run("ebfe", budget=1 << 60)
     guest.domain.slice(1000)
     assert seen.is_set()
 
