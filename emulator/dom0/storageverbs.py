@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from emulator.dom0.storage import Image, open_image
 from emulator.dom0.storage.pool import PoolDisk, base_chain, image_size
+from emulator.dom0.turns import in_turn
 from emulator.errors import UserError, sendable
 
 if TYPE_CHECKING:
@@ -129,6 +129,6 @@ def _view(guest: Guest, device: BlockDevice) -> Callable[[], Image] | None:
         return device.image.look() if guest.disks.devices.get(device.spec.devid) is device else None
 
     try:
-        return guest.domain.ask(act).result(_TURN_SECONDS)
-    except (CancelledError, TimeoutError):
+        return in_turn(guest, act, _TURN_SECONDS)
+    except UserError:
         return None
