@@ -4,7 +4,7 @@
 
 Shares and losses are of CPU time or of work done per CPU second of the engine's process, so that a busy machine lengthens a run and
 hardly changes its figures; latencies and the gain of a second CPU are by the clock and need a quiet one. Without --full the
-runs are short (about three minutes; with it ten). --chart draws the scaling curve into docs/pictures/scaling.svg."""
+runs are short (about five minutes; with it eleven). --chart draws the scaling curve into docs/pictures/scaling.svg."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -86,49 +87,54 @@ def weights(full: bool) -> list[Row]:
 
 
 def isolation(full: bool) -> list[Row]:
-    """What two well-behaved domains lose when their neighbours are not well-behaved but hostile. A calm run comes before each hostile one, and of
-    such pairs the median counts: over minutes a machine's speed drifts by as much as is lost."""
+    """What two well-behaved domains lose when their neighbours are not well-behaved but hostile. As many calm neighbours are there as
+    hostile ones, and one sort is paused; each measure stands between two of the other sort, since a machine's speed drifts by as much as is
+    lost. The median counts."""
 
-    def good(neighbours: Callable[[Rig], None]) -> tuple[float, float]:
-        with rig(1) as host:
-            neighbours(host)
-            mine = [host.add("counter") for _ in range(2)]
-            time.sleep(1)
-            begun, spent, cpu = work(mine), sum(map(host.spent, mine)), time.process_time()
-            time.sleep(5)
-            cpu = time.process_time() - cpu
-            return (work(mine) - begun) / cpu, (sum(map(host.spent, mine)) - spent) / 1e9 / cpu
+    def antisocial(how: str, count: int = 2) -> Callable[[Rig], list[Guest]]:
+        return lambda host: [host.add("antisocial", f'cmdline = "{how}"') for _ in range(count)]
 
-    def counters(count: int) -> Callable[[Rig], None]:
-        return lambda host: [host.add("counter") for _ in range(count)].clear()
-
-    def antisocial(how: str, count: int = 2) -> Callable[[Rig], None]:
-        return lambda host: [host.add("antisocial", f'cmdline = "{how}"') for _ in range(count)].clear()
-
-    def crowd(host: Rig) -> None:
-        if not lack:
-            fork_bombs(host, 1)
-        for how in kinds:
-            antisocial(how, 1)(host)
+    def crowd(host: Rig) -> list[Guest]:
+        return (fork_bombs(host, 1) if not lack else []) + [guest for how in kinds for guest in antisocial(how, 1)(host)]
 
     lack, kinds = missing(), ("memory", "hypercalls", "events")
     if lack:
         print(f"no fork bomb: {lack}", file=sys.stderr)
-    hostile = {f"2 of {how}": (2, antisocial(how)) for how in kinds}
+    experiments = {f"2 of {how}": antisocial(how) for how in kinds}
     if not lack:
-        hostile["2 of a fork bomb in Linux"] = 2, fork_bombs
-    hostile["one of each"] = len(kinds) + (not lack), crowd
+        experiments["2 of a fork bomb in Linux"] = fork_bombs
+    experiments["one of each"] = crowd
     rows = []
-    for what, (count, neighbours) in hostile.items():
-        pairs = [(good(counters(count)), good(neighbours)) for _ in range(3 if full else 1)]
-        lost = median((1 - done / calm) * 100 for (calm, _), (done, _) in pairs)
-        calm, share = (median(pair[which][1] for pair in pairs) for which in (0, 1))
-        rows.append(Row("isolation", f"2 good domains beside {what}: work per CPU second lost", f"{lost:.1f} %", "2–4 %", None, "2 %"))
-        rows.append(Row("isolation", f"  the same: share of CPU time ({calm:.3f} beside calm ones)", f"{share:.3f}", f"{2 / (2 + count):.3f}"))
+    for what, neighbours in experiments.items():
+        with rig(1) as host:
+            hostile = neighbours(host)
+            mine, calm = ([host.add("counter") for _ in range(count)] for count in (2, len(hostile)))
+            lost, shares, calm_shares = [], [], []
+            before = beside(calm, hostile, host, mine)
+            for _ in range(5 if full else 2):
+                measured, after = beside(hostile, calm, host, mine), beside(calm, hostile, host, mine)
+                lost.append((1 - 2 * measured[0] / (before[0] + after[0])) * 100)
+                shares.append(measured[1])
+                calm_shares.append(after[1])
+                before = after
+        rows.append(Row("isolation", f"2 good domains beside {what}: work per CPU second lost", f"{median(lost):.1f} %", "2–4 %", None, "2 %"))
+        rows.append(Row("isolation", f"  the same: share of CPU time ({median(calm_shares):.3f} beside calm ones)", f"{median(shares):.3f}",
+                        f"{2 / (2 + len(hostile)):.3f}"))  # fmt: skip
     return rows
 
 
-def fork_bombs(host: Rig, count: int = 2) -> None:
+def beside(neighbours: list[Guest], others: list[Guest], host: Rig, mine: list[Guest]) -> tuple[float, float]:
+    """Work per CPU second of `mine` and their share of the CPU, beside these neighbours."""
+    pause(others, True)
+    pause(neighbours, False)
+    time.sleep(0.5)
+    begun, spent, cpu = work(mine), sum(map(host.spent, mine)), time.process_time()
+    time.sleep(4)
+    cpu = time.process_time() - cpu
+    return (work(mine) - begun) / cpu, (sum(map(host.spent, mine)) - spent) / 1e9 / cpu
+
+
+def fork_bombs(host: Rig, count: int = 2) -> list[Guest]:
     """Linux guests whose shells fork without end, as far as their memory goes; returns when all are at it."""
     with tempfile.TemporaryDirectory() as folder:
         config = load_config(write_cfg(Path(folder)))
@@ -144,6 +150,7 @@ def fork_bombs(host: Rig, count: int = 2) -> None:
             if guest.domain.ended or time.monotonic() > deadline:
                 raise RuntimeError(f"{guest.name} does not fork: {guest.domain.ended} {guest.transcript.tail(300)!r}")
             time.sleep(0.05)
+    return bombs
 
 
 def until(guest: Guest, begin: int, wanted: bytes) -> None:
@@ -159,25 +166,26 @@ def scaling(full: bool) -> list[Row]:
     """2 to 128 computing domains on two CPUs: work per CPU second against two, each with a CPU to itself; and how soon a sleeper among them answers.
 
     One domain alone leaves a CPU idle. What two busy CPUs take from each other is no cost of having many domains, so it is a row of its own and
-    not the base. A domain's first two turns are its start (its pages, its translations: 1.8 ms, 3 % of a slice of 50 ms) and waited for, or few long
-    slices would seem dearer than many short ones. Each round is a host that grows; the median of the rounds counts, each against its own
-    base, since a machine's speed drifts by more than what is looked for."""
+    not the base. All have had two turns before anything is measured: a domain's first are its start (its pages, its translations: 1.8 ms, 3 % of
+    a slice of 50 ms). The others are paused while few compute, and each measure stands between two of the base: in a minute a machine's speed
+    drifts by more than what is looked for. The median of the rounds counts."""
     rows = []
     for slice_ms in (5, 50):
-        lost: dict[int, list[float]] = {}
-        waits: list[float] = []
-        rates: dict[int, float] = {}
-        for _ in range(3 if full else 1):
-            with rig(2, "bvt", slice_ms * 1_000_000) as host:
-                sleeper = host.add("shell")
-                guests: list[Guest] = []
-                for count in (1, 2, 8, 32, 128):
-                    guests += [host.add("counter") for _ in range(count - len(guests))]
-                    rates[count] = settled_rate(guests, 4 if full else 2)
+        with rig(2, "bvt", slice_ms * 1_000_000) as host:
+            sleeper = host.add("shell")
+            guests = [host.add("counter") for _ in range(128)]
+            while any(guest.turns < 2 for guest in guests):
+                time.sleep(0.05)
+            lost: dict[int, list[float]] = {}
+            waits: list[float] = []
+            for _ in range(5 if full else 2):
+                before = rate_of(2, guests)
+                for count in (1, 8, 32, 128):
+                    rate, after = rate_of(count, guests), rate_of(2, guests)
+                    lost.setdefault(count, []).append((1 - 2 * rate / (before + after)) * 100)
+                    before = after
+                pause(guests, False)
                 waits += echo(host, sleeper)
-            for count, rate in rates.items():
-                lost.setdefault(count, []).append((1 - rate / rates[2]) * 100)
-        del lost[2]
         for count, losses in lost.items():
             what = f"{count} domains at {slice_ms} ms: throughput lost" if count > 1 else f"  one domain at {slice_ms} ms, the other CPU idle: lost"
             paper = {(5, 128): "7.5 %", (50, 128): "about 0 %"}.get((slice_ms, count), "")
@@ -187,13 +195,21 @@ def scaling(full: bool) -> list[Row]:
     return rows
 
 
-def settled_rate(guests: list[Guest], seconds: float) -> float:
-    """Work per CPU second once each has had two turns."""
-    while any(guest.turns < 2 for guest in guests):
-        time.sleep(0.05)
+def rate_of(count: int, guests: list[Guest], seconds: float = 2) -> float:
+    """Work per CPU second of the first `count`, while the others are paused."""
+    pause(guests[count:], True)
+    pause(guests[:count], False)
+    time.sleep(0.1)
     begun, cpu = work(guests), time.process_time()
     time.sleep(seconds)
     return (work(guests) - begun) / (time.process_time() - cpu)
+
+
+def pause(guests: list[Guest], paused: bool) -> None:
+    """All at once: who waits for a CPU is paused in its next turn."""
+    answers = [guest.domain.ask(partial(setattr, guest.domain, "paused", int(paused))) for guest in guests if bool(guest.domain.paused) != paused]
+    for answer in answers:
+        answer.result(PATIENCE_SECONDS)
 
 
 def echo(host: Rig, guest: Guest, keys: int = 40) -> list[float]:
