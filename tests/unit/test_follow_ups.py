@@ -37,6 +37,19 @@ def clear(tools: Toolstack) -> None:
     assert tools.pool.free == tools.pool.total and not tools._leaving and not tools.autopsies
 
 
+def served(guest: Guest, then: Callable[[], object] = lambda: None) -> Callable[[Callable[[], Any]], object]:
+    """For Domain.ask of a guest whom nobody runs: what is asked is answered at once, and then something happens."""
+    ask = guest.domain.ask
+
+    def answered(question: Callable[[], Any]) -> object:
+        future = ask(question)
+        guest.domain.serve()
+        then()
+        return future
+
+    return answered
+
+
 def test_one_that_ends_again_and_again_is_left_alone_however_it_is_restarted() -> None:
     for action, left in (("restart", 0), ("rename-restart", 5)):
         tools = Toolstack(pool_kib=64 << 10, cpus=1)
@@ -64,15 +77,7 @@ def test_a_name_given_at_the_last_moment_is_the_successors(monkeypatch: pytest.M
 def test_nothing_is_kept_of_one_that_is_destroyed_while_it_is_examined(monkeypatch: pytest.MonkeyPatch) -> None:
     tools = Toolstack(pool_kib=64 << 10, cpus=1)
     guest = add(tools, "a", "preserve")
-    ask = guest.domain.ask
-
-    def answered(question: Callable[[], object]) -> object:
-        future = ask(question)
-        guest.domain.serve()
-        tools.destroy(guest.domid)
-        return future
-
-    monkeypatch.setattr(guest.domain, "ask", answered)
+    monkeypatch.setattr(guest.domain, "ask", served(guest, lambda: tools.destroy(guest.domid)))
     end(tools, guest, "crash")
     clear(tools)
 
@@ -121,20 +126,14 @@ def test_a_host_that_ends_waits_for_who_is_leaving_and_takes_nobody_in(monkeypat
 def test_of_a_crash_that_is_undone_while_it_is_examined_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     tools = Toolstack(pool_kib=64 << 10, cpus=1)
     guest = add(tools, "a", "preserve")
-    ask = guest.domain.ask
+    answered = served(guest)
 
-    def served(question: Callable[[], object]) -> object:
-        future = ask(question)
-        guest.domain.serve()
-        return future
-
-    def undone(question: Callable[[], object]) -> object:
-        monkeypatch.setattr(guest.domain, "ask", served)
-        future = served(question)
+    def undo() -> None:
+        monkeypatch.setattr(guest.domain, "ask", answered)
         tools.restore(guest.domid, "up")
-        return future
 
-    monkeypatch.setattr(guest.domain, "ask", served)
+    undone = served(guest, undo)
+    monkeypatch.setattr(guest.domain, "ask", answered)
     tools.snapshot(guest.domid, "up")
     monkeypatch.setattr(guest.domain, "ask", undone)
     end(tools, guest, "crash")
